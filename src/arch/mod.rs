@@ -1,0 +1,71 @@
+//! What differs by CPU, as one constant table each, chosen at run time.
+//!
+//! A core file of one CPU is read on a machine of another, so nothing here depends on what we were built for.
+//! To add a CPU: fill in an [`Arch`], name the standard that gives the numbers, and list it in [`Arch::of_elf_machine`].
+
+mod aarch64;
+mod x86_64;
+
+pub use aarch64::AARCH64;
+pub use x86_64::X86_64;
+
+use crate::registers::{Register, Registers};
+
+/// The facts of one CPU under Linux that unwinding and reading registers need.
+#[derive(Debug)]
+pub struct Arch {
+    /// The name used in reports.
+    pub name: &'static str,
+    /// `e_machine` in the ELF header.
+    pub elf_machine: u16,
+    /// The stack pointer.
+    pub sp: Register,
+    /// Where the address of the next instruction is kept.
+    pub pc: Register,
+    /// The frame pointer, where a function keeps one.
+    pub fp: Register,
+    /// The register in which a call leaves its return address; `None` where it is pushed on the stack.
+    pub link: Option<Register>,
+    /// Registers that a called function must give back unchanged, a bit for each DWARF number.
+    pub callee_saved: u64,
+    /// Bytes below the stack pointer that the current function may use.
+    pub red_zone: u64,
+    /// The width of the smallest instruction, in bytes.
+    pub instruction_unit: u64,
+    /// The order of the words in `NT_PRSTATUS`'s register block (`PTRACE_GETREGSET`, `elf_gregset_t`):
+    /// the DWARF register that each word is, `None` for one that is not kept.
+    pub prstatus: &'static [Option<Register>],
+    /// Which word of that block is the thread pointer; `None` where another note holds it.
+    pub thread_pointer_word: Option<usize>,
+    /// The instructions of the kernel's signal return trampoline, by which it is known where no rules describe it.
+    pub sigreturn: &'static [u8],
+    /// How far above the stack pointer, in the signal trampoline, the kernel keeps the interrupted registers,
+    /// each as (DWARF register, offset in bytes from the stack pointer): `rt_sigframe` in the kernel's `sigframe.h`.
+    pub sigframe: &'static [(Register, u64)],
+    /// Where, from the same stack pointer, the signal frame keeps `uc_stack` (`stack_t`: base, flags, size).
+    pub sigframe_uc_stack: u64,
+    /// Whether the bytes that end at a return address end with a call instruction.
+    pub ends_with_call: fn(&[u8]) -> bool,
+    /// How many bytes before a return address `ends_with_call` wants to see.
+    pub longest_call: usize,
+    /// Bits of an address in use; those above are a signature or a tag and are removed from return addresses.
+    pub address_bits: u32,
+}
+
+impl Arch {
+    /// The table for an ELF file's `e_machine`; `None` for a CPU that is not known here.
+    pub fn of_elf_machine(machine: u16) -> Option<&'static Arch> {
+        [&X86_64, &AARCH64].into_iter().find(|arch| arch.elf_machine == machine)
+    }
+
+    /// Takes registers out of an `NT_PRSTATUS` register block of little-endian words. A short block leaves the rest unknown.
+    pub fn registers_from_prstatus(&self, block: &[u8]) -> Registers {
+        let mut registers = Registers::unknown();
+        for (word, register) in block.chunks_exact(8).zip(self.prstatus) {
+            if let (Ok(word), Some(register)) = (word.try_into(), register) {
+                registers.set(*register, u64::from_le_bytes(word));
+            }
+        }
+        registers
+    }
+}

@@ -1,0 +1,28 @@
+//! ELF files: where code lies, the rules to unwind it, and its names and lines.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::mapping::Mapping;
+
+/// The bytes of a file or of a piece of memory, shared without copying.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Opens files as the target sees them. The layer above, which knows the target, implements this.
+pub trait Files: Sync {
+    /// The whole file behind `mapping`, even if its path no longer leads to it, as long as the kernel still gives access.
+    fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened>;
+
+    /// The whole file at `path` in the target's mount namespace.
+    fn open(&self, path: &Path) -> io::Result<Bytes>;
+}
+
+/// A file that a mapping shows.
+#[derive(Clone)]
+pub struct Opened {
+    /// Its content.
+    pub bytes: Bytes,
+    /// Whether the operating system vouches that it is the file that is mapped. If not, compare build-ids.
+    pub same_file: bool,
+}

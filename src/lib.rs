@@ -1,0 +1,21 @@
+//! Sees every stack of any native Linux program, without the program's help.
+//!
+//! `docs/ARCHITECTURE.md` shows the layers: a module uses only those to its left there.
+//! `switch` builds on Unix and Windows; everything that inspects is Linux only and needs the feature `std`.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod addr;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod arch;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod image;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod mapping;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod memory;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod registers;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod target;

@@ -1,0 +1,3 @@
+//! The `stackscope` command.
+
+fn main() {}

@@ -1,0 +1,84 @@
+//! One line of a target's memory map.
+
+use std::path::PathBuf;
+
+use crate::addr::{Addr, AddrRange};
+
+/// A range of a target's address space whose pages have one origin and one protection.
+///
+/// Live: a line of `/proc/PID/maps` (proc(5)). Core file: a `PT_LOAD` segment, with the file that `NT_FILE` names for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// Where it lies.
+    pub range: AddrRange,
+    /// What the program may do with it.
+    pub access: Access,
+    /// Whether changes are shared with other processes (`MAP_SHARED`).
+    pub shared: bool,
+    /// What its pages come from.
+    pub origin: Origin,
+}
+
+/// What a program may do with a mapping's pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Access {
+    /// `PROT_READ`
+    pub read: bool,
+    /// `PROT_WRITE`
+    pub write: bool,
+    /// `PROT_EXEC`
+    pub execute: bool,
+}
+
+/// What a mapping's pages come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Memory of no file, and none of the special ones below.
+    Anonymous,
+    /// The first thread's stack, which the kernel lets grow: `[stack]`.
+    MainStack,
+    /// Code that the kernel maps into every process: `[vdso]`.
+    Vdso,
+    /// Any other bracketed name of the kernel's, without the brackets: `heap`, `vvar`, `vsyscall`, `anon:NAME`.
+    Special(String),
+    /// A file.
+    File(MappedFile),
+}
+
+/// The file behind a mapping, as the kernel names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MappedFile {
+    /// Its path in the target's mount namespace, without the kernel's mark of a deleted file.
+    pub path: PathBuf,
+    /// Whether the path no longer leads to it: the file was deleted, or another took its place.
+    pub deleted: bool,
+    /// Where in the file the mapping starts, in bytes.
+    pub offset: u64,
+    /// Device and inode numbers; `None` in a core file, which does not keep them.
+    pub identity: Option<FileIdentity>,
+}
+
+/// The device and inode numbers of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileIdentity {
+    /// As `st_dev` gives it. On overlay file systems it may differ from what `stat` of the path gives.
+    pub device: u64,
+    /// As `st_ino` gives it.
+    pub inode: u64,
+}
+
+impl Mapping {
+    /// The file it shows, if it shows one.
+    pub fn file(&self) -> Option<&MappedFile> {
+        match &self.origin {
+            Origin::File(file) => Some(file),
+            _ => None,
+        }
+    }
+}
+
+/// The mapping that holds `addr`, out of mappings sorted by address.
+pub fn mapping_at(mappings: &[Mapping], addr: Addr) -> Option<&Mapping> {
+    let next = mappings.partition_point(|mapping| mapping.range.low <= addr);
+    mappings.get(next.checked_sub(1)?).filter(|mapping| mapping.range.contains(addr))
+}

@@ -1,0 +1,109 @@
+//! Reading a target's memory.
+//!
+//! [`Memory`] is all that unwinding needs to know of a target. [`Copied`] is memory kept from a moment when the target
+//! stood still; it is what a survey leaves behind for later work, and what tests assemble by hand.
+
+use crate::addr::{Addr, AddrRange};
+
+/// Some byte of what was asked for could not be read: nothing is mapped there, or a core file does not hold it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("memory at {at} cannot be read")]
+pub struct Unreadable {
+    /// The start of the read that failed.
+    pub at: Addr,
+}
+
+/// A target's memory. You give an address; you get bytes, whole, or [`Unreadable`].
+pub trait Memory {
+    /// Fills `into` with the bytes at `at`. On an error the content of `into` is unspecified.
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), Unreadable>;
+
+    /// The little-endian word of eight bytes at `at`, which need not be aligned.
+    fn read_u64(&self, at: Addr) -> Result<u64, Unreadable> {
+        let mut bytes = [0; 8];
+        self.read(at, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+impl<M: Memory + ?Sized> Memory for &M {
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), Unreadable> {
+        (**self).read(at, into)
+    }
+
+    fn read_u64(&self, at: Addr) -> Result<u64, Unreadable> {
+        (**self).read_u64(at)
+    }
+}
+
+/// Copies of parts of a target's memory, none overlapping another.
+#[derive(Clone, Default, Debug)]
+pub struct Copied {
+    /// Sorted by address.
+    pieces: Vec<(Addr, Box<[u8]>)>,
+}
+
+impl Copied {
+    /// Adds the bytes that stood at `at`. A piece that overlaps an earlier one is dropped: the first copy stays.
+    pub fn insert(&mut self, at: Addr, bytes: Box<[u8]>) {
+        let end = at.0.saturating_add(bytes.len() as u64);
+        let position = self.pieces.partition_point(|(start, _)| *start < at);
+        let after_previous = position == 0 || self.range(position - 1).high <= at;
+        let before_next = position == self.pieces.len() || end <= self.pieces[position].0.0;
+        if after_previous && before_next && !bytes.is_empty() {
+            self.pieces.insert(position, (at, bytes));
+        }
+    }
+
+    /// The bytes from `at` to the end of the piece that holds it.
+    pub fn tail(&self, at: Addr) -> Option<&[u8]> {
+        let position = self.pieces.partition_point(|(start, _)| *start <= at).checked_sub(1)?;
+        let (start, bytes) = &self.pieces[position];
+        bytes.get(usize::try_from(at.0 - start.0).ok()?..).filter(|tail| !tail.is_empty())
+    }
+
+    /// How many bytes are kept in all.
+    pub fn bytes(&self) -> usize {
+        self.pieces.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    fn range(&self, position: usize) -> AddrRange {
+        let (start, bytes) = &self.pieces[position];
+        AddrRange::new(*start, start.offset(bytes.len() as i64))
+    }
+}
+
+impl Memory for Copied {
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), Unreadable> {
+        let tail = self.tail(at).and_then(|tail| tail.get(..into.len())).ok_or(Unreadable { at })?;
+        into.copy_from_slice(tail);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_only_what_one_piece_holds_whole() {
+        let mut copied = Copied::default();
+        copied.insert(Addr(0x2000), Box::new([1; 16]));
+        copied.insert(Addr(0x1000), Box::new([2; 8]));
+        assert_eq!(copied.read_u64(Addr(0x2008)), Ok(0x0101_0101_0101_0101));
+        assert_eq!(copied.read_u64(Addr(0x1000)), Ok(0x0202_0202_0202_0202));
+        assert_eq!(copied.read_u64(Addr(0x2009)), Err(Unreadable { at: Addr(0x2009) }));
+        assert_eq!(copied.read_u64(Addr(0xfff)), Err(Unreadable { at: Addr(0xfff) }));
+    }
+
+    #[test]
+    fn the_first_copy_of_a_place_stays() {
+        let mut copied = Copied::default();
+        copied.insert(Addr(0x1000), Box::new([1; 16]));
+        copied.insert(Addr(0x1008), Box::new([2; 16]));
+        copied.insert(Addr(0xff8), Box::new([3; 16]));
+        assert_eq!(copied.bytes(), 16);
+        copied.insert(Addr(0x1010), Box::new([4; 8]));
+        assert_eq!(copied.bytes(), 24);
+    }
+}

@@ -1,10 +1,35 @@
 //! ELF files: where code lies, the rules to unwind it, and its names and lines.
+//!
+//! You give a memory map, a memory and a way to open files; you get [`Modules`].
+//! Files are opened by the layer above through [`Files`], as the target sees them; nothing here looks at a process,
+//! and no debug file is ever asked for over a network.
+
+mod build_id;
+mod compressed;
+mod elf;
+mod file;
+mod in_memory;
+mod modules;
+mod problem;
+mod unwind_sections;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::mapping::Mapping;
+
+pub use build_id::BuildId;
+pub use elf::{NotElf, Segment};
+pub use file::{Image, ImageSource};
+pub use modules::{Module, Modules};
+pub use problem::ImageProblem;
+pub use unwind_sections::{SectionBytes, UnwindSections};
 
 /// The bytes of a file or of a piece of memory, shared without copying.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

@@ -1,0 +1,130 @@
+//! One ELF file: its bytes, what its headers say, and what is worked out from them on demand.
+
+use std::sync::{Arc, OnceLock};
+
+use super::elf::{Headers, NotElf, Section, Segment};
+use super::unwind_sections::{self, UnwindSections};
+use super::{BuildId, Bytes, compressed};
+use crate::arch::Arch;
+
+/// One ELF file, or what can be had of it from a target's memory.
+///
+/// Opening it reads its headers only; everything else is read, unpacked and kept when it is first asked for.
+pub struct Image {
+    bytes: Bytes,
+    headers: Headers,
+    build_id: Option<BuildId>,
+    source: ImageSource,
+    /// Compressed sections once unpacked, by index; `None` inside where that failed.
+    unpacked: Box<[OnceLock<Option<Vec<u8>>>]>,
+    mini_debug_info: OnceLock<Option<Arc<Image>>>,
+}
+
+/// Where an image's bytes come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ImageSource {
+    /// The file itself.
+    File,
+    /// The target's memory: of its segments only those that unwinding and names need are there.
+    Memory,
+}
+
+impl Image {
+    /// The image whose file content is `bytes`.
+    ///
+    /// # Errors
+    /// Where the bytes are not an ELF file for a CPU that is known here.
+    pub fn parse(bytes: Bytes) -> Result<Image, NotElf> {
+        let headers = Headers::parse((*bytes).as_ref())?;
+        Ok(Image::new(bytes, headers, ImageSource::File))
+    }
+
+    pub(crate) fn new(bytes: Bytes, headers: Headers, source: ImageSource) -> Image {
+        let build_id = headers.build_id((*bytes).as_ref());
+        let unpacked = headers.sections.iter().map(|_| OnceLock::new()).collect();
+        Image { bytes, headers, build_id, source, unpacked, mini_debug_info: OnceLock::new() }
+    }
+
+    /// The CPU it is made for.
+    pub fn arch(&self) -> &'static Arch {
+        self.headers.arch
+    }
+
+    /// Its build-id, if it has one.
+    pub fn build_id(&self) -> Option<&BuildId> {
+        self.build_id.as_ref()
+    }
+
+    /// Where its bytes come from.
+    pub fn source(&self) -> ImageSource {
+        self.source
+    }
+
+    /// Its loaded segments, in the file's order.
+    pub fn segments(&self) -> &[Segment] {
+        &self.headers.segments
+    }
+
+    /// Whether the file ends before its loaded segments do.
+    pub fn is_truncated(&self) -> bool {
+        (self.bytes().len() as u64) < self.headers.loaded_end()
+    }
+
+    /// Fills `into` with the bytes that the file loads at `svma`; `false` where it has not all of them.
+    pub fn read(&self, svma: u64, into: &mut [u8]) -> bool {
+        let Some(bytes) = self.loaded_tail(svma).and_then(|tail| tail.get(..into.len())) else { return false };
+        into.copy_from_slice(bytes);
+        true
+    }
+
+    /// The call frame information that the file itself holds. Cheap, unless a `.debug_frame` must be unpacked.
+    pub fn unwind_sections(&self) -> UnwindSections<'_> {
+        unwind_sections::of(self)
+    }
+
+    /// The symbols and `.debug_frame` that a stripped file carries inside itself (`.gnu_debugdata`).
+    pub fn mini_debug_info(&self) -> Option<&Arc<Image>> {
+        let unpack = || {
+            let unpacked = compressed::xz(self.section_data(b".gnu_debugdata")?)?;
+            Image::parse(Arc::new(unpacked)).ok().map(Arc::new)
+        };
+        self.mini_debug_info.get_or_init(unpack).as_ref()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    pub(crate) fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The bytes from `svma` to the end of what the file holds of its segment.
+    pub(crate) fn loaded_tail(&self, svma: u64) -> Option<&[u8]> {
+        let segment = self.headers.segment_at(svma)?;
+        segment.data(self.bytes()).get(usize::try_from(svma - segment.svma).ok()?..).filter(|tail| !tail.is_empty())
+    }
+
+    /// The section called `name`.
+    pub(crate) fn section(&self, name: &[u8]) -> Option<&Section> {
+        self.headers.section(self.bytes(), name).map(|(_, section)| section)
+    }
+
+    /// What the section called `name` holds, unpacked; `None` where it holds nothing or is damaged.
+    ///
+    /// A name that begins with `.debug_` also finds its compressed forerunner `.zdebug_`.
+    pub(crate) fn section_data(&self, name: &[u8]) -> Option<&[u8]> {
+        if let Some((index, section)) = self.headers.section(self.bytes(), name) {
+            let data = section.data(self.bytes());
+            let data = if section.compressed { self.unpacked(index, data, compressed::section)? } else { data };
+            return Some(data).filter(|data| !data.is_empty());
+        }
+        let forerunner = [b".z", name.strip_prefix(b".debug_").map(|_| &name[1..])?].concat();
+        let (index, section) = self.headers.section(self.bytes(), &forerunner)?;
+        self.unpacked(index, section.data(self.bytes()), compressed::zdebug_section)
+    }
+
+    fn unpacked(&self, index: usize, data: &[u8], unpack: fn(&[u8]) -> Option<Vec<u8>>) -> Option<&[u8]> {
+        self.unpacked.get(index)?.get_or_init(|| unpack(data)).as_deref()
+    }
+}

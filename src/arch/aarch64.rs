@@ -4,6 +4,7 @@
 //! Signal frame: `struct rt_sigframe` in the kernel's `arch/arm64/kernel/signal.c`.
 
 use super::Arch;
+use crate::addr::Addr;
 use crate::registers::Register;
 
 const FP: Register = Register(29);
@@ -52,6 +53,7 @@ pub static AARCH64: Arch = Arch {
     sigframe: &signal_words(),
     sigframe_uc_stack: 128 + 16,
     ends_with_call,
+    direct_call_target,
     longest_call: 4,
     address_bits: 48,
 };
@@ -60,6 +62,13 @@ pub static AARCH64: Arch = Arch {
 fn ends_with_call(before: &[u8]) -> bool {
     let Some(word) = before.last_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)) else { return false };
     word >> 26 == 0b100101 || word & 0xfefff000 == 0xd63f0000
+}
+
+/// `BL`: 26 bits count words from the instruction itself, which stands before the return address.
+fn direct_call_target(before: &[u8], return_address: Addr) -> Option<Addr> {
+    let word = before.last_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))?;
+    let words = i64::from((word << 6).cast_signed() >> 6);
+    (word >> 26 == 0b100101).then(|| return_address.offset(4 * words - 4))
 }
 
 #[cfg(test)]
@@ -76,5 +85,13 @@ mod tests {
         assert!(!is_call(0x1400_0001)); // b .+4
         assert!(!is_call(0xd61f_0020)); // br x1
         assert!(!is_call(0xd65f_03c0)); // ret
+    }
+
+    #[test]
+    fn a_direct_call_goes_to_its_offset_from_itself() {
+        let target = |word: u32| direct_call_target(&word.to_le_bytes(), Addr(0x1004));
+        assert_eq!(target(0x9400_0001), Some(Addr(0x1004))); // bl .+4
+        assert_eq!(target(0x97ff_ffff), Some(Addr(0xffc))); // bl .-4
+        assert_eq!(target(0xd63f_0020), None); // blr x1
     }
 }

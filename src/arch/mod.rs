@@ -9,6 +9,7 @@ mod x86_64;
 pub use aarch64::AARCH64;
 pub use x86_64::X86_64;
 
+use crate::addr::Addr;
 use crate::registers::{Register, Registers};
 
 /// The facts of one CPU under Linux that unwinding and reading registers need.
@@ -46,7 +47,10 @@ pub struct Arch {
     pub sigframe_uc_stack: u64,
     /// Whether the bytes that end at a return address end with a call instruction.
     pub ends_with_call: fn(&[u8]) -> bool,
-    /// How many bytes before a return address `ends_with_call` wants to see.
+    /// Where the call instruction that ends at a return address goes, given the bytes before it; `None` for a call
+    /// through a register or memory, and where there is no call.
+    pub direct_call_target: fn(&[u8], Addr) -> Option<Addr>,
+    /// How many bytes before a return address `ends_with_call` and `direct_call_target` want to see.
     pub longest_call: usize,
     /// Bits of an address in use; those above are a signature or a tag and are removed from return addresses.
     pub address_bits: u32,

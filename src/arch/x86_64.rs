@@ -4,6 +4,7 @@
 //! Signal frame: `struct rt_sigframe` in the kernel's `arch/x86/include/asm/sigframe.h`.
 
 use super::Arch;
+use crate::addr::Addr;
 use crate::registers::Register;
 
 const RAX: Register = Register(0);
@@ -79,6 +80,7 @@ pub static X86_64: Arch = Arch {
     ],
     sigframe_uc_stack: 16,
     ends_with_call,
+    direct_call_target,
     longest_call: 8,
     address_bits: 57,
 };
@@ -109,6 +111,12 @@ fn indirect_call_length(modrm: u8, sib: Option<u8>) -> usize {
     2 + usize::from(has_sib) + displacement
 }
 
+/// `E8 rel32`: the offset counts from the return address.
+fn direct_call_target(before: &[u8], return_address: Addr) -> Option<Addr> {
+    let [0xe8, offset @ ..] = *before.last_chunk::<5>()? else { return None };
+    Some(return_address.offset(i32::from_le_bytes(offset).into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +142,12 @@ mod tests {
             code.extend_from_slice(call);
             assert!(ends_with_call(&code), "{call:x?}");
         }
+    }
+
+    #[test]
+    fn a_direct_call_goes_to_its_offset_from_the_return_address() {
+        assert_eq!(direct_call_target(&[0x90, 0xe8, 0xf0, 0xff, 0xff, 0xff], Addr(0x1000)), Some(Addr(0xff0)));
+        assert_eq!(direct_call_target(&[0xff, 0xd0], Addr(0x1000)), None);
     }
 
     #[test]

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Checks everything: format, lints, documentation, tests.
+# Needs a Debian-like system with the Rust toolchain; installs the other packages that the tests use where they are missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+exec </dev/null
+
+packages=(
+  binutils elfutils gdb libc6-dbg strace valgrind            # tools to compare with
+  gcc g++ libc6-dev golang-go musl-tools python3             # compilers and interpreters of the fixtures
+  libboost-context-dev                                       # a switching library that the fixtures use
+  gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU
+  tmux                                                       # terminal tests
+  xz-utils zstd                                              # compressed core files
+)
+
+step() { printf '\n== %s\n' "$*"; }
+trap 'code=$?; [ $code -eq 0 ] || printf "\ntest.sh: FAILED (exit code %s)\n" "$code"' EXIT
+
+step "packages"
+missing=()
+for package in "${packages[@]}"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "missing: ${missing[*]}"
+  as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+echo "all ${#packages[@]} packages are installed"
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --workspace --all-targets -- -D warnings
+cargo clippy -p stackscope --all-targets --no-default-features -- -D warnings
+cargo clippy -p stackscope --all-targets --no-default-features --features std -- -D warnings
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+step "tests"
+cargo test --workspace
+
+printf '\ntest.sh: format, lints, documentation and tests are all in order\n'

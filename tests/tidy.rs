@@ -1,0 +1,353 @@
+//! House rules that no compiler checks: layers, file sizes, placeholders, where `unsafe` stands, and module docs.
+
+#![allow(clippy::unwrap_used, reason = "what cannot be read fails the test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The layers, lowest first: a module uses only itself and those before it.
+const LAYERS: [&str; 16] = [
+    "addr",
+    "memory",
+    "mapping",
+    "registers",
+    "arch",
+    "switch",
+    "image",
+    "target",
+    "unwind",
+    "discover",
+    "probe",
+    "snapshot",
+    "watch",
+    "report",
+    "tui",
+    "cli",
+];
+
+/// The layers that may hold `unsafe`.
+const UNSAFE_LAYERS: [&str; 3] = ["switch", "target", "probe"];
+
+/// The longest file that can still be read from top to bottom.
+const LINES: usize = 600;
+
+/// Signs of unfinished work, put together here so that this file does not hold them itself.
+const PLACEHOLDERS: [&str; 7] = [
+    concat!("to", "do!"),
+    concat!("unimpl", "emented!"),
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("X", "XX"),
+    concat!("#[ig", "nore"),
+    concat!("thread::", "sleep"),
+];
+
+/// Paths of one person's machine.
+const MACHINE_PATHS: [&str; 4] =
+    [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/ho", "me/"), concat!("/ro", "ot/")];
+
+/// A Rust source file.
+struct Source {
+    /// Its path below the root of the repository.
+    path: PathBuf,
+    /// All of it.
+    text: String,
+    /// The same without comments and without what stands in strings, line for line.
+    code: String,
+}
+
+impl Source {
+    /// The layer it belongs to; `None` for `lib.rs`, `main.rs` and files outside `src`.
+    fn layer(&self) -> Option<&str> {
+        let inside = self.path.strip_prefix("src").ok()?;
+        let first = inside.components().next()?.as_os_str().to_str()?;
+        let name = first.strip_suffix(".rs").unwrap_or(first);
+        (!matches!(name, "lib" | "main")).then_some(name)
+    }
+
+    /// How many modules deep its items lie: 1 for `src/addr.rs` and `src/target/mod.rs`.
+    fn depth(&self) -> usize {
+        let parts = self.path.components().count() - 1;
+        if self.path.ends_with("mod.rs") { parts - 1 } else { parts }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let files = files(&["src", "tests", "fixtures", "benches", "fuzz"]);
+    let rust = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    rust.map(|path| {
+        let text = read(&path);
+        let code = code_only(&text);
+        Source { path, text, code }
+    })
+    .collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below these folders, by their path from the root.
+fn files(folders: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
+    while let Some(folder) = open.pop() {
+        let Ok(entries) = fs::read_dir(root().join(&folder)) else { continue };
+        for entry in entries {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() && entry.file_name() != "target" => open.push(path),
+                kind if kind.is_file() => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Rust source with comments and the content of strings and characters blanked out, line breaks kept.
+fn code_only(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = token(rest);
+        if length == 0 {
+            code.push(first);
+            rest = &rest[first.len_utf8()..];
+        } else {
+            code.extend(rest[..length].chars().map(|c| if c == '\n' { c } else { ' ' }));
+            rest = &rest[length..];
+        }
+    }
+    code
+}
+
+/// The length of the comment, string or character that `text` starts with; 0 if it starts with code.
+fn token(text: &str) -> usize {
+    let upto = |end: &str, skip: usize| text[skip..].find(end).map_or(text.len(), |at| skip + at + end.len());
+    if text.starts_with("//") {
+        return text.find('\n').unwrap_or(text.len());
+    }
+    if text.starts_with("/*") {
+        return upto("*/", 2);
+    }
+    for raw in ["r\"", "br\""] {
+        if text.starts_with(raw) {
+            return upto("\"", raw.len());
+        }
+    }
+    for (raw, end) in [("r#\"", "\"#"), ("br#\"", "\"#"), ("r##\"", "\"##")] {
+        if text.starts_with(raw) {
+            return upto(end, raw.len());
+        }
+    }
+    if text.starts_with('"') {
+        return escaped(text, '"');
+    }
+    // A quote starts a lifetime unless another one closes it after one character or one escape.
+    let mut chars = text.chars();
+    match (chars.next(), chars.next(), chars.next()) {
+        (Some('\''), Some('\\'), _) => escaped(text, '\''),
+        (Some('\''), Some(inner), Some('\'')) => inner.len_utf8() + 2,
+        _ => 0,
+    }
+}
+
+/// The length of a quoted token in which a backslash escapes the next character.
+fn escaped(text: &str, quote: char) -> usize {
+    let mut backslash = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if backslash => backslash = false,
+            '\\' => backslash = true,
+            _ if c == quote => return at + c.len_utf8(),
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// The first names of all paths in `code` that start with `crate::`, groups in braces included, each with its line.
+fn crate_paths(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, start) in code.match_indices("crate::") {
+        let line = code[..at].matches('\n').count() + 1;
+        let after = &code[at + start.len()..];
+        match after.strip_prefix('{') {
+            Some(group) => found.extend(group_heads(group).into_iter().map(|head| (line, head))),
+            None => found.push((line, identifier(after))),
+        }
+    }
+    found
+}
+
+/// The first names of the paths in a group, whose opening brace has been taken off.
+fn group_heads(group: &str) -> Vec<String> {
+    let mut heads = Vec::new();
+    let (mut depth, mut at_head) = (0, true);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => at_head = true,
+            c if at_head && !c.is_whitespace() => {
+                heads.push(identifier(&group[at..]));
+                at_head = false;
+            }
+            _ => {}
+        }
+    }
+    heads
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// Whether `word` stands in `line` with no letter, digit or underscore beside it.
+fn has_word(line: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| !line[..at].ends_with(part) && !line[at + word.len()..].starts_with(part))
+}
+
+/// Fails with all violations at once, so that one run shows what is to be done.
+fn report(rule: &str, violations: Vec<String>) {
+    assert!(violations.is_empty(), "{rule}:\n  {}\n", violations.join("\n  "));
+}
+
+#[test]
+fn modules_use_only_lower_layers() {
+    let mut violations = Vec::new();
+    let number = |layer: &str| LAYERS.iter().position(|known| *known == layer);
+    for source in sources() {
+        let Some(layer) = source.layer() else { continue };
+        let path = source.path.display();
+        let Some(own) = number(layer) else {
+            violations.push(format!("{path}: {layer} is no layer"));
+            continue;
+        };
+        for (line, name) in crate_paths(&source.code) {
+            // A name that is no layer is an item of the crate root, as a macro is.
+            if number(&name).is_some_and(|used| used > own) {
+                violations.push(format!("{path}:{line}: {layer} uses {name}, a layer above it"));
+            }
+        }
+        let mut in_tests = 0;
+        for (line, text) in source.code.lines().enumerate() {
+            in_tests += usize::from(text.starts_with("mod ") && text.ends_with('{'));
+            let chain = text.matches("super::").count();
+            if chain > 0 && text.contains(&"super::".repeat(chain)) && chain >= source.depth() + in_tests.min(1) {
+                violations.push(format!("{path}:{}: write crate:: for what lies in the root", line + 1));
+            }
+        }
+    }
+    report("a module uses only lower layers", violations);
+}
+
+#[test]
+fn unsafe_stands_where_it_may() {
+    let mut violations = Vec::new();
+    for source in sources() {
+        let in_src = source.path.starts_with("src");
+        if !in_src || source.layer().is_some_and(|layer| UNSAFE_LAYERS.contains(&layer)) {
+            continue;
+        }
+        for (line, text) in source.code.lines().enumerate() {
+            if has_word(text, "unsafe") || text.contains("allow(unsafe_code)") {
+                violations.push(format!("{}:{}", source.path.display(), line + 1));
+            }
+        }
+    }
+    report("unsafe only in switch, target and probe", violations);
+}
+
+#[test]
+fn files_can_be_read_in_one_sitting() {
+    let long = |source: &Source| {
+        let lines = source.text.lines().count();
+        (lines > LINES).then(|| format!("{}: {lines} lines", source.path.display()))
+    };
+    report("no file over 600 lines", sources().iter().filter_map(long).collect());
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let silent = |source: &Source| {
+        let first: Vec<&str> =
+            source.text.lines().take_while(|line| line.starts_with("//!") && line.len() > 3).collect();
+        let sentence = first.first().is_some_and(|line| line.starts_with("//! "))
+            && first.last().is_some_and(|line| line.ends_with(['.', '?', ':']));
+        (!sentence).then(|| source.path.display().to_string())
+    };
+    report("a file starts with //! and a whole sentence", sources().iter().filter_map(silent).collect());
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let mut violations = Vec::new();
+    for source in sources() {
+        for (line, text) in source.text.lines().enumerate() {
+            for placeholder in PLACEHOLDERS {
+                let found = match placeholder.chars().all(|c| c.is_ascii_uppercase()) {
+                    true => has_word(text, placeholder),
+                    false => text.contains(placeholder),
+                };
+                if found {
+                    violations.push(format!("{}:{}: {placeholder}", source.path.display(), line + 1));
+                }
+            }
+        }
+    }
+    report("no placeholders, no ignored tests, no sleeping", violations);
+}
+
+#[test]
+fn no_path_of_one_machine_is_kept() {
+    let mut paths = files(&["src", "tests", "fixtures", "benches", "fuzz", "docs", ".ci"]);
+    paths.extend(["README.md", "CHANGELOG.md", "Cargo.toml", "test.sh"].map(PathBuf::from));
+    let mut violations = Vec::new();
+    for path in paths {
+        // What is not text, as a core file kept for a test, has no lines to look at; a page not yet written has none.
+        let Ok(text) = fs::read_to_string(root().join(&path)) else { continue };
+        for (line, text) in text.lines().enumerate() {
+            if MACHINE_PATHS.iter().any(|machine| text.contains(machine)) {
+                violations.push(format!("{}:{}: {}", path.display(), line + 1, text.trim()));
+            }
+        }
+    }
+    report("no path of one machine", violations);
+}
+
+#[test]
+fn code_is_told_from_comments_and_strings() {
+    let code =
+        code_only("let a = 'x'; // unsafe\nlet b: &'a str = \"unsafe \\\" {\"; /* unsafe */ f(r#\"unsafe\"#, '\\'')");
+    assert!(!code.contains("unsafe") && !code.contains('x'), "{code}");
+    assert!(code.contains("let b: &'a str") && code.contains("f(") && code.lines().count() == 2, "{code}");
+}
+
+#[test]
+fn paths_are_found_in_groups_too() {
+    let paths = crate_paths("use crate::{addr::{Addr, Pc}, tui, cli::run};\npub(crate) fn f() { crate::probe::g() }");
+    let names: Vec<&str> = paths.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(names, ["addr", "tui", "cli", "probe"]);
+    assert_eq!(paths[3].0, 2);
+}
+
+#[test]
+fn every_fixture_is_described() {
+    let readme = read(Path::new("fixtures/README.md"));
+    let programs = files(&["fixtures/c", "fixtures/cxx", "fixtures/go", "fixtures/python", "fixtures/rust/src"]);
+    let missing = programs.iter().filter_map(|path| {
+        let name = path.strip_prefix("fixtures").unwrap().display().to_string();
+        (!readme.contains(&format!("`{name}`"))).then_some(name)
+    });
+    report("fixtures/README.md has a line for each program", missing.collect());
+}

@@ -17,5 +17,7 @@ pub mod mapping;
 pub mod memory;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod registers;
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", not(windows))))]
+pub mod switch;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod target;

@@ -1,0 +1,483 @@
+//! Functions that can be suspended and resumed, on stacks of their own.
+//!
+//! A coroutine is a function that gets a [`Yielder`] and a first input. [`Coroutine::resume`] runs it until it suspends
+//! or returns; values go both ways. At the top of its stack lies a `Control`, which both sides work with:
+//! ```text
+//!   top of the stack's memory
+//!            | padding                      |
+//!            | the function, until it runs  |
+//!            | Control                      | <- what `raw::init` takes for the top of the stack
+//!            | root and frames, growing down|
+//! ```
+//! A panic is caught at the coroutine's outermost frame and goes on in its resumer.
+//! The panic hook has run by then, at the place of the panic, and its backtrace shows both stacks.
+
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit, offset_of};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::{self, NonNull};
+
+use super::arch::{self, Word};
+use super::source::{DEFAULT_SIZE, default_source};
+use super::stack::{CANARY, OwnedStack, StackError, StackSource};
+
+/// What a resume ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State<Yield, Return> {
+    /// The coroutine suspended and can be resumed again.
+    Yielded(Yield),
+    /// The coroutine's function returned; it is over.
+    Returned(Return),
+}
+
+/// A function on a stack of its own that can be suspended and resumed.
+///
+/// It is not `Send`: the function may keep references to things of this thread across a suspend, which no bound on types
+/// can see. [`Coroutine::assume_send`] is for those who know.
+///
+/// ```compile_fail,E0277
+/// use stackscope::switch::{Coroutine, Yielder};
+/// let coroutine = Coroutine::new(|_: &Yielder<(), ()>, ()| ()).unwrap();
+/// std::thread::spawn(move || drop(coroutine));
+/// ```
+///
+/// # Panics in the coroutine
+/// They go to the resumer with the same payload. The coroutine is over then.
+///
+/// # Dropping
+/// A suspended coroutine is resumed one last time, and its [`Yielder::suspend`] panics, without the panic hook, so that
+/// everything on its stack is dropped. A function that catches this and suspends again is unwound again at each suspend;
+/// after 64 times the stack is leaked. It is also leaked, with all that lives on it, in programs built with
+/// `panic = "abort"`, which cannot unwind. Memory is never freed under live frames.
+///
+/// # Misuse
+/// - Resuming it after it returned panics.
+/// - Resuming it on two threads, or while it runs, or dropping it while it runs, is ruled out by `&mut self` and by
+///   ownership. Unsafe code that gets there all the same, on the thread it runs on, meets a panic for the resume and
+///   the end of the process for the drop.
+pub struct Coroutine<Input, Yield, Return> {
+    control: NonNull<Control>,
+    stack: ManuallyDrop<OwnedStack>,
+    /// The pointer above keeps it on its thread.
+    marker: PhantomData<fn(Input) -> State<Yield, Return>>,
+}
+
+/// What the resumer and the coroutine share.
+#[repr(C)]
+struct Control {
+    /// The saved context while the coroutine is suspended; null while it runs and when it is over.
+    sp: Cell<*mut usize>,
+    /// Why a switch has more to do than to hand a value over; a sum of the constants below.
+    flags: Cell<usize>,
+    /// Where the canary is; null where the stack has none.
+    canary: *const usize,
+    /// Drops the function, given this structure's address, while it has not been run.
+    drop_function: unsafe fn(NonNull<Control>),
+}
+
+/// The function has not been run yet.
+const UNSTARTED: usize = 1;
+/// The function has returned or panicked.
+const FINISHED: usize = 2;
+/// The coroutine is being dropped: suspend unwinds instead of coming back.
+const CANCELLED: usize = 4;
+/// The stack has a canary.
+const CANARIED: usize = 8;
+
+/// A [`Control`] and, above it, the coroutine's function.
+#[repr(C, align(16))]
+struct Header<F> {
+    control: Control,
+    function: ManuallyDrop<F>,
+}
+
+/// The payload of the panic that empties the stack of a dropped coroutine.
+struct Cancelled;
+
+/// How often a coroutine that is being dropped may suspend before its stack is leaked.
+const CANCEL_LIMIT: usize = 64;
+
+/// What a stack must have room for besides the header, in bytes: a call or two, and the unwinder.
+const LEAST_ROOM: usize = 2048;
+
+impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Return> {
+    /// A coroutine on a stack of [`DEFAULT_SIZE`] from the [`default_source`]; the first resume calls `function`.
+    ///
+    /// # Errors
+    /// Where there is no stack to be had.
+    pub fn new<F>(function: F) -> Result<Self, StackError>
+    where
+        F: FnOnce(&Yielder<Input, Yield>, Input) -> Return + 'static,
+    {
+        Coroutine::with_source(default_source(), DEFAULT_SIZE, function)
+    }
+
+    /// A coroutine on a stack of at least `size` bytes from `source`.
+    ///
+    /// # Errors
+    /// Where there is no stack to be had, or `size` is too small for the function itself.
+    pub fn with_source<F>(source: &'static dyn StackSource, size: usize, function: F) -> Result<Self, StackError>
+    where
+        F: FnOnce(&Yielder<Input, Yield>, Input) -> Return + 'static,
+    {
+        Coroutine::on(OwnedStack::from_source(source, size)?, function)
+    }
+
+    /// A coroutine on `stack`.
+    ///
+    /// # Errors
+    /// [`StackError::TooSmall`] where `stack` has no room for the function itself and a call.
+    #[inline]
+    pub fn on<F>(stack: OwnedStack, function: F) -> Result<Self, StackError>
+    where
+        F: FnOnce(&Yielder<Input, Yield>, Input) -> Return + 'static,
+    {
+        let range = stack.range();
+        let least = size_of::<Header<F>>() + align_of::<Header<F>>() + LEAST_ROOM;
+        if range.size() < least {
+            return Err(StackError::TooSmall { size: range.size(), least });
+        }
+        let below_top = range.top().wrapping_sub(size_of::<Header<F>>());
+        let header = below_top.wrapping_sub(below_top.addr() % align_of::<Header<F>>()).cast::<Header<F>>();
+        let canary = stack.canary();
+        let control = Control {
+            sp: Cell::new(ptr::null_mut()),
+            flags: Cell::new(if canary.is_some() { UNSTARTED | CANARIED } else { UNSTARTED }),
+            canary: canary.map_or(ptr::null(), |canary| canary.as_ptr()),
+            drop_function: drop_function::<F>,
+        };
+        // SAFETY: `header` is aligned and lies in the stack, which is ours and as large as checked above.
+        unsafe { header.write(Header { control, function: ManuallyDrop::new(function) }) };
+        // SAFETY: below the header there is room for the root; the header is a multiple of 16, as is its address.
+        let sp = unsafe { arch::init(header.cast(), main::<F, Input, Yield, Return> as *const () as usize) };
+        // SAFETY: not null, as it points into the stack.
+        let control = unsafe { NonNull::new_unchecked(header.cast::<Control>()) };
+        let coroutine = Coroutine { control, stack: ManuallyDrop::new(stack), marker: PhantomData };
+        coroutine.control().sp.set(sp);
+        Ok(coroutine)
+    }
+
+    /// Runs the coroutine until it suspends or returns.
+    ///
+    /// The first `input` is the function's second argument; each later one is what its `suspend` gives back.
+    ///
+    /// # Panics
+    /// Where the coroutine panics, with its payload; and where it has returned already.
+    #[inline]
+    pub fn resume(&mut self, input: Input) -> State<Yield, Return> {
+        if self.control().sp.get().is_null() {
+            not_resumable(self.control());
+        }
+        let input = ManuallyDrop::new(input);
+        // SAFETY: there is a context to resume, and the input is not used here again.
+        match unsafe { self.switch(encode(&input)) } {
+            // SAFETY: `suspend` encoded a `Yield`, and stays suspended with it until the next resume.
+            Ok(word) => State::Yielded(unsafe { decode(word) }),
+            Err(result) => State::Returned(result),
+        }
+    }
+
+    /// Lets this coroutine be sent to other threads and resumed there.
+    ///
+    /// # Safety
+    /// Whenever the coroutine is suspended, now and later, nothing lives on its stack or in its function that is not
+    /// `Send`, and no reference to a thread-local. The compiler keeps addresses of thread-locals across function calls,
+    /// a suspend included, so functions that use one and are inlined around a suspend break this promise too.
+    pub unsafe fn assume_send(self) -> SendCoroutine<Input, Yield, Return> {
+        SendCoroutine { coroutine: self }
+    }
+}
+
+impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
+    /// Whether the function has returned or panicked, so that there is nothing left to resume.
+    #[inline]
+    pub fn is_finished(&self) -> bool {
+        self.control().has(FINISHED)
+    }
+
+    /// Whether the function has begun to run.
+    pub fn is_started(&self) -> bool {
+        !self.control().has(UNSTARTED)
+    }
+
+    /// The stack it runs on.
+    pub fn stack(&self) -> &OwnedStack {
+        &self.stack
+    }
+
+    /// The stack of a coroutine that is over, for the next one; the coroutine itself where it is not over.
+    #[inline]
+    pub fn into_stack(self) -> Result<OwnedStack, Self> {
+        if !self.is_finished() {
+            return Err(self);
+        }
+        let mut coroutine = ManuallyDrop::new(self);
+        // SAFETY: the coroutine is not dropped and not used again.
+        Ok(unsafe { ManuallyDrop::take(&mut coroutine.stack) })
+    }
+
+    /// Goes to the coroutine with `word`; comes back with what it yielded, encoded, or with what it returned.
+    ///
+    /// # Safety
+    /// The coroutine is suspended or new. `word` is an encoded `Input`, or nothing where the coroutine is cancelled; the
+    /// value is given away.
+    #[inline]
+    unsafe fn switch(&mut self, word: Word) -> Result<Word, Return> {
+        let control = self.control();
+        if control.flags.get() != 0 {
+            control.check_canary();
+        }
+        let sp = control.sp.replace(ptr::null_mut());
+        // SAFETY: `sp` was set by the last switch from there, and nobody resumed it since, or it would be null.
+        let (word, sp) = unsafe { arch::enter(word, sp, self.control.as_ptr().cast()) };
+        let control = self.control();
+        control.sp.set(sp);
+        if control.flags.get() != 0 {
+            return self.after_switch(word);
+        }
+        Ok(word)
+    }
+
+    /// The rarer half of [`Coroutine::switch`]: the end of the coroutine, or a canary to check.
+    #[inline(never)]
+    fn after_switch(&mut self, word: Word) -> Result<Word, Return> {
+        let control = self.control();
+        control.check_canary();
+        if control.flags.get() & FINISHED == 0 {
+            return Ok(word);
+        }
+        control.sp.set(ptr::null_mut());
+        // SAFETY: `main` hands over the address of its result last of all, and leaves it to us.
+        let result = unsafe { word.assume_init() as *const Result<Return, Box<dyn Any + Send>> };
+        // SAFETY: as above; the stack is still there, and the result is read once.
+        match unsafe { result.read() } {
+            Ok(result) => Err(result),
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+
+    /// Resumes the suspended coroutine with a panic until it is over; gives its panic if it ended with one of its own.
+    fn unwind(&mut self) -> Result<(), Box<dyn Any + Send>> {
+        self.control().set(CANCELLED);
+        for _ in 0..CANCEL_LIMIT {
+            // SAFETY: it is suspended, or we would have returned; it is cancelled, so its `suspend` looks at no input.
+            match catch_unwind(AssertUnwindSafe(|| unsafe { self.switch(MaybeUninit::uninit()) })) {
+                // SAFETY: `suspend` encoded a `Yield`.
+                Ok(Ok(word)) => drop(unsafe { decode::<Yield>(word) }),
+                Ok(Err(_returned)) => return Ok(()),
+                Err(payload) if payload.is::<Cancelled>() => return Ok(()),
+                Err(payload) => return Err(payload),
+            }
+        }
+        Ok(())
+    }
+
+    fn control(&self) -> &Control {
+        // SAFETY: it was written when the coroutine was made, lies on the stack that we own, and has only cells that
+        // change, while the coroutine runs, on this thread.
+        unsafe { self.control.as_ref() }
+    }
+}
+
+impl<Input, Yield, Return> Drop for Coroutine<Input, Yield, Return> {
+    fn drop(&mut self) {
+        let control = self.control();
+        let mut own_panic = None;
+        if control.has(UNSTARTED) {
+            // SAFETY: the function is still in the header, and goes with the coroutine.
+            unsafe { (control.drop_function)(self.control) };
+        } else if !control.has(FINISHED) {
+            if control.sp.get().is_null() {
+                super::fatal("a coroutine was dropped while it runs");
+            }
+            if cfg!(panic = "unwind") {
+                own_panic = self.unwind().err();
+            }
+            if !self.is_finished() {
+                return;
+            }
+        }
+        // SAFETY: nothing lives on the stack any more, and it is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.stack) };
+        if let Some(payload) = own_panic
+            && !std::thread::panicking()
+        {
+            resume_unwind(payload);
+        }
+    }
+}
+
+impl<Input, Yield, Return> fmt::Debug for Coroutine<Input, Yield, Return> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match (self.is_started(), self.is_finished(), self.control().sp.get().is_null()) {
+            (false, ..) => "new",
+            (_, true, _) => "finished",
+            (.., true) => "running",
+            (.., false) => "suspended",
+        };
+        f.debug_struct("Coroutine").field("state", &state).field("stack", self.stack()).finish()
+    }
+}
+
+/// A [`Coroutine`] that may be sent to other threads; made by [`Coroutine::assume_send`].
+#[derive(Debug)]
+pub struct SendCoroutine<Input, Yield, Return> {
+    coroutine: Coroutine<Input, Yield, Return>,
+}
+
+// SAFETY: whoever made it promised that nothing on its stack is bound to a thread. The values that go in and out are on
+// the stack or in the function only as long as the promise speaks of them.
+unsafe impl<Input: Send, Yield: Send, Return: Send> Send for SendCoroutine<Input, Yield, Return> {}
+
+impl<Input: 'static, Yield: 'static, Return: 'static> SendCoroutine<Input, Yield, Return> {
+    /// Runs the coroutine on this thread until it suspends or returns; see [`Coroutine::resume`].
+    ///
+    /// # Panics
+    /// As [`Coroutine::resume`].
+    #[inline]
+    pub fn resume(&mut self, input: Input) -> State<Yield, Return> {
+        self.coroutine.resume(input)
+    }
+}
+
+impl<Input, Yield, Return> SendCoroutine<Input, Yield, Return> {
+    /// The coroutine, which stays on this thread from now on.
+    pub fn into_inner(self) -> Coroutine<Input, Yield, Return> {
+        self.coroutine
+    }
+
+    /// The coroutine, to look at.
+    pub fn get(&self) -> &Coroutine<Input, Yield, Return> {
+        &self.coroutine
+    }
+}
+
+/// What a coroutine's function suspends itself with.
+#[repr(transparent)]
+pub struct Yielder<Input, Yield> {
+    control: Control,
+    marker: PhantomData<fn(Yield) -> Input>,
+}
+
+impl<Input, Yield> Yielder<Input, Yield> {
+    /// Gives `value` to the resumer; comes back with the input of the next resume.
+    ///
+    /// # Panics
+    /// Where the coroutine is dropped, with a private payload and without the panic hook, to unwind this stack.
+    /// In a destructor that runs because of that, a suspend ends the process, as every panic in cleanup does.
+    #[inline]
+    pub fn suspend(&self, value: Yield) -> Input {
+        let value = ManuallyDrop::new(value);
+        let top = ptr::from_ref(&self.control).cast_mut().cast();
+        // SAFETY: this stack was entered by `enter` with this top, so its link leads to the resumer, who waits.
+        let resumer = unsafe { arch::resumer(top) };
+        // SAFETY: the value is given away here. The resumer's context is used once: the next resume makes another.
+        let (word, _) = unsafe { arch::leave(encode(&value), resumer) };
+        if self.control.has(CANCELLED) {
+            resume_unwind(Box::new(Cancelled));
+        }
+        // SAFETY: the resumer encoded an `Input`, as the coroutine is not cancelled, and waits meanwhile.
+        unsafe { decode(word) }
+    }
+}
+
+impl Control {
+    #[inline]
+    fn has(&self, flag: usize) -> bool {
+        self.flags.get() & flag != 0
+    }
+
+    fn set(&self, flag: usize) {
+        self.flags.set(self.flags.get() | flag);
+    }
+
+    /// Ends the process where the stack has a canary that was overwritten: what lies below it was overwritten too.
+    fn check_canary(&self) {
+        // SAFETY: a stack that says it has a canary has one at its base, and we own the stack.
+        if self.has(CANARIED) && unsafe { self.canary.read_volatile() } != CANARY {
+            super::fatal("a coroutine overflowed its stack: the canary at its low end was overwritten");
+        }
+    }
+}
+
+/// The outermost function of each coroutine, called by `start` with the third argument that this crate's own may take.
+unsafe extern "C" fn main<F, Input, Yield, Return>(input: Word, _resumer: *mut usize, top: *mut usize)
+where
+    F: FnOnce(&Yielder<Input, Yield>, Input) -> Return,
+{
+    let header = top.cast::<Header<F>>();
+    // SAFETY: `Coroutine::on` put the header there, and it stays until the coroutine is over.
+    let control = unsafe { &*header.cast::<Control>() };
+    // SAFETY: the header holds the function; the flag, cleared next, says that it does so no longer.
+    let function = unsafe { function_of(header).read() };
+    control.flags.set(control.flags.get() & !UNSTARTED);
+    // SAFETY: `Yielder` is a `Control` in memory.
+    let yielder = unsafe { &*header.cast::<Yielder<Input, Yield>>() };
+    // SAFETY: the first resume encoded an `Input`, and waits.
+    let input = unsafe { decode(input) };
+    let result = ManuallyDrop::new(catch_unwind(AssertUnwindSafe(|| function(yielder, input))));
+    control.set(FINISHED);
+    // SAFETY: this stack was entered by `enter` with this top.
+    let resumer = unsafe { arch::resumer(top) };
+    // SAFETY: the resumer waits, and takes the result before it does anything to this stack.
+    unsafe { arch::leave(MaybeUninit::new((&raw const result).expose_provenance()), resumer) };
+    super::fatal("a coroutine that is over was resumed")
+}
+
+/// Drops the function of a coroutine that was never resumed.
+unsafe fn drop_function<F>(control: NonNull<Control>) {
+    // SAFETY: the caller says that the control is that of a header with an `F` that has not been taken out.
+    unsafe { function_of::<F>(control.as_ptr().cast()).drop_in_place() };
+}
+
+/// Where a header keeps its function.
+fn function_of<F>(header: *mut Header<F>) -> *mut F {
+    header.wrapping_byte_add(offset_of!(Header<F>, function)).cast()
+}
+
+/// Says why a coroutine without a saved context cannot be resumed.
+#[cold]
+#[track_caller]
+fn not_resumable(control: &Control) -> ! {
+    if control.has(FINISHED) {
+        panic!("a coroutine was resumed after it had returned");
+    }
+    panic!("a coroutine was resumed while it runs");
+}
+
+/// One word for a value on its way to the other stack: the value itself where it fits, else its address.
+#[inline]
+fn encode<T>(value: &ManuallyDrop<T>) -> Word {
+    if size_of::<T>() > size_of::<Word>() {
+        return MaybeUninit::new(ptr::from_ref(value).expose_provenance());
+    }
+    let mut word = Word::uninit();
+    // SAFETY: both sides are valid for as many bytes, and a value may be copied bytewise into what is never read as a
+    // number.
+    unsafe { ptr::from_ref(value).cast::<u8>().copy_to_nonoverlapping(word.as_mut_ptr().cast(), size_of::<T>()) };
+    word
+}
+
+/// The value behind a word.
+///
+/// # Safety
+/// [`encode`] made the word from a `T` that is still there; the value is taken over.
+#[inline]
+unsafe fn decode<T>(word: Word) -> T {
+    if size_of::<T>() > size_of::<Word>() {
+        // SAFETY: a large value is an address.
+        let address = unsafe { word.assume_init() };
+        // SAFETY: the caller says that the value is still there, and ours.
+        return unsafe { ptr::with_exposed_provenance::<T>(address).read() };
+    }
+    // SAFETY: a small value is in the word's first bytes; the word may be aligned less than the value.
+    unsafe { word.as_ptr().cast::<T>().read_unaligned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,3 +21,5 @@ pub mod registers;
 pub mod switch;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod target;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod unwind;

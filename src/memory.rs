@@ -24,6 +24,13 @@ pub trait Memory {
         self.read(at, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
+
+    /// Bytes from `at` on that are held ready, as many as follow each other in one piece; empty where none are.
+    /// What is not held may still be readable.
+    fn held(&self, at: Addr) -> &[u8] {
+        let _ = at;
+        &[]
+    }
 }
 
 impl<M: Memory + ?Sized> Memory for &M {
@@ -33,6 +40,10 @@ impl<M: Memory + ?Sized> Memory for &M {
 
     fn read_u64(&self, at: Addr) -> Result<u64, Unreadable> {
         (**self).read_u64(at)
+    }
+
+    fn held(&self, at: Addr) -> &[u8] {
+        (**self).held(at)
     }
 }
 
@@ -78,6 +89,10 @@ impl Memory for Copied {
         let tail = self.tail(at).and_then(|tail| tail.get(..into.len())).ok_or(Unreadable { at })?;
         into.copy_from_slice(tail);
         Ok(())
+    }
+
+    fn held(&self, at: Addr) -> &[u8] {
+        self.tail(at).unwrap_or(&[])
     }
 }
 

@@ -62,6 +62,15 @@ impl Arch {
         [&X86_64, &AARCH64].into_iter().find(|arch| arch.elf_machine == machine)
     }
 
+    /// A return address without its signature or tag (pointer authentication, aarch64). A CPU without them keeps all
+    /// bits: there an address that has the upper ones set is no address.
+    pub fn strip(&self, address: Addr) -> Addr {
+        match self.link {
+            Some(_) => Addr(address.0 & ((1 << self.address_bits) - 1)),
+            None => address,
+        }
+    }
+
     /// Takes registers out of an `NT_PRSTATUS` register block of little-endian words. A short block leaves the rest unknown.
     pub fn registers_from_prstatus(&self, block: &[u8]) -> Registers {
         let mut registers = Registers::unknown();

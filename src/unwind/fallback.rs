@@ -1,0 +1,120 @@
+//! Guessing a frame's caller where nothing describes the code.
+//!
+//! In this order: a routine that has pushed nothing yet, or never does; the chain of frame pointers; a search of the
+//! stack for a return address. Each guess is checked, and the frame that it gives is marked with how it was found.
+//! Where the checks fail there is no caller: a wrong frame is worse than a missing one.
+
+use super::rules::{Kind, Standing};
+use super::unwinder::Rules;
+use super::walk::{FoundBy, Lead, lead};
+use crate::addr::{Addr, Pc};
+use crate::memory::Memory;
+use crate::registers::Registers;
+
+/// How many words above the stack pointer are searched for a return address.
+const SCANNED_WORDS: u64 = 256;
+/// How far into a routine that nothing describes we believe to be, in bytes: hand-written ones are short.
+const LONGEST_ROUTINE: u64 = 4096;
+
+/// Turns the registers of a frame whose code nothing describes into its caller's, and says how they were found.
+pub(super) fn caller(
+    rules: &mut Rules<'_, '_>,
+    pc: Pc,
+    registers: &mut Registers,
+    memory: &dyn Memory,
+) -> Option<FoundBy> {
+    if matches!(pc, Pc::At(_)) && leaf(rules, pc, registers, memory).is_some() {
+        return Some(FoundBy::Scan);
+    }
+    if frame_pointer(rules, registers, memory).is_some() {
+        return Some(FoundBy::FramePointer);
+    }
+    scan(rules, pc, registers, memory).map(|()| FoundBy::Scan)
+}
+
+/// A routine that execution stands in, and that has left its return address where the call put it. That is taken for
+/// true where the call leads right there, or where there is no code at all (a call of a bad pointer).
+fn leaf(rules: &mut Rules<'_, '_>, pc: Pc, registers: &mut Registers, memory: &dyn Memory) -> Option<()> {
+    let arch = rules.tables().arch();
+    let sp = registers.addr(arch.sp)?;
+    let (address, above) = match arch.link {
+        Some(link) => (arch.strip(registers.addr(link)?), sp),
+        None => (Addr(memory.read_u64(sp).ok()?), sp.offset(8)),
+    };
+    let is_code = rules.row(pc, memory).kind != Kind::NotCode;
+    if !is_return_address(rules, address, memory) || is_code && !calls(rules, address, pc, memory) {
+        return None;
+    }
+    registers.retain(arch.callee_saved);
+    registers.set(arch.sp, above.0);
+    registers.set(arch.pc, address.0);
+    Some(())
+}
+
+/// The caller by the chain of frame pointers: `pc = *(fp + 8)`, `fp = *fp`.
+///
+/// On x86_64 the CFA is `fp + 16`. On aarch64 the pair of registers stands at the bottom of a frame, and the caller's
+/// stack pointer stays unknown.
+pub(super) fn frame_pointer(rules: &mut Rules<'_, '_>, registers: &mut Registers, memory: &dyn Memory) -> Option<()> {
+    let arch = rules.tables().arch();
+    let fp = registers.addr(arch.fp)?;
+    let rises = registers.addr(arch.sp).is_none_or(|sp| sp <= fp);
+    if !rises || fp.0 % 8 != 0 {
+        return None;
+    }
+    let next = Addr(memory.read_u64(fp).ok()?);
+    let address = arch.strip(Addr(memory.read_u64(fp.offset(8)).ok()?));
+    if next.0 != 0 && next <= fp || !is_return_address(rules, address, memory) {
+        return None;
+    }
+    registers.retain(0);
+    registers.set(arch.fp, next.0);
+    registers.set(arch.pc, address.0);
+    if arch.link.is_none() {
+        registers.set(arch.sp, fp.0.wrapping_add(16));
+    }
+    Some(())
+}
+
+/// The nearest word above the stack pointer that is a return address and bears a second look: its call leads to where
+/// we are, or the rules for it lead on to another return address or to a root.
+fn scan(rules: &mut Rules<'_, '_>, pc: Pc, registers: &mut Registers, memory: &dyn Memory) -> Option<()> {
+    let arch = rules.tables().arch();
+    let sp = registers.addr(arch.sp)?.align_up(8);
+    for word in 0..SCANNED_WORDS {
+        let at = sp.offset(8 * word as i64);
+        let address = arch.strip(Addr(memory.read_u64(at).ok()?));
+        if !is_return_address(rules, address, memory) {
+            continue;
+        }
+        let mut caller = Registers::unknown();
+        caller.set(arch.pc, address.0);
+        if arch.link.is_none() {
+            caller.set(arch.sp, at.0.wrapping_add(8));
+        }
+        let row = *rules.row(Pc::After(address), memory);
+        if calls(rules, address, pc, memory) || lead(rules, &row, &caller, memory) != Lead::Astray {
+            *registers = caller;
+            return Some(());
+        }
+    }
+    None
+}
+
+/// Whether `address` stands behind a call.
+fn is_return_address(rules: &mut Rules<'_, '_>, address: Addr, memory: &dyn Memory) -> bool {
+    let row = rules.row(Pc::After(address), memory);
+    row.kind != Kind::NotCode && matches!(row.standing, Standing::Ordinary | Standing::Doubtful | Standing::Signal)
+}
+
+/// Whether the call before `address` leads to a routine that begins a little before `pc`.
+fn calls(rules: &Rules<'_, '_>, address: Addr, pc: Pc, memory: &dyn Memory) -> bool {
+    let tables = rules.tables();
+    let arch = tables.arch();
+    let mut code = [0; 16];
+    let Some(code) = code.get_mut(..arch.longest_call) else { return false };
+    tables.code(memory, address.offset(-(arch.longest_call as i64)), code)
+        && (arch.direct_call_target)(code, address)
+            .and_then(|target| pc.lookup().0.checked_sub(target.0))
+            .is_some_and(|distance| distance < LONGEST_ROUTINE)
+}

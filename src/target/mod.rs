@@ -2,14 +2,37 @@
 //!
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 
+mod error;
+mod facts;
+mod files;
+mod live;
+mod mapped;
+mod maps;
+mod overlay;
+mod pagemap;
 mod pages;
+mod permission;
+mod procfs;
+mod ptrace;
+mod regset;
+mod remote;
+mod stopped;
+mod tracer;
 
 use crate::arch::Arch;
 use crate::mapping::Mapping;
 use crate::memory::Memory;
 use crate::registers::Registers;
 
+pub use error::{OpenError, StopError};
+pub use facts::{Facts, PageScan};
+pub use live::Live;
+pub use mapped::MappedBytes;
+pub use overlay::{Kept, Overlay};
 pub use pages::{PageRun, PageState, Pages};
+pub use permission::Refusal;
+pub use remote::RemoteMemory;
+pub use stopped::{Released, Stopped};
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.
 ///

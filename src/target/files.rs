@@ -1,0 +1,94 @@
+//! Files as a live process sees them: through its own root directory, and by what it has mapped.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use super::mapped::MappedBytes;
+use crate::image::{Bytes, Opened};
+use crate::mapping::{FileIdentity, MappedFile, Mapping};
+
+/// Opens the file behind `mapping` for the process or thread of this `/proc` directory.
+///
+/// In this order: the mapping itself, which also reaches files that were deleted or lie in another mount namespace, but
+/// needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`; the path in the process's root directory, if device and inode are
+/// those of the mapping; the process's program, if they are its; and last the path, without a voucher.
+pub(super) fn open_mapped(directory: &Path, mapping: &Mapping) -> io::Result<Opened> {
+    let file = mapping.file().ok_or(io::ErrorKind::NotFound)?;
+    let range = format!("{:x}-{:x}", mapping.range.low.0, mapping.range.high.0);
+    if let Ok(opened) = open_regular(&directory.join("map_files").join(range)) {
+        return opened.into_opened(true);
+    }
+    let by_path = open_in_root(directory, &file.path);
+    if let Ok(opened) = &by_path
+        && opened.is(file)
+    {
+        return by_path?.into_opened(true);
+    }
+    if let Ok(program) = open_regular(&directory.join("exe"))
+        && program.is(file)
+    {
+        return program.into_opened(true);
+    }
+    if file.deleted {
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    by_path?.into_opened(false)
+}
+
+/// Opens `path` in the root directory of the process or thread of this `/proc` directory.
+pub(super) fn open(directory: &Path, path: &Path) -> io::Result<Bytes> {
+    Ok(open_in_root(directory, path)?.into_opened(false)?.bytes)
+}
+
+/// Opens a regular file of the process's root directory, in which symbolic links and `..` stay.
+fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
+    let root = File::open(directory.join("root"))?;
+    let how = OpenHow::new()
+        .flags(OFlag::from_bits_truncate(OPEN_FLAGS | libc::O_CLOEXEC))
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    match openat2(&root, path, how) {
+        Ok(file) => Regular::new(File::from(file)),
+        // A filter that does not know this call: links then lead through our own root directory, which is mostly the same.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            open_regular(&directory.join("root").join(path.strip_prefix("/").unwrap_or(path)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A pipe or a device in a file's place is not waited for.
+const OPEN_FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+
+fn open_regular(path: &Path) -> io::Result<Regular> {
+    Regular::new(OpenOptions::new().read(true).custom_flags(OPEN_FLAGS).open(path)?)
+}
+
+struct Regular {
+    file: File,
+    metadata: Metadata,
+}
+
+impl Regular {
+    fn new(file: File) -> io::Result<Regular> {
+        let metadata = file.metadata()?;
+        match metadata.is_file() {
+            true => Ok(Regular { file, metadata }),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+
+    /// Whether it is the very file that is mapped.
+    fn is(&self, mapped: &MappedFile) -> bool {
+        mapped.identity == Some(FileIdentity { device: self.metadata.dev(), inode: self.metadata.ino() })
+    }
+
+    fn into_opened(self, same_file: bool) -> io::Result<Opened> {
+        Ok(Opened { bytes: Arc::new(MappedBytes::map(&self.file)?), same_file })
+    }
+}

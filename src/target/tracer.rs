@@ -1,0 +1,361 @@
+//! Stops all threads of a process, and lets them go again, on a thread of its own.
+//!
+//! The kernel ties tracees to the thread that seized them, and lets them all go when that thread ends, however it ends.
+//! A thread made for one stop therefore gives three things that no care on the caller's thread could give:
+//! a tracee that sits in an uninterruptible sleep, which no request can detach, is let go with certainty;
+//! a stop may be used from, and dropped on, any thread; and while the kernel blocks a seize because the target is in
+//! the middle of an `execve`, the caller can collect the ended threads that the `execve` waits for.
+//!
+//! Words: *seized* – we are its tracer, it runs on; *settled* – stopped, ended, or given up on.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::error::StopError;
+use super::ptrace::{self, News};
+use super::{NotStopped, Thread, procfs};
+use crate::arch::Arch;
+
+/// How often the list of threads is read before the first one is stopped. A program that keeps starting threads is
+/// caught while it stands: what is stopped starts none.
+const ROUNDS_BEFORE_STOP: usize = 4;
+
+/// How long the caller waits between two looks for ended threads that hold up an `execve`.
+const COLLECT_EVERY: Duration = Duration::from_millis(20);
+
+/// How much longer than the stop's own limit the caller waits for the tracer before it lets it finish by itself.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A process whose threads stand still until this is dropped.
+pub(super) struct Tracer {
+    /// Dropping it tells the tracer to let go.
+    hold: Option<Sender<()>>,
+    thread: Option<JoinHandle<Duration>>,
+}
+
+/// What was stopped.
+pub(super) struct Held {
+    /// The threads, the first of the process first, then by number.
+    pub threads: Vec<Thread>,
+    /// Whether it is certain that no thread runs unseen.
+    pub all_seen: bool,
+}
+
+/// Stops every thread of `pid`, waiting at most `limit` for the last one.
+pub(super) fn stop(pid: i32, arch: &'static Arch, limit: Duration) -> Result<(Tracer, Held), StopError> {
+    let (report, reported) = mpsc::channel();
+    let (hold, held) = mpsc::channel();
+    let body = move || trace(pid, arch, limit, &report, &held);
+    let thread = thread::Builder::new()
+        .name("stackscope-stop".into())
+        .stack_size(256 << 10)
+        .spawn(body)
+        .map_err(StopError::NoTracerThread)?;
+    let outcome = await_report(pid, &reported, limit + GRACE)?;
+    Ok((Tracer { hold: Some(hold), thread: Some(thread) }, outcome?))
+}
+
+impl Tracer {
+    /// Lets all threads go; gives the time from the first one's stop to the last one's release.
+    pub(super) fn release(mut self) -> Duration {
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Duration {
+        drop(self.hold.take());
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Waits for the tracer's report. In an `execve` of the target, the kernel makes a seize wait for the `execve`, and the
+/// `execve` wait for its ended threads to be collected by their tracer: so they are collected from here.
+fn await_report(
+    pid: i32,
+    reported: &Receiver<Result<Held, StopError>>,
+    limit: Duration,
+) -> Result<Result<Held, StopError>, StopError> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match reported.recv_timeout(COLLECT_EVERY) {
+            Ok(outcome) => return Ok(outcome),
+            Err(RecvTimeoutError::Disconnected) => return Err(StopError::TracerDied { pid }),
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
+                return Err(StopError::Blocked { pid, limit });
+            }
+            Err(RecvTimeoutError::Timeout) => collect_ended(pid),
+        }
+    }
+}
+
+fn collect_ended(pid: i32) {
+    for tid in procfs::threads(pid).unwrap_or_default().into_iter().filter(|tid| *tid != pid) {
+        if procfs::stat(&procfs::thread_directory(pid, tid)).is_some_and(|stat| stat.has_ended()) {
+            ptrace::collect_end(tid);
+        }
+    }
+}
+
+/// The tracer thread's life: stop, report, wait for the word to let go, let go.
+fn trace(
+    pid: i32,
+    arch: &'static Arch,
+    limit: Duration,
+    report: &Sender<Result<Held, StopError>>,
+    held: &Receiver<()>,
+) -> Duration {
+    // Signals for our process are for its other threads to handle.
+    let _ = nix::sys::signal::SigSet::all().thread_block();
+    let mut stop = Stop::new(pid);
+    let outcome = stop.run(limit).map(|all_seen| Held { threads: stop.threads(arch), all_seen });
+    let stopped = outcome.is_ok();
+    // Where nobody waits for the report any more, or it is an error, there is nothing to wait for here either.
+    if report.send(outcome).is_ok() && stopped {
+        let _ = held.recv();
+    }
+    stop.release()
+}
+
+/// One stop in the making.
+struct Stop {
+    pid: i32,
+    tracees: Vec<Tracee>,
+    known: HashSet<i32>,
+    /// When the first thread was asked to stop.
+    began: Instant,
+}
+
+struct Tracee {
+    tid: i32,
+    name: Option<String>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Seized, and not known to be in any other state.
+    Running,
+    /// Standing still, with this signal on its way (0: none).
+    Stopped { signal: i32 },
+    /// Not to be stopped: it never was a tracee, or did not stop in time.
+    Not(NotStopped),
+    /// It has ended and vanished.
+    Gone,
+}
+
+impl Stop {
+    fn new(pid: i32) -> Stop {
+        Stop { pid, tracees: Vec::new(), known: HashSet::new(), began: Instant::now() }
+    }
+
+    /// Stops every thread; tells whether it is certain that none was missed.
+    fn run(&mut self, limit: Duration) -> Result<bool, StopError> {
+        for _ in 0..ROUNDS_BEFORE_STOP {
+            if self.seize_new()? == 0 {
+                break;
+            }
+        }
+        self.began = Instant::now();
+        let deadline = self.began + limit;
+        let mut asked = 0;
+        let mut fruitless = 0;
+        loop {
+            self.interrupt(asked);
+            let gone = self.settle(asked..self.tracees.len(), deadline);
+            if gone > 0 {
+                self.recheck_leader(deadline);
+            }
+            asked = self.tracees.len();
+            if self.all_seen() {
+                break;
+            }
+            // Threads that are just ending are counted and not listed; they need a moment.
+            fruitless = if self.seize_new()? == 0 { fruitless + 1 } else { 0 };
+            if Instant::now() >= deadline || fruitless == 8 {
+                break;
+            }
+        }
+        match self.tracees.iter().any(|tracee| matches!(tracee.state, State::Stopped { .. } | State::Not(_))) {
+            true => Ok(self.all_seen() || fruitless == 8),
+            false => Err(StopError::Ended { pid: self.pid }),
+        }
+    }
+
+    /// Seizes the threads that are not known yet; tells how many that were.
+    fn seize_new(&mut self) -> Result<usize, StopError> {
+        let before = self.tracees.len();
+        let listed = procfs::threads(self.pid).map_err(|_| StopError::Ended { pid: self.pid })?;
+        for tid in listed {
+            if self.known.insert(tid)
+                && let Some(state) = self.seize(tid)?
+            {
+                let name = procfs::thread_name(self.pid, tid);
+                self.tracees.push(Tracee { tid, name, state });
+            }
+        }
+        Ok(self.tracees.len() - before)
+    }
+
+    /// Seizes one thread; `None` where it ended before we came.
+    fn seize(&mut self, tid: i32) -> Result<Option<State>, StopError> {
+        let Err(refused) = ptrace::seize(tid) else { return Ok(Some(State::Running)) };
+        let directory = procfs::thread_directory(self.pid, tid);
+        let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
+        if refused.raw_os_error() == Some(libc::ESRCH) || ended {
+            // The first thread stays listed for as long as any other lives.
+            return Ok((tid == self.pid).then_some(State::Not(NotStopped::Ended)));
+        }
+        Err(StopError::of_refused_thread(self.pid, tid, &directory))
+    }
+
+    /// Asks the tracees from index `from` on to stop.
+    fn interrupt(&mut self, from: usize) {
+        for tracee in &mut self.tracees[from..] {
+            // A request that fails is for a thread that has ended; settling sees that.
+            if tracee.state == State::Running {
+                let _ = ptrace::interrupt(tracee.tid);
+            }
+        }
+    }
+
+    /// Waits until each of these tracees stands still, has ended, or the time is up; tells how many have vanished.
+    fn settle(&mut self, indices: Range<usize>, deadline: Instant) -> usize {
+        let mut gone = 0;
+        for index in indices {
+            let mut patience = Patience::default();
+            while self.tracees[index].state == State::Running {
+                self.look(index);
+                if self.tracees[index].state != State::Running {
+                    break;
+                }
+                if patience.is_long() && self.is_ended_leader(index) {
+                    self.tracees[index].state = State::Not(NotStopped::Ended);
+                } else if !patience.wait(deadline) {
+                    self.give_up(index);
+                }
+            }
+            gone += usize::from(self.tracees[index].state == State::Gone);
+        }
+        gone
+    }
+
+    fn look(&mut self, index: usize) {
+        let tid = self.tracees[index].tid;
+        let state = match ptrace::news(tid) {
+            News::None => return,
+            News::Stopped { signal } => State::Stopped { signal },
+            News::Gone => {
+                if tid != self.pid {
+                    ptrace::collect_end(tid);
+                }
+                State::Gone
+            }
+        };
+        self.tracees[index].state = state;
+    }
+
+    /// A first thread that has ended gives no news before the last thread has.
+    fn is_ended_leader(&self, index: usize) -> bool {
+        self.tracees[index].tid == self.pid
+            && procfs::stat(&procfs::directory(self.pid)).is_none_or(|stat| stat.has_ended())
+    }
+
+    /// An `execve` of another thread ends all threads but that one, which from then on has the first thread's number:
+    /// where a thread has ended, what was seen of the first one may be of another.
+    fn recheck_leader(&mut self, deadline: Instant) {
+        let Some(index) = self.tracees.iter().position(|tracee| tracee.tid == self.pid) else { return };
+        if ptrace::news(self.pid) == News::None {
+            let _ = ptrace::interrupt(self.pid);
+        }
+        self.tracees[index].state = State::Running;
+        self.settle(index..index + 1, deadline);
+    }
+
+    fn give_up(&mut self, index: usize) {
+        let tracee = &mut self.tracees[index];
+        let stat = procfs::stat(&procfs::thread_directory(self.pid, tracee.tid));
+        tracee.state = State::Not(match stat {
+            Some(stat) if stat.state == b'D' => NotStopped::Uninterruptible,
+            Some(stat) if stat.has_ended() => NotStopped::Ended,
+            _ => NotStopped::TimedOut,
+        });
+    }
+
+    /// What stands still neither ends nor starts threads: as many threads as we know of means that there are no others.
+    fn all_seen(&self) -> bool {
+        let ours = self.tracees.iter().filter(|tracee| tracee.state != State::Gone).count();
+        procfs::thread_count(self.pid) == Some(ours as u64)
+    }
+
+    /// The threads with their registers.
+    fn threads(&self, arch: &'static Arch) -> Vec<Thread> {
+        let mut threads: Vec<Thread> = self.tracees.iter().filter_map(|tracee| row(tracee, arch)).collect();
+        threads.sort_by_key(|thread| (thread.tid != self.pid, thread.tid));
+        threads
+    }
+
+    /// Lets all threads go. The end of this thread lets go what could not be stopped.
+    fn release(self) -> Duration {
+        for tracee in &self.tracees {
+            if let State::Stopped { signal } = tracee.state {
+                // A request that fails is for a thread that was killed in its stop; the end of this thread collects it.
+                let _ = ptrace::detach(tracee.tid, signal);
+            }
+        }
+        self.began.elapsed()
+    }
+}
+
+fn row(tracee: &Tracee, arch: &'static Arch) -> Option<Thread> {
+    let mut thread_pointer = None;
+    let registers = match tracee.state {
+        State::Stopped { .. } => match super::regset::read(tracee.tid, arch) {
+            Ok(read) => {
+                thread_pointer = read.thread_pointer;
+                Ok(read.registers)
+            }
+            // Killed in its stop.
+            Err(_) => return None,
+        },
+        State::Not(reason) => Err(reason),
+        State::Running | State::Gone => return None,
+    };
+    Some(Thread { tid: tracee.tid, name: tracee.name.clone(), registers, thread_pointer, signal: None })
+}
+
+/// Waits a little longer each time: threads stop within microseconds as a rule, and some take long.
+#[derive(Default)]
+struct Patience {
+    looks: u32,
+}
+
+impl Patience {
+    /// How often it only lets others run before it sleeps.
+    const YIELDS: u32 = 64;
+
+    /// Waits; `false` where the time is up.
+    fn wait(&mut self, deadline: Instant) -> bool {
+        self.looks += 1;
+        if !self.is_long() {
+            thread::yield_now();
+            return true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let pause = Duration::from_micros(20 << (self.looks - Self::YIELDS).min(6));
+        // Nobody unparks this thread, so this is a wait for the time alone.
+        thread::park_timeout(pause.min(left));
+        !left.is_zero()
+    }
+
+    fn is_long(&self) -> bool {
+        self.looks > Self::YIELDS
+    }
+}

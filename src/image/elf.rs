@@ -73,13 +73,22 @@ pub(crate) struct Section {
     pub(crate) svma: u64,
     pub(crate) offset: u64,
     pub(crate) size: u64,
+    /// For a symbol table: the section with its names.
+    pub(crate) link: u32,
     pub(crate) align: u64,
+    /// Whether it lies in memory when the program runs.
+    pub(crate) is_loaded: bool,
 }
 
 impl Section {
     /// The bytes of `file` that belong to it, as far as the file has them; nothing for a section without content.
     pub(crate) fn data<'a>(&self, file: &'a [u8]) -> &'a [u8] {
         if self.kind == elf::SHT_NOBITS { &[] } else { slice(file, self.offset, self.size) }
+    }
+
+    /// Whether `svma` lies in it.
+    pub(crate) fn contains(&self, svma: u64) -> bool {
+        svma.checked_sub(self.svma).is_some_and(|offset| offset < self.size)
     }
 }
 
@@ -200,7 +209,9 @@ fn sections(header: &FileHeader64<LE>, file: &[u8]) -> Vec<Section> {
         svma: header.sh_addr(LE),
         offset: header.sh_offset(LE),
         size: header.sh_size(LE),
+        link: header.sh_link(LE),
         align: header.sh_addralign(LE),
+        is_loaded: header.sh_flags(LE).contains(elf::SHF_ALLOC),
     };
     headers.iter().take(MOST_SECTIONS).map(read).collect()
 }

@@ -1,10 +1,13 @@
 //! One ELF file: its bytes, what its headers say, and what is worked out from them on demand.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::debug_files::{self, DebugFiles};
+use super::dwarf::UnitIndex;
 use super::elf::{Headers, NotElf, Section, Segment};
 use super::unwind_sections::{self, UnwindSections};
-use super::{BuildId, Bytes, compressed};
+use super::{BuildId, Bytes, Files, compressed};
 use crate::arch::Arch;
 
 /// One ELF file, or what can be had of it from a target's memory.
@@ -18,6 +21,8 @@ pub struct Image {
     /// Compressed sections once unpacked, by index; `None` inside where that failed.
     unpacked: Box<[OnceLock<Option<Vec<u8>>>]>,
     mini_debug_info: OnceLock<Option<Arc<Image>>>,
+    unit_index: UnitIndex,
+    debug_files: DebugFiles,
 }
 
 /// Where an image's bytes come from.
@@ -26,7 +31,10 @@ pub enum ImageSource {
     /// The file itself.
     File,
     /// The target's memory: of its segments only those that unwinding and names need are there.
-    Memory,
+    Memory {
+        /// The module's bias, which the loader may have added to addresses inside.
+        bias: u64,
+    },
 }
 
 impl Image {
@@ -42,7 +50,16 @@ impl Image {
     pub(crate) fn new(bytes: Bytes, headers: Headers, source: ImageSource) -> Image {
         let build_id = headers.build_id((*bytes).as_ref());
         let unpacked = headers.sections.iter().map(|_| OnceLock::new()).collect();
-        Image { bytes, headers, build_id, source, unpacked, mini_debug_info: OnceLock::new() }
+        Image {
+            bytes,
+            headers,
+            build_id,
+            source,
+            unpacked,
+            mini_debug_info: OnceLock::new(),
+            unit_index: UnitIndex::default(),
+            debug_files: DebugFiles::default(),
+        }
     }
 
     /// The CPU it is made for.
@@ -91,8 +108,28 @@ impl Image {
         self.mini_debug_info.get_or_init(unpack).as_ref()
     }
 
+    /// The file that holds the debug information of this one, which lies at `path`; looked for once.
+    pub fn debug_file(&self, path: Option<&Path>, files: &dyn Files) -> Option<&Arc<Image>> {
+        debug_files::separate(self, path, files)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         (*self.bytes).as_ref()
+    }
+
+    pub(crate) fn bias_in_memory(&self) -> Option<u64> {
+        match self.source {
+            ImageSource::File => None,
+            ImageSource::Memory { bias } => Some(bias),
+        }
+    }
+
+    pub(crate) fn unit_index(&self) -> &UnitIndex {
+        &self.unit_index
+    }
+
+    pub(crate) fn debug_files(&self) -> &DebugFiles {
+        &self.debug_files
     }
 
     pub(crate) fn headers(&self) -> &Headers {
@@ -110,18 +147,30 @@ impl Image {
         self.headers.section(self.bytes(), name).map(|(_, section)| section)
     }
 
+    /// Whether the section called `name`, or its compressed forerunner, holds anything.
+    pub(crate) fn has_section(&self, name: &[u8]) -> bool {
+        self.find_section(name).is_some_and(|(_, section)| !section.data(self.bytes()).is_empty())
+    }
+
     /// What the section called `name` holds, unpacked; `None` where it holds nothing or is damaged.
     ///
     /// A name that begins with `.debug_` also finds its compressed forerunner `.zdebug_`.
     pub(crate) fn section_data(&self, name: &[u8]) -> Option<&[u8]> {
-        if let Some((index, section)) = self.headers.section(self.bytes(), name) {
-            let data = section.data(self.bytes());
-            let data = if section.compressed { self.unpacked(index, data, compressed::section)? } else { data };
-            return Some(data).filter(|data| !data.is_empty());
+        let (index, section) = self.find_section(name)?;
+        let data = section.data(self.bytes());
+        if section.compressed {
+            self.unpacked(index, data, compressed::section)
+        } else if data.starts_with(b"ZLIB") && self.section(name).is_none() {
+            self.unpacked(index, data, compressed::zdebug_section)
+        } else {
+            Some(data).filter(|data| !data.is_empty())
         }
-        let forerunner = [b".z", name.strip_prefix(b".debug_").map(|_| &name[1..])?].concat();
-        let (index, section) = self.headers.section(self.bytes(), &forerunner)?;
-        self.unpacked(index, section.data(self.bytes()), compressed::zdebug_section)
+    }
+
+    fn find_section(&self, name: &[u8]) -> Option<(usize, &Section)> {
+        let find = |name: &[u8]| self.headers.section(self.bytes(), name);
+        find(name)
+            .or_else(|| find(&[b".z", name.strip_prefix(b".")?].concat()).filter(|_| name.starts_with(b".debug_")))
     }
 
     fn unpacked(&self, index: usize, data: &[u8], unpack: fn(&[u8]) -> Option<Vec<u8>>) -> Option<&[u8]> {

@@ -69,7 +69,7 @@ impl InMemory {
         if let Some(dynamic) = self.headers.dynamic {
             self.copy_part(memory, &dynamic, budget, &mut bytes);
         }
-        Some(Image::new(Arc::new(bytes), self.headers, ImageSource::Memory))
+        Some(Image::new(Arc::new(bytes), self.headers, ImageSource::Memory { bias: self.bias }))
     }
 
     fn is_wanted(&self, part: &Segment) -> bool {
@@ -106,5 +106,6 @@ pub(super) fn whole(memory: &dyn Memory, range: AddrRange) -> Result<Image, NotE
     memory.read(range.low, &mut bytes).map_err(|_| NotElf::Magic)?;
     let headers = elf::Headers::parse(&bytes)?;
     let bytes: Bytes = Arc::new(bytes);
-    Ok(Image::new(bytes, headers, ImageSource::Memory))
+    let bias = range.low.0.wrapping_sub(headers.span().start);
+    Ok(Image::new(bytes, headers, ImageSource::Memory { bias }))
 }

@@ -6,11 +6,18 @@
 
 mod build_id;
 mod compressed;
+mod debug_files;
+mod demangle;
+mod dwarf;
 mod elf;
 mod file;
 mod in_memory;
 mod modules;
+pub mod names;
+mod perf_map;
+mod printable;
 mod problem;
+mod symbols;
 mod unwind_sections;
 
 #[cfg(test)]
@@ -28,6 +35,7 @@ pub use build_id::BuildId;
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};
 pub use modules::{Module, Modules};
+pub use printable::printable;
 pub use problem::ImageProblem;
 pub use unwind_sections::{SectionBytes, UnwindSections};
 
@@ -41,6 +49,19 @@ pub trait Files: Sync {
 
     /// The whole file at `path` in the target's mount namespace.
     fn open(&self, path: &Path) -> io::Result<Bytes>;
+
+    /// The whole file at `path` in our own mount namespace, where that is another than the target's.
+    ///
+    /// # Errors
+    /// `NotFound` also where both are the same, so that nothing is looked for twice.
+    fn open_ours(&self, _path: &Path) -> io::Result<Bytes> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// The target's number in its own pid namespace, by which it names its files; `None` where it no longer runs.
+    fn pid(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A file that a mapping shows.

@@ -97,6 +97,10 @@ impl Modules {
         self.modules.iter()
     }
 
+    pub(crate) fn as_slice(&self) -> &[Module] {
+        &self.modules
+    }
+
     /// Fills `into` with the code at `addr` as its file holds it.
     ///
     /// `false` where no file holds all of it: code made at run time, or a file that is gone.

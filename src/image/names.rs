@@ -1,0 +1,188 @@
+//! The names and lines of a batch of addresses.
+//!
+//! You give the modules and the program counters of a picture; you get, for each, the functions it stands in, inlined
+//! ones included. Every address is looked up once, by module, and modules in parallel. Nothing here needs the target to
+//! stand still: only files are read.
+//!
+//! Sources, best first: DWARF of the file or of its separate debug file, the full symbol table of either, MiniDebugInfo,
+//! the dynamic symbol table; for code made at run time the perf map.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::demangle::demangle;
+use super::dwarf::{self, Aside, Frame};
+use super::symbols::{Symbol, Table};
+use super::{Files, Image, Module, Modules, debug_files, perf_map};
+use crate::addr::{Addr, Pc};
+
+/// A function that an address lies in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Name {
+    /// Its name, demangled. It may hold any character: see [`printable`](super::printable).
+    pub function: Option<Arc<str>>,
+    /// How far the address lies behind the function's first byte.
+    pub offset: Option<u64>,
+    /// The source file, as the compiler recorded it.
+    pub file: Option<Arc<str>>,
+    /// The line in that file: of the address, or of the call that was inlined there.
+    pub line: Option<u32>,
+    /// Whether the function was inlined into the one that follows.
+    pub inlined: bool,
+}
+
+/// The names of a batch of addresses.
+#[derive(Clone, Default, Debug)]
+pub struct Names {
+    by_addr: HashMap<Addr, Arc<[Name]>>,
+}
+
+impl Names {
+    /// The functions that `pc` stands in, innermost inlined one first, the function itself last.
+    ///
+    /// Empty where nothing is known of it, or it was not in the batch.
+    pub fn get(&self, pc: Pc) -> &[Name] {
+        self.by_addr.get(&pc.lookup()).map_or(&[], |names| names)
+    }
+}
+
+/// The addresses of one module, or of no file.
+struct Job<'a> {
+    module: Option<&'a Module>,
+    addrs: Vec<u64>,
+}
+
+/// Finds the names of `pcs`.
+pub fn resolve(modules: &Modules, pcs: &[Pc], files: &dyn Files) -> Names {
+    let jobs = jobs(modules, pcs);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // The parsers below promise not to panic on damaged files. Should one break it, its module has no names.
+            let names = catch_unwind(AssertUnwindSafe(|| names(job, files))).unwrap_or_default();
+            done.extend(job.addrs.iter().map(|addr| Addr(*addr)).zip(names));
+        }
+        done
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let by_addr = thread::scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let others = others.into_iter().flat_map(|other| other.join().unwrap_or_default());
+        own.into_iter().chain(others).collect()
+    });
+    Names { by_addr }
+}
+
+/// Groups `pcs` by module, the largest files first, so that they don't come last to one worker.
+fn jobs<'a>(modules: &'a Modules, pcs: &[Pc]) -> Vec<Job<'a>> {
+    let mut addrs: Vec<Addr> = pcs.iter().map(|pc| pc.lookup()).collect();
+    addrs.sort_unstable();
+    addrs.dedup();
+    let mut by_module: HashMap<Option<usize>, Vec<u64>> = HashMap::new();
+    for addr in addrs {
+        by_module.entry(modules.index_of(addr)).or_default().push(addr.0);
+    }
+    let all = modules.as_slice();
+    let mut jobs: Vec<Job<'_>> = by_module
+        .into_iter()
+        .map(|(module, addrs)| Job { module: module.and_then(|index| all.get(index)), addrs })
+        .collect();
+    let size = |job: &Job<'_>| job.module.and_then(|module| Some(module.image.as_ref()?.bytes().len()));
+    jobs.sort_by_key(|job| std::cmp::Reverse(size(job)));
+    jobs
+}
+
+fn names(job: &Job<'_>, files: &dyn Files) -> Vec<Arc<[Name]>> {
+    let image = job.module.and_then(|module| Some((module, module.image.as_deref()?)));
+    match image {
+        Some((module, image)) => names_in_image(module, image, &job.addrs, files),
+        None => names_by_perf_map(&job.addrs, files),
+    }
+}
+
+fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Files) -> Vec<Arc<[Name]>> {
+    let path = module.path.as_deref();
+    let separate = match has_dwarf(image) && Table::full(image).is_some() {
+        true => None,
+        false => debug_files::separate(image, path, files).map(|separate| &**separate),
+    };
+    // A module may lie across the end of the address space, so its svmas need not be sorted as its addresses are.
+    let mut svmas: Vec<u64> = addrs.iter().map(|addr| module.svma(Addr(*addr))).collect();
+    svmas.sort_unstable();
+    let mut frames = match [Some(image), separate].into_iter().flatten().find(|image| has_dwarf(image)) {
+        Some(with_dwarf) => {
+            let own_path = if std::ptr::eq(with_dwarf, image) { path } else { debug_files::separate_path(image) };
+            let aside = Aside {
+                supplementary: debug_files::supplementary(with_dwarf, own_path, files).map(|image| &**image),
+                package: debug_files::package(with_dwarf, path, files).map(|image| &**image),
+            };
+            dwarf::frames(with_dwarf, aside, &svmas, files)
+        }
+        None => vec![Vec::new(); svmas.len()],
+    };
+    add_symbols(image, separate, &svmas, &mut frames);
+    let by_svma: HashMap<u64, Vec<Frame>> = svmas.iter().copied().zip(frames).collect();
+    let named = |addr: &u64| {
+        let svma = module.svma(Addr(*addr));
+        by_svma.get(&svma).into_iter().flatten().map(|frame| name(frame, svma)).collect()
+    };
+    addrs.iter().map(named).collect()
+}
+
+fn has_dwarf(image: &Image) -> bool {
+    image.has_section(b".debug_info")
+}
+
+/// Names the functions that DWARF left without a name by the symbol tables, the fullest first.
+fn add_symbols<'a>(image: &'a Image, separate: Option<&'a Image>, svmas: &[u64], frames: &mut [Vec<Frame>]) {
+    let sources: [&dyn Fn() -> Option<Table<'a>>; 4] =
+        [&|| Table::full(image), &|| Table::full(separate?), &|| Table::full(image.mini_debug_info()?), &|| {
+            Table::dynamic(image)
+        }];
+    for source in sources {
+        let is_nameless = |place: &usize| frames[*place].last().is_none_or(|frame| frame.function.is_none());
+        let places: Vec<usize> = (0..svmas.len()).filter(is_nameless).collect();
+        if places.is_empty() {
+            return;
+        }
+        let Some(table) = source() else { continue };
+        let wanted: Vec<u64> = places.iter().map(|&place| svmas[place]).collect();
+        for (place, symbol) in places.into_iter().zip(table.find(&wanted)) {
+            let Some(Symbol { name, svma }) = symbol else { continue };
+            if frames[place].is_empty() {
+                frames[place].push(Frame::default());
+            }
+            if let Some(function) = frames[place].last_mut() {
+                (function.function, function.start) = (Some(name), Some(svma));
+            }
+        }
+    }
+}
+
+fn name(frame: &Frame, svma: u64) -> Name {
+    Name {
+        function: frame.function.as_deref().map(|name| demangle(name).into()),
+        offset: frame.start.and_then(|start| svma.checked_sub(start)),
+        file: frame.file.as_deref().map(Arc::from),
+        line: frame.line,
+        inlined: frame.inlined,
+    }
+}
+
+fn names_by_perf_map(addrs: &[u64], files: &dyn Files) -> Vec<Arc<[Name]>> {
+    let map = files.pid().and_then(|pid| files.open(&PathBuf::from(format!("/tmp/perf-{pid}.map"))).ok());
+    let Some(map) = map else { return vec![Arc::default(); addrs.len()] };
+    let found = perf_map::find((*map).as_ref(), addrs);
+    let named = |(addr, symbol): (&u64, Option<Symbol>)| {
+        let symbol = symbol?;
+        let offset = Some(addr.wrapping_sub(symbol.svma));
+        Some(Name { function: Some(demangle(&symbol.name).into()), offset, ..Name::default() })
+    };
+    addrs.iter().zip(found).map(|found| named(found).into_iter().collect()).collect()
+}

@@ -2,12 +2,15 @@
 //!
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 
+mod core;
 mod error;
 mod facts;
 mod files;
+mod header;
 mod live;
 mod mapped;
 mod maps;
+mod notes;
 mod overlay;
 mod pagemap;
 mod pages;
@@ -16,7 +19,9 @@ mod procfs;
 mod ptrace;
 mod regset;
 mod remote;
+mod segments;
 mod stopped;
+mod this;
 mod tracer;
 
 use crate::arch::Arch;
@@ -24,15 +29,18 @@ use crate::mapping::Mapping;
 use crate::memory::Memory;
 use crate::registers::Registers;
 
+pub use self::core::{Core, CoreWarning};
 pub use error::{OpenError, StopError};
 pub use facts::{Facts, PageScan};
 pub use live::Live;
 pub use mapped::MappedBytes;
+pub use notes::Fault;
 pub use overlay::{Kept, Overlay};
 pub use pages::{PageRun, PageState, Pages};
 pub use permission::Refusal;
 pub use remote::RemoteMemory;
 pub use stopped::{Released, Stopped};
+pub use this::This;
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.
 ///
@@ -103,6 +111,9 @@ pub enum NotStopped {
     /// It has ended, and the process lives on in its other threads.
     #[error("it has ended")]
     Ended,
+    /// It belongs to our own process, which looks at itself while it runs.
+    #[error("it runs: a process that looks at itself does not stop its other threads")]
+    Ourselves,
 }
 
 /// This target cannot tell which of its pages hold something.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::facts::PageScan;
-use super::pages::{PageRun, PageState, Pages};
+use super::pages::{PageState, Pages, Runs};
 use super::procfs::Status;
 use crate::addr::{Addr, AddrRange};
 use crate::mapping::Mapping;
@@ -210,23 +210,6 @@ fn state_of(entry: u64, swapped_is_touched: bool, page: AddrRange, memory: &impl
 fn is_zero(page: AddrRange, memory: &impl Memory) -> bool {
     let mut bytes = vec![0; page.len() as usize];
     memory.read(page.low, &mut bytes).is_ok() && bytes.iter().all(|byte| *byte == 0)
-}
-
-/// Collects runs of pages, neighbours of one state as one.
-#[derive(Default)]
-struct Runs(Vec<PageRun>);
-
-impl Runs {
-    fn add(&mut self, range: AddrRange, state: PageState) {
-        match self.0.last_mut() {
-            Some(last) if last.state == state && last.range.high == range.low => last.range.high = range.high,
-            _ => self.0.push(PageRun { range, state }),
-        }
-    }
-
-    fn finish(self, sees_guards: bool) -> Pages {
-        Pages { runs: self.0, sees_guards }
-    }
 }
 
 /// The part of `range` below the end of the last mapping in user space: the kernel refuses to scan its own half.

@@ -28,3 +28,20 @@ pub enum PageState {
     /// A guard made by `MADV_GUARD_INSTALL`: touching it is fatal.
     Guard,
 }
+
+/// Collects runs of pages, neighbours of one state as one.
+#[derive(Default)]
+pub(super) struct Runs(Vec<PageRun>);
+
+impl Runs {
+    pub(super) fn add(&mut self, range: AddrRange, state: PageState) {
+        match self.0.last_mut() {
+            Some(last) if last.state == state && last.range.high == range.low => last.range.high = range.high,
+            _ => self.0.push(PageRun { range, state }),
+        }
+    }
+
+    pub(super) fn finish(self, sees_guards: bool) -> Pages {
+        Pages { runs: self.0, sees_guards }
+    }
+}

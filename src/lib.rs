@@ -10,6 +10,8 @@ pub mod addr;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod arch;
 #[cfg(all(feature = "std", target_os = "linux"))]
+pub mod discover;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod image;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod mapping;

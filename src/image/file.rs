@@ -7,7 +7,7 @@ use super::debug_files::{self, DebugFiles};
 use super::dwarf::UnitIndex;
 use super::elf::{Headers, NotElf, Section, Segment};
 use super::unwind_sections::{self, UnwindSections};
-use super::{BuildId, Bytes, Files, compressed};
+use super::{BuildId, Bytes, CodeBytes, Files, compressed};
 use crate::arch::Arch;
 
 /// One ELF file, or what can be had of it from a target's memory.
@@ -92,6 +92,15 @@ impl Image {
         let Some(bytes) = self.loaded_tail(svma).and_then(|tail| tail.get(..into.len())) else { return false };
         into.copy_from_slice(bytes);
         true
+    }
+
+    /// The bytes of its executable segments, by address.
+    pub fn code(&self) -> Vec<CodeBytes<'_>> {
+        let executable = self.headers.segments.iter().filter(|segment| segment.execute);
+        let mut code: Vec<_> =
+            executable.map(|segment| CodeBytes { svma: segment.svma, bytes: segment.data(self.bytes()) }).collect();
+        code.sort_by_key(|part| part.svma);
+        code
     }
 
     /// The call frame information that the file itself holds. Cheap, unless a `.debug_frame` must be unpacked.

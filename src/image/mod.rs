@@ -5,6 +5,7 @@
 //! and no debug file is ever asked for over a network.
 
 mod build_id;
+mod code;
 mod compressed;
 mod debug_files;
 mod demangle;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use crate::mapping::Mapping;
 
 pub use build_id::BuildId;
+pub use code::{CodeBytes, SlotTransfer, Transfer, slot_transfers, stack_pointer_writes, transfers};
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};
 pub use modules::{Module, Modules};

@@ -85,6 +85,11 @@ impl<'d> Tables<'d> {
         self.arch
     }
 
+    /// The start of the function whose entry covers `at`.
+    pub fn function_start(&self, at: Addr) -> Option<Addr> {
+        self.find(at).map(|found| found.start())
+    }
+
     pub(super) fn is_executable(&self, at: Addr) -> bool {
         self.code.is_executable(at)
     }

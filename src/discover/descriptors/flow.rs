@@ -1,0 +1,142 @@
+//! Follows control flow through an image's code with the symbolic machine.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory};
+
+use super::ImageCode;
+use super::machine::{Base, Flow, Machine, RBP, RSP, Sum, Value};
+use crate::image::{CodeBytes, transfers};
+
+/// A routine is looked for at most this many bytes before its switch site, where no table says where it begins.
+const LONGEST_ROUTINE: u64 = 256;
+
+/// At most this many instructions are followed to reach a site.
+const MOST_STEPS: usize = 512;
+
+/// At most this many branches are followed both ways.
+const MOST_FORKS: usize = 32;
+
+/// Decodes an image's code and knows where its routines begin.
+pub(super) struct Reader<'a> {
+    code: ImageCode<'a>,
+    /// Targets of direct calls shortly before a site that no table covers, sorted.
+    called: Vec<u64>,
+}
+
+impl<'a> Reader<'a> {
+    /// Prepares to look at `sites`, which are sorted.
+    pub(super) fn new(code: &ImageCode<'a>, sites: &[u64]) -> Reader<'a> {
+        let uncovered: Vec<u64> = sites.iter().copied().filter(|site| (code.function_start)(*site).is_none()).collect();
+        let mut called = Vec::new();
+        if !uncovered.is_empty() {
+            let is_near = |target: u64| {
+                let next = uncovered.partition_point(|site| *site < target);
+                uncovered.get(next).is_some_and(|site| site - target < LONGEST_ROUTINE)
+            };
+            let found = code.parts.iter().flat_map(|part| transfers(*part, is_near));
+            called = found.filter(|transfer| transfer.call).map(|transfer| transfer.target).collect();
+            called.sort_unstable();
+            called.dedup();
+        }
+        Reader { code: *code, called }
+    }
+
+    /// The bytes from `svma` to the end of the code around it.
+    pub(super) fn tail(&self, svma: u64) -> Option<&'a [u8]> {
+        self.code.parts.iter().find_map(|part| part.tail(svma))
+    }
+
+    pub(super) fn parts(&self) -> &'a [CodeBytes<'a>] {
+        self.code.parts
+    }
+
+    /// The start of the function that covers `svma`, where a table says it.
+    pub(super) fn function_start(&self, svma: u64) -> Option<u64> {
+        (self.code.function_start)(svma)
+    }
+
+    /// The instruction at `svma`.
+    pub(super) fn instruction(&self, svma: u64) -> Option<Instruction> {
+        let tail = self.tail(svma)?;
+        let longest = tail.len().min(15);
+        let instruction = Decoder::with_ip(64, &tail[..longest], svma, DecoderOptions::NONE).decode();
+        (!instruction.is_invalid()).then_some(instruction)
+    }
+
+    /// Where the routine around `site` may begin, nearest first: what is called directly, then what is aligned like a function.
+    pub(super) fn entries(&self, site: u64) -> Vec<u64> {
+        if let Some(start) = self.function_start(site) {
+            return vec![start];
+        }
+        let low = site.saturating_sub(LONGEST_ROUTINE);
+        let called = self.called.iter().rev().copied().filter(|target| (low..=site).contains(target));
+        let aligned = (0..LONGEST_ROUTINE / 16).filter_map(|back| (site & !15).checked_sub(16 * back));
+        called.chain(aligned).collect()
+    }
+
+    /// Runs from `entry` until the instruction at `site` is next; branches are tried both ways.
+    pub(super) fn reach(&self, entry: u64, site: u64) -> Option<Machine> {
+        let mut information = InstructionInfoFactory::new();
+        let mut waiting = vec![(entry, Machine::new())];
+        let mut visited = Vec::new();
+        let mut forks = 0;
+        while let Some((mut at, mut machine)) = waiting.pop() {
+            while at != site && visited.len() < MOST_STEPS && !visited.contains(&at) {
+                visited.push(at);
+                let Some(instruction) = self.instruction(at) else { break };
+                match machine.step(&instruction, &mut information) {
+                    Flow::Next | Flow::Call(_) => at = instruction.next_ip(),
+                    Flow::Jump(target) => at = target,
+                    Flow::Branch(target) => {
+                        forks += 1;
+                        if forks < MOST_FORKS {
+                            waiting.push((target, machine.clone()));
+                        }
+                        at = instruction.next_ip();
+                    }
+                    Flow::Leave(_) | Flow::Stop => break,
+                }
+            }
+            if at == site {
+                return Some(machine);
+            }
+        }
+        None
+    }
+
+    /// Runs straight on from `at` until control leaves through a register or memory; branches are not taken.
+    ///
+    /// `None` where a call or anything else comes first within `limit` instructions.
+    pub(super) fn leave(&self, machine: &mut Machine, mut at: u64, limit: usize) -> Option<Value> {
+        let mut information = InstructionInfoFactory::new();
+        for _ in 0..limit {
+            let instruction = self.instruction(at)?;
+            match machine.step(&instruction, &mut information) {
+                Flow::Next | Flow::Branch(_) => at = instruction.next_ip(),
+                Flow::Jump(target) => at = target,
+                Flow::Leave(target) => return Some(target),
+                Flow::Call(_) | Flow::Stop => return None,
+            }
+        }
+        None
+    }
+
+    /// Carries out the single instruction at `at`; the address of the next one.
+    pub(super) fn step(&self, machine: &mut Machine, at: u64) -> Option<u64> {
+        let instruction = self.instruction(at)?;
+        let flow = machine.step(&instruction, &mut InstructionInfoFactory::new());
+        (flow == Flow::Next).then(|| instruction.next_ip())
+    }
+}
+
+/// Whether a new stack pointer may belong to another stack: a register that was given, or a word loaded from
+/// anywhere but the running stack.
+pub(super) fn is_foreign(machine: &Machine, sp: Value) -> bool {
+    let own = |base: Base| matches!(base, Base::Start(RSP | RBP) | Base::Zero);
+    match sp {
+        Value::Known(Sum { base: Base::Loaded(index), .. }, _) => {
+            machine.loads.get(usize::from(index)).is_some_and(|place| !matches!(place.base, Base::Start(RSP | RBP)))
+        }
+        Value::Known(Sum { base, .. }, _) => !own(base),
+        Value::Unknown => false,
+    }
+}

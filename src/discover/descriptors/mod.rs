@@ -1,0 +1,155 @@
+//! What the code of an image says about switching stacks: which instructions move the stack pointer to another stack,
+//! and where a context that left there keeps its registers.
+//!
+//! You give an image's code and a way to ask where functions begin; you get its [`Descriptor`]s and [`StartLabel`]s.
+//! All of it is derived from the instructions. No library is known by its name: one name stands for different layouts in
+//! different libraries, and stripped programs have no names.
+//!
+//! Words: a *switch site* is an instruction that gives the stack pointer a value from elsewhere. The *saved stack pointer*
+//! is the number that the program keeps to come back. The *resume word* is the word, at a fixed distance from it or in the
+//! same block, that holds the code address at which execution goes on. A *block* is a structure that holds saved registers.
+//!
+//! It looks at x86-64 code only; for other CPUs nothing is found.
+
+mod buffer;
+mod flow;
+mod inlined;
+mod machine;
+mod routine;
+mod start;
+#[cfg(test)]
+mod tests;
+
+use crate::image::{CodeBytes, stack_pointer_writes};
+use crate::registers::Register;
+use flow::Reader;
+
+/// The executable parts of an image, at the addresses that its file names.
+#[derive(Clone, Copy)]
+pub struct ImageCode<'a> {
+    /// Its code, sorted by address.
+    pub parts: &'a [CodeBytes<'a>],
+    /// The start of the function that covers an address, from unwind tables and symbols; `None` where neither knows.
+    pub function_start: &'a (dyn Fn(u64) -> Option<u64> + Sync),
+}
+
+/// Where a saved word lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// On the suspended stack, so many bytes above the saved stack pointer.
+    Stack(i64),
+    /// In the block, so many bytes above its start.
+    Block(i64),
+}
+
+/// How glibc hides pointers in a `jmp_buf` (`PTR_MANGLE`): `stored = rotate_left(value ^ guard, rotation)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mangling {
+    /// The guard is the word so many bytes above the thread pointer.
+    pub guard: u32,
+    /// Bits.
+    pub rotation: u8,
+}
+
+impl Mangling {
+    /// What is stored for `value`.
+    pub fn hide(self, value: u64, guard: u64) -> u64 {
+        (value ^ guard).rotate_left(u32::from(self.rotation))
+    }
+
+    /// The value that is stored as `word`.
+    pub fn reveal(self, word: u64, guard: u64) -> u64 {
+        word.rotate_right(u32::from(self.rotation)) ^ guard
+    }
+}
+
+/// Where a context that left through one switch keeps what it needs to go on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Where the resume word is.
+    pub resume_word: Place,
+    /// Where on the stack a copy of it stays as long as the context is suspended, in bytes above the saved stack pointer.
+    pub stack_copy: Option<i64>,
+    /// Where in the block the saved stack pointer is; `None` where it is only handed on in a register.
+    pub sp_slot: Option<i64>,
+    /// The stack pointer after resuming, in bytes above the saved one.
+    pub sp_after: i64,
+    /// Saved registers.
+    pub registers: Vec<(Register, Place)>,
+    /// How the resume word, the saved stack pointer and the frame pointer in the block are hidden.
+    pub mangling: Option<Mangling>,
+}
+
+/// At which code addresses a context that left can go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resume {
+    /// Behind each call of the routine that begins here.
+    AfterCallsOf(u64),
+    /// At this label inside a function, from where a few instructions lead to `goes_on`, where [`Layout`] holds.
+    Label {
+        /// The resume word.
+        label: u64,
+        /// Where the registers are what the layout says.
+        goes_on: u64,
+    },
+}
+
+/// A way to leave a stack, and what is saved by it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Descriptor {
+    /// The switch site; for a routine that only saves, like `setjmp`, the site in the one that restores.
+    pub site: u64,
+    /// Where a context goes on that left here.
+    pub resume: Resume,
+    /// What it saved.
+    pub layout: Layout,
+    /// Whether the routine only saves and returns: the context runs on, and what it saved may never be used (`setjmp`).
+    pub saves_only: bool,
+}
+
+/// A code address that a fresh context has as its resume word: it was prepared and never run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct StartLabel(pub u64);
+
+/// What was derived from the code of an image. Addresses are as the file names them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Switches {
+    /// The ways to leave a stack.
+    pub descriptors: Vec<Descriptor>,
+    /// Where fresh contexts may begin.
+    pub starts: Vec<StartLabel>,
+}
+
+/// More candidate instructions than this are not looked at: a big program has about 70 in 200 MB of code.
+const MOST_CANDIDATES: usize = 4096;
+
+/// Derives all there is to know of stack switching from an image's code.
+pub fn derive(code: &ImageCode<'_>) -> Switches {
+    let mut candidates: Vec<u64> = code.parts.iter().flat_map(|part| stack_pointer_writes(*part)).collect();
+    candidates.truncate(MOST_CANDIDATES);
+    if candidates.is_empty() {
+        return Switches::default();
+    }
+    let reader = Reader::new(code, &candidates);
+    let mut switches = Switches::default();
+    let mut loaders = Vec::new();
+    for site in &candidates {
+        let findings = routine::derive(&reader, *site);
+        let is_new = |loader: &routine::Loader| loaders.iter().all(|known: &routine::Loader| !known.loads_like(loader));
+        loaders.extend(findings.loader.filter(is_new));
+        if let Some(found) = inlined::derive(&reader, *site).or(findings.descriptor)
+            && switches.descriptors.iter().all(|known| known.resume != found.resume)
+        {
+            switches.descriptors.push(found);
+        }
+    }
+    for loader in &loaders {
+        for found in buffer::savers(&reader, loader) {
+            if switches.descriptors.iter().all(|known| known.resume != found.resume) {
+                switches.descriptors.push(found);
+            }
+        }
+    }
+    switches.starts = start::labels(&reader, &switches.descriptors, &candidates);
+    switches
+}

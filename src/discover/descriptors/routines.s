@@ -1,0 +1,405 @@
+# Switch routines of each shape that libraries use, and code that only looks like one. Assembled by the unit tests.
+# Each has an unwind entry of its own where a real one would have it too, or none.
+
+.intel_syntax noprefix
+.text
+
+# Six registers pushed; the stack pointer in a word that the first argument points to.
+.p2align 4
+.globl pushes_all
+pushes_all:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi], rsp
+    mov rsp, [rsi]
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# The same, with the code address popped and jumped to.
+.p2align 4
+.globl pops_and_jumps
+pops_and_jumps:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi], rsp
+    mov rsp, [rsi]
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    pop rcx
+    jmp rcx
+
+# Registers on the stack, the saved stack pointer handed on in rax; control words between them.
+.p2align 4
+.globl hands_over
+hands_over:
+    lea rsp, [rsp-0x38]
+    stmxcsr [rsp]
+    fnstcw [rsp+4]
+    mov [rsp+8], r12
+    mov [rsp+0x10], r13
+    mov [rsp+0x18], r14
+    mov [rsp+0x20], r15
+    mov [rsp+0x28], rbx
+    mov [rsp+0x30], rbp
+    mov rax, rsp
+    mov rsp, rdi
+    mov r8, [rsp+0x38]
+    ldmxcsr [rsp]
+    fldcw [rsp+4]
+    mov r12, [rsp+8]
+    mov r13, [rsp+0x10]
+    mov r14, [rsp+0x18]
+    mov r15, [rsp+0x20]
+    mov rbx, [rsp+0x28]
+    mov rbp, [rsp+0x30]
+    lea rsp, [rsp+0x40]
+    mov rdx, rsi
+    mov rdi, rax
+    jmp r8
+
+# A block of registers with the stack pointer as it was on entry.
+.p2align 4
+.globl block_on_entry
+block_on_entry:
+    mov [rdi], rbx
+    mov [rdi+8], rsp
+    mov [rdi+0x10], rbp
+    mov [rdi+0x20], r12
+    mov [rdi+0x28], r13
+    mov [rdi+0x30], r14
+    mov [rdi+0x38], r15
+    mov rbx, [rsi]
+    mov rsp, [rsi+8]
+    mov rbp, [rsi+0x10]
+    mov r12, [rsi+0x20]
+    mov r13, [rsi+0x28]
+    mov r14, [rsi+0x30]
+    mov r15, [rsi+0x38]
+    pop rax
+    jmp rax
+
+# A slot below the first argument, read and then overwritten.
+.p2align 4
+.globl slot_below
+slot_below:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rax, [rdi-0x10]
+    mov [rdi-0x10], rsp
+    mov rsp, rax
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# A block with code address and stack pointer; a system call and an error branch in the middle.
+.p2align 4
+.globl block_with_pc
+block_with_pc:
+    mov [rdi+0x80], rbx
+    mov [rdi+0x78], rbp
+    mov [rdi+0x48], r12
+    mov [rdi+0x50], r13
+    mov [rdi+0x58], r14
+    mov [rdi+0x60], r15
+    mov rcx, [rsp]
+    mov [rdi+0xa8], rcx
+    lea rcx, [rsp+8]
+    mov [rdi+0xa0], rcx
+    mov r12, rsi
+    mov eax, 14
+    syscall
+    cmp rax, -4095
+    jae 1f
+    mov rdx, r12
+    mov rsp, [rdx+0xa0]
+    mov rbx, [rdx+0x80]
+    mov rbp, [rdx+0x78]
+    mov r12, [rdx+0x48]
+    mov r13, [rdx+0x50]
+    mov r14, [rdx+0x58]
+    mov r15, [rdx+0x60]
+    mov rcx, [rdx+0xa8]
+    push rcx
+    mov rdx, [rdx+0x88]
+    xor eax, eax
+    ret
+1:  or rax, -1
+    ret
+
+# The block's maker: it plants a function of its own behind the user's.
+.p2align 4
+.globl block_maker
+block_maker:
+    .cfi_startproc
+    mov [rdi+0xa8], rsi
+    lea rdx, [rip+.Lplanted]
+    mov [rcx-8], rdx
+    lea rdx, [rcx-8]
+    mov [rdi+0xa0], rdx
+    ret
+    .cfi_endproc
+.p2align 4
+.globl planted
+planted:
+.Lplanted:
+    .cfi_startproc
+    mov rsp, rbx
+    pop rdi
+    hlt
+    .cfi_endproc
+
+# Saving and restoring in two routines, pointers hidden.
+.p2align 4
+.globl saves_hidden
+saves_hidden:
+    mov [rdi], rbx
+    mov rax, rbp
+    xor rax, fs:0x30
+    rol rax, 17
+    mov [rdi+8], rax
+    mov [rdi+0x10], r12
+    mov [rdi+0x18], r13
+    mov [rdi+0x20], r14
+    mov [rdi+0x28], r15
+    lea rdx, [rsp+8]
+    xor rdx, fs:0x30
+    rol rdx, 17
+    mov [rdi+0x30], rdx
+    mov rax, [rsp]
+    xor rax, fs:0x30
+    rol rax, 17
+    mov [rdi+0x38], rax
+    xor eax, eax
+    ret
+.p2align 4
+.globl loads_hidden
+loads_hidden:
+    mov r8, [rdi+0x30]
+    mov r9, [rdi+8]
+    mov rdx, [rdi+0x38]
+    ror r8, 17
+    xor r8, fs:0x30
+    ror r9, 17
+    xor r9, fs:0x30
+    ror rdx, 17
+    xor rdx, fs:0x30
+    mov rbx, [rdi]
+    mov r12, [rdi+0x10]
+    mov r13, [rdi+0x18]
+    mov r14, [rdi+0x20]
+    mov r15, [rdi+0x28]
+    mov eax, esi
+    mov rsp, r8
+    mov rbp, r9
+    jmp rdx
+
+# The same, open.
+.p2align 4
+.globl saves_open
+saves_open:
+    mov [rdi], rbx
+    mov [rdi+8], rbp
+    mov [rdi+0x10], r12
+    mov [rdi+0x18], r13
+    mov [rdi+0x20], r14
+    mov [rdi+0x28], r15
+    lea rdx, [rsp+8]
+    mov [rdi+0x30], rdx
+    mov rdx, [rsp]
+    mov [rdi+0x38], rdx
+    xor eax, eax
+    ret
+.p2align 4
+.globl loads_open
+loads_open:
+    mov rbx, [rdi]
+    mov rbp, [rdi+8]
+    mov r12, [rdi+0x10]
+    mov r13, [rdi+0x18]
+    mov r14, [rdi+0x20]
+    mov r15, [rdi+0x28]
+    test esi, esi
+    mov eax, 1
+    cmove esi, eax
+    mov eax, esi
+    mov rdx, [rdi+0x38]
+    mov rsp, [rdi+0x30]
+    jmp rdx
+
+# Inlined: the label is called by the resumer, which gives the stack pointer in rdx.
+.p2align 4
+.globl yields_inline
+yields_inline:
+    .cfi_startproc
+    push rbp
+    push r14
+    mov rdx, rsi
+    push rbp
+    push rbx
+    lea rax, [rip+.Larrives]
+    push rax
+    mov rdi, rsp
+    mov rsp, [rdx]
+    pop rbp
+    ret
+.globl arrives
+arrives:
+.Larrives:
+    push rbp
+    mov [rsi-16], rsp
+    lea rsp, [rdx+8]
+    pop rbx
+    pop rbp
+.globl goes_on
+goes_on:
+    mov rax, rdi
+    pop r14
+    pop rbp
+    ret
+    .cfi_endproc
+
+# Inlined: the code that left pops everything and jumps to the label.
+.p2align 4
+.globl swaps_inline
+swaps_inline:
+    .cfi_startproc
+    lea rax, [rip+.Lswapped]
+    push rax
+    push rbp
+    push rbx
+    mov rax, rsp
+    mov rsp, rdx
+    pop rbx
+    pop rbp
+    pop rcx
+    jmp rcx
+.globl swapped
+swapped:
+.Lswapped:
+    mov rax, rdi
+    ret
+    .cfi_endproc
+
+# A trampoline for fresh stacks.
+.p2align 4
+.globl begins
+begins:
+    .cfi_startproc
+    push rbp
+    mov [rsi-16], rsp
+    lea rsp, [rdx+16]
+    pop rdi
+    call rdi
+    hlt
+    .cfi_endproc
+
+# None of the following switches stacks.
+
+# A block of variable length, given back by a register and by a frame slot.
+.p2align 4
+.globl variable_length
+variable_length:
+    push rbp
+    mov rbp, rsp
+    push r12
+    push rbx
+    mov rbx, rsp
+    mov [rbp-0x40], rsp
+    sub rsp, rdi
+    call pushes_all
+    mov rsp, rbx
+    mov rsp, [rbp-0x40]
+    lea rsp, [rbp-0x10]
+    pop rbx
+    pop r12
+    pop rbp
+    ret
+
+# The return of an exception to a landing place.
+.p2align 4
+.globl exception_return
+exception_return:
+    push rbp
+    mov rbp, rsp
+    push r15
+    push r14
+    push r13
+    push r12
+    push rbx
+    sub rsp, 0x200
+    lea rsi, [rbp+16]
+    call pushes_all
+    mov rcx, rax
+    mov rbx, [rbp-0x28]
+    mov r12, [rbp-0x20]
+    lea rcx, [rbp+rcx*1+8]
+    mov rbp, [rbp+0]
+    mov rsp, rcx
+    pop rcx
+    jmp rcx
+
+# A call on another stack, which comes back by itself.
+.p2align 4
+.globl calls_elsewhere
+calls_elsewhere:
+    push rbp
+    mov rbp, rsp
+    mov rsp, rcx
+    call rdx
+    mov rsp, rbp
+    pop rbp
+    ret
+
+# A jump to another stack that keeps nothing.
+.p2align 4
+.globl replaces
+replaces:
+    lea rsp, [rdx-8]
+    jmp rsi
+
+# The compiler's own longjmp: three words, no registers.
+.p2align 4
+.globl short_jump
+short_jump:
+    mov rax, [rdi+8]
+    mov rcx, [rdi]
+    mov rsp, [rdi+16]
+    mov rbp, rcx
+    jmp rax
+
+# A language runtime that has no callee-saved registers.
+.p2align 4
+.globl managed
+managed:
+    mov rdi, [r14+0x30]
+    mov [r14+0x38], rsp
+    mov [r14+0x60], rbp
+    mov rsp, [rdi+0x38]
+    mov rbp, [rdi+0x60]
+    mov rbx, [rdi+0x40]
+    jmp rbx

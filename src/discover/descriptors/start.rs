@@ -1,0 +1,92 @@
+//! Code addresses where a fresh context begins, which nobody has called and nobody returned to.
+//!
+//! A library prepares a stack so that the first switch to it lands at a label or trampoline near its switch routine, in
+//! a trampoline that takes the new stack pointer from a register, or behind a function that fills in a block.
+//! Each is only a place to try: a wrong one finds no context whose stack pointer is kept anywhere.
+
+use std::collections::BTreeSet;
+
+use super::flow::Reader;
+use super::inlined::arrives_by_register;
+use super::{Descriptor, Place, Resume, StartLabel};
+use crate::image::CodeBytes;
+
+/// Start code lies at most this many bytes from the switch routine, both made by one assembler file.
+const NEAR: u64 = 1024;
+
+/// A trampoline sets the stack pointer within this many bytes of its beginning.
+const LONGEST_TRAMPOLINE: u64 = 32;
+
+/// More labels than this are not tried.
+const MOST_LABELS: usize = 4096;
+
+/// The places in an image where fresh contexts may begin, sorted.
+pub(super) fn labels(reader: &Reader<'_>, descriptors: &[Descriptor], sites: &[u64]) -> Vec<StartLabel> {
+    let mut labels = Vec::new();
+    for descriptor in descriptors.iter().filter(|descriptor| !descriptor.saves_only) {
+        if let Resume::AfterCallsOf(entry) = descriptor.resume {
+            labels.extend(near(reader, entry));
+        }
+        if let (Place::Block(pc_slot), Some(sp_slot)) = (descriptor.layout.resume_word, descriptor.layout.sp_slot) {
+            labels.extend(planted_by_makers(reader, sp_slot, pc_slot));
+        }
+    }
+    labels.extend(sites.iter().flat_map(|site| trampoline(reader, *site)));
+    labels.sort_unstable();
+    labels.dedup();
+    labels.truncate(MOST_LABELS);
+    labels.into_iter().map(StartLabel).collect()
+}
+
+/// Labels whose address is taken near `entry`, and routines there that no unwind table describes.
+fn near(reader: &Reader<'_>, entry: u64) -> Vec<u64> {
+    let Some(part) = reader.parts().iter().find(|part| part.range().contains(&entry)) else { return Vec::new() };
+    let range = entry.saturating_sub(NEAR).max(part.svma)..entry.saturating_add(NEAR).min(part.range().end);
+    let taken = addresses_taken(part, range.start, range.end);
+    let aligned = (range.start.next_multiple_of(16)..range.end).step_by(16).filter(|start| *start != entry);
+    let undescribed = aligned.filter(|start| reader.function_start(*start).is_none_or(|known| known == *start));
+    taken.filter(|label| reader.tail(*label).is_some()).chain(undescribed).collect()
+}
+
+/// The addresses that `lea r, [rip+x]` instructions between `low` and `high` take.
+fn addresses_taken<'a>(code: &'a CodeBytes<'a>, low: u64, high: u64) -> impl Iterator<Item = u64> + 'a {
+    (low..high).filter_map(|at| {
+        let [0x48 | 0x4c, 0x8d, modrm, a, b, c, d] = *code.tail(at)?.first_chunk::<7>()? else { return None };
+        let displacement = i64::from(i32::from_le_bytes([a, b, c, d]));
+        (modrm & 0xc7 == 0x05).then(|| at.wrapping_add(7).wrapping_add_signed(displacement))
+    })
+}
+
+/// The routine around `site` if it begins by taking its stack pointer from a register.
+fn trampoline(reader: &Reader<'_>, site: u64) -> Option<u64> {
+    let start = reader.entries(site).into_iter().next()?;
+    (site.saturating_sub(start) <= LONGEST_TRAMPOLINE && arrives_by_register(reader, start)).then_some(start)
+}
+
+/// Functions whose address is taken by a function that fills in both the stack pointer and the code address of a block.
+fn planted_by_makers(reader: &Reader<'_>, sp_slot: i64, pc_slot: i64) -> Vec<u64> {
+    let (Ok(sp_slot), Ok(pc_slot)) = (i32::try_from(sp_slot), i32::try_from(pc_slot)) else { return Vec::new() };
+    let functions_storing_to = |part: &CodeBytes<'_>, slot: i32| -> BTreeSet<u64> {
+        stores_to(part, slot).into_iter().filter_map(|at| reader.function_start(at)).collect()
+    };
+    let mut planted = Vec::new();
+    for part in reader.parts() {
+        let makers = functions_storing_to(part, pc_slot);
+        for maker in makers.intersection(&functions_storing_to(part, sp_slot)) {
+            let taken = addresses_taken(part, *maker, maker.saturating_add(NEAR).min(part.range().end));
+            planted.extend(taken.filter(|label| reader.function_start(*label) == Some(*label)));
+        }
+    }
+    planted
+}
+
+/// The addresses of instructions `mov [r+slot], r64` with a displacement of four bytes.
+fn stores_to(code: &CodeBytes<'_>, slot: i32) -> Vec<u64> {
+    let slot = slot.to_le_bytes();
+    let is_store = |bytes: &[u8]| {
+        matches!(bytes, [0x48..=0x4f, 0x89, modrm, ..] if modrm >> 6 == 2 && modrm & 7 != 4)
+            && bytes.get(3..7) == Some(&slot)
+    };
+    let found = memchr::memmem::find_iter(code.bytes, &slot).filter_map(|index| index.checked_sub(3));
+    found.filter(|start| is_store(&code.bytes[*start..])).map(|start| code.svma.wrapping_add(start as u64)).collect()
+}

@@ -1,0 +1,5 @@
+//! Which stacks there are: the ranges of memory that a target's chains of frames lie on, and what is suspended on them.
+//!
+//! Pure functions over what a survey of the target gave; nothing here reads the target or judges an unwinding rule.
+
+pub mod descriptors;

@@ -16,6 +16,7 @@ use super::permission::Refusal;
 use super::procfs::{self, Stat, Status};
 use super::remote::RemoteMemory;
 use super::stopped::Stopped;
+use super::tracees::Line;
 use super::{Process, Source, files, maps};
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
@@ -28,6 +29,8 @@ pub struct Live {
     arch: &'static Arch,
     /// A thread that lived when the process was opened: `/proc` shows no memory by a first thread that has ended.
     witness: i32,
+    /// Who stops it, if it is followed: a thread has one tracer.
+    followed: Option<Line>,
 }
 
 impl Live {
@@ -43,19 +46,26 @@ impl Live {
         Live::of_witness(pid, witness)
     }
 
+    /// Opens a process that we follow by `line`; that we trace it is no reason to refuse it.
+    pub(super) fn followed(pid: i32, line: Line) -> Result<Live, OpenError> {
+        let live = Live::of_witness(pid, living_thread(pid).ok_or(OpenError::NoProcess { pid })?)?;
+        Ok(Live { followed: Some(line), ..live })
+    }
+
     /// Reads what changes when the program is replaced by `execve`.
     fn of_witness(pid: i32, witness: i32) -> Result<Live, OpenError> {
         let directory = procfs::directory(witness);
         check_access(pid, &directory)?;
         let arch = program_arch(pid, &directory)?;
         let process = Process { pid, command: procfs::command(&directory), source: Source::Live };
-        Ok(Live { process, arch, witness })
+        Ok(Live { process, arch, witness, followed: None })
     }
 
     /// The same process after its program was replaced.
     pub(super) fn reopen(&self) -> Result<Live, OpenError> {
         let pid = self.process.pid;
-        Live::of_witness(pid, living_thread(pid).unwrap_or(pid))
+        let live = Live::of_witness(pid, living_thread(pid).unwrap_or(pid))?;
+        Ok(Live { followed: self.followed.clone(), ..live })
     }
 
     /// Which process it is.
@@ -92,7 +102,10 @@ impl Live {
     /// # Errors
     /// A thread that cannot be stopped in time is no error: it is listed with the reason.
     pub fn stop(&self, limit: Duration) -> Result<Stopped<'_>, StopError> {
-        Stopped::of(self, limit)
+        match &self.followed {
+            Some(line) => line.stop(self, limit),
+            None => Stopped::of(self, limit),
+        }
     }
 
     /// The `/proc` directory through which the process's memory and files are seen.

@@ -6,7 +6,10 @@ mod core;
 mod error;
 mod facts;
 mod files;
+mod follow;
 mod header;
+mod inbox;
+mod launch;
 mod live;
 mod mapped;
 mod maps;
@@ -17,11 +20,15 @@ mod pages;
 mod permission;
 mod procfs;
 mod ptrace;
+mod ptrace_follow;
 mod regset;
 mod remote;
 mod segments;
 mod stopped;
 mod this;
+mod tracees;
+#[cfg(test)]
+mod tracees_tests;
 mod tracer;
 
 use crate::arch::Arch;
@@ -32,6 +39,8 @@ use crate::registers::Registers;
 pub use self::core::{Core, CoreWarning};
 pub use error::{OpenError, StopError};
 pub use facts::{Facts, PageScan};
+pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
+pub use launch::{Inherited, LaunchError, Launched, launch};
 pub use live::Live;
 pub use mapped::MappedBytes;
 pub use notes::Fault;
@@ -41,6 +50,7 @@ pub use permission::Refusal;
 pub use remote::RemoteMemory;
 pub use stopped::{Released, Stopped};
 pub use this::This;
+pub use tracees::{Happened, Happening, Outcome, Signalled, TooBusy, Tracees};
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.
 ///

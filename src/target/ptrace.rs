@@ -106,7 +106,7 @@ unsafe fn child_fields(info: &libc::siginfo_t) -> (i32, i32) {
     (pid, status)
 }
 
-fn checked(outcome: libc::c_long) -> io::Result<()> {
+pub(super) fn checked(outcome: libc::c_long) -> io::Result<()> {
     match outcome {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

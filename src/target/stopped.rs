@@ -12,7 +12,7 @@ use super::live::Live;
 use super::overlay::{Kept, Overlay};
 use super::pagemap::Pagemap;
 use super::remote::RemoteMemory;
-use super::tracer::{self, Tracer};
+use super::tracer::{self, Held};
 use super::{Pages, PagesUnknown, Process, Target, Thread};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
@@ -25,7 +25,7 @@ const MAPPINGS_READ_IN_STOP: usize = 4096;
 
 /// A process whose threads stand still. Dropping it lets them go on.
 pub struct Stopped<'live> {
-    tracer: Tracer,
+    hold: Box<dyn Hold>,
     live: Seen<'live>,
     threads: Vec<Thread>,
     all_seen: bool,
@@ -35,6 +35,12 @@ pub struct Stopped<'live> {
     memory: Overlay,
     /// Opened when first asked for, so that it is of the program that runs in the stop.
     pagemap: OnceLock<Option<Pagemap>>,
+}
+
+/// What keeps a process's threads where they are. Dropping it lets them go on.
+pub(super) trait Hold {
+    /// Lets them go on; gives the time that the first one stood.
+    fn let_go(&mut self) -> Duration;
 }
 
 /// What is kept of a process that was stopped and runs on.
@@ -73,12 +79,23 @@ impl Deref for Seen<'_> {
 
 impl<'live> Stopped<'live> {
     pub(super) fn of(live: &'live Live, limit: Duration) -> Result<Stopped<'live>, StopError> {
+        Stopped::held_by(live, || {
+            let (tracer, held) = tracer::stop(live.process().pid, live.arch(), limit)?;
+            Ok((Box::new(tracer) as Box<dyn Hold>, held))
+        })
+    }
+
+    /// The process as `stop` stops it.
+    pub(super) fn held_by(
+        live: &'live Live,
+        stop: impl FnOnce() -> Result<(Box<dyn Hold>, Held), StopError>,
+    ) -> Result<Stopped<'live>, StopError> {
         // The map is read before, since a large one takes long; the stop only checks that it still holds.
         let before = Fingerprint::take(&live.directory());
         let mappings = live.mappings().unwrap_or_default();
-        let (tracer, held) = tracer::stop(live.process().pid, live.arch(), limit)?;
+        let (hold, held) = stop()?;
         let mut stopped = Stopped {
-            tracer,
+            hold,
             memory: Overlay::new(RemoteMemory::of_thread(living_thread(&held.threads, live))),
             live: Seen::AsOpened(live),
             threads: held.threads,
@@ -129,8 +146,8 @@ impl<'live> Stopped<'live> {
     }
 
     /// Lets the process go on, and keeps what was read of it.
-    pub fn release(self) -> Released {
-        let stopped_for = self.tracer.release();
+    pub fn release(mut self) -> Released {
+        let stopped_for = self.hold.let_go();
         let mappings = match self.map_is_old {
             true => self.live.mappings().map_or(self.mappings, Arc::from),
             false => self.mappings,

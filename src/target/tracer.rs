@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::error::StopError;
 use super::ptrace::{self, News};
+use super::stopped::Hold;
 use super::{NotStopped, Thread, procfs};
 use crate::arch::Arch;
 
@@ -58,12 +59,7 @@ pub(super) fn stop(pid: i32, arch: &'static Arch, limit: Duration) -> Result<(Tr
     Ok((Tracer { hold: Some(hold), thread: Some(thread) }, outcome?))
 }
 
-impl Tracer {
-    /// Lets all threads go; gives the time from the first one's stop to the last one's release.
-    pub(super) fn release(mut self) -> Duration {
-        self.let_go()
-    }
-
+impl Hold for Tracer {
     fn let_go(&mut self) -> Duration {
         drop(self.hold.take());
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()

@@ -1,0 +1,134 @@
+//! Starts a program as if the shell had started it, except that it waits, just before its `execve`, until it is traced.
+//!
+//! It inherits everything: the three streams, the process group and with it the terminal, the signal mask and ignored
+//! signals, limits and environment. Nothing is sent to it and nothing stops it.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::unistd::{ForkResult, fork, pipe2};
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// There is no such file.
+    #[error("cannot find {}", .0.display())]
+    NotFound(OsString),
+    /// There is one, but it can't be executed.
+    #[error("cannot execute {}", .0.display())]
+    NotExecutable(OsString, #[source] io::Error),
+    /// A word of the command line holds a zero byte.
+    #[error("the word {0:?} of the command line holds a zero byte")]
+    ZeroByte(OsString),
+    /// The kernel gives us no process or no pipe.
+    #[error("cannot start a process")]
+    NoProcess(#[source] io::Error),
+}
+
+/// What a launched program inherits of how we were started, though we changed it for ourselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Inherited {
+    /// The signals that were blocked.
+    pub(super) mask: SigSet,
+    /// Whether the end of children was ignored.
+    pub(super) ignores_children: bool,
+}
+
+/// A started process that waits for [`Launched::go`]. Dropping it instead ends the process before it was a program.
+#[derive(Debug)]
+pub struct Launched {
+    pid: i32,
+    program: OsString,
+    go: File,
+    failed: File,
+}
+
+/// Starts a process that is to become `program`, looked for in `PATH` unless its name holds a slash.
+///
+/// # Errors
+/// Only what concerns the process itself; that the program is missing shows in [`Launched::go`].
+pub fn launch(program: &OsStr, arguments: &[OsString], inherited: Inherited) -> Result<Launched, LaunchError> {
+    let words: Vec<CString> = std::iter::once(program)
+        .chain(arguments.iter().map(OsString::as_os_str))
+        .map(|word| CString::new(word.as_bytes()).map_err(|_| LaunchError::ZeroByte(word.to_owned())))
+        .collect::<Result<_, _>>()?;
+    let mut pointers: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| LaunchError::NoProcess(error.into()));
+    let (go_read, go_write) = pipe()?;
+    let (failed_read, failed_write) = pipe()?;
+    // SAFETY: until it becomes another program or ends, the child only calls functions that are safe after a fork
+    // (signal-safety(7)) and touches only what was made before.
+    match unsafe { fork() }.map_err(|error| LaunchError::NoProcess(error.into()))? {
+        ForkResult::Parent { child } => Ok(Launched {
+            pid: child.as_raw(),
+            program: program.to_owned(),
+            go: File::from(go_write),
+            failed: File::from(failed_read),
+        }),
+        ForkResult::Child => {
+            // The other ends must not keep each other open.
+            drop(go_write);
+            become_program(&pointers, &go_read, &failed_write, inherited)
+        }
+    }
+}
+
+impl Launched {
+    /// The number of the process.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets it become the program. When this returns, it has, or never will.
+    ///
+    /// # Errors
+    /// The program is missing or can't be executed; the process then ends by itself.
+    pub fn go(mut self) -> Result<(), LaunchError> {
+        // Where the process is gone already, the other pipe tells so.
+        let _ = self.go.write_all(&[1]);
+        let mut number = [0; 4];
+        match self.failed.read_exact(&mut number) {
+            // Closed by the execve: the program runs.
+            Err(_) => Ok(()),
+            Ok(()) => {
+                let error = io::Error::from_raw_os_error(i32::from_ne_bytes(number));
+                Err(match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => LaunchError::NotFound(self.program),
+                    _ => LaunchError::NotExecutable(self.program, error),
+                })
+            }
+        }
+    }
+}
+
+/// The child's part: waits for the word, undoes what we changed for ourselves, and becomes the program.
+fn become_program(words: &[*const libc::c_char], go: &OwnedFd, failed: &OwnedFd, inherited: Inherited) -> ! {
+    let mut word = 0u8;
+    // SAFETY: `word` is one byte of ours.
+    let read = unsafe { libc::read(go.as_raw_fd(), (&raw mut word).cast(), 1) };
+    if read == 1 {
+        // The Rust runtime ignores SIGPIPE for us; what it was before is not known, and this is what shells leave.
+        // SAFETY: no handler is set, only a default.
+        let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+        if inherited.ignores_children {
+            // SAFETY: no handler is set, only that it is ignored.
+            let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
+        }
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&inherited.mask), None);
+        // SAFETY: `words` holds pointers to strings that end in zero bytes, and a null pointer at its end.
+        unsafe { libc::execvp(words[0], words.as_ptr()) };
+        let number = nix::errno::Errno::last_raw().to_ne_bytes();
+        // SAFETY: `number` is four bytes of ours.
+        unsafe { libc::write(failed.as_raw_fd(), number.as_ptr().cast(), number.len()) };
+    }
+    // SAFETY: ends the process without running anything of its parent's.
+    unsafe { libc::_exit(127) }
+}

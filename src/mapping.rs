@@ -79,6 +79,11 @@ impl Mapping {
 
 /// The mapping that holds `addr`, out of mappings sorted by address.
 pub fn mapping_at(mappings: &[Mapping], addr: Addr) -> Option<&Mapping> {
-    let next = mappings.partition_point(|mapping| mapping.range.low <= addr);
-    mappings.get(next.checked_sub(1)?).filter(|mapping| mapping.range.contains(addr))
+    index_at(mappings, addr).map(|index| &mappings[index])
+}
+
+/// The index of the mapping that holds `addr`, out of mappings sorted by address.
+pub fn index_at(mappings: &[Mapping], addr: Addr) -> Option<usize> {
+    let index = mappings.partition_point(|mapping| mapping.range.low <= addr).checked_sub(1)?;
+    mappings[index].range.contains(addr).then_some(index)
 }

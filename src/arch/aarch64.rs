@@ -54,6 +54,8 @@ pub static AARCH64: Arch = Arch {
     sigframe_uc_stack: 128 + 16,
     ends_with_call,
     direct_call_target,
+    // Such a call takes three instructions here, of which the last alone tells nothing.
+    call_slot: |_, _| None,
     longest_call: 4,
     address_bits: 48,
 };

@@ -50,6 +50,9 @@ pub struct Arch {
     /// Where the call instruction that ends at a return address goes, given the bytes before it; `None` for a call
     /// through a register or memory, and where there is no call.
     pub direct_call_target: fn(&[u8], Addr) -> Option<Addr>,
+    /// Where the word lies from which the call instruction that ends at a return address took its target; `None` for
+    /// any call but one through memory at a fixed place, as calls through the global offset table are.
+    pub call_slot: fn(&[u8], Addr) -> Option<Addr>,
     /// How many bytes before a return address `ends_with_call` and `direct_call_target` want to see.
     pub longest_call: usize,
     /// Bits of an address in use; those above are a signature or a tag and are removed from return addresses.

@@ -81,6 +81,7 @@ pub static X86_64: Arch = Arch {
     sigframe_uc_stack: 16,
     ends_with_call,
     direct_call_target,
+    call_slot,
     longest_call: 8,
     address_bits: 57,
 };
@@ -117,6 +118,12 @@ fn direct_call_target(before: &[u8], return_address: Addr) -> Option<Addr> {
     Some(return_address.offset(i32::from_le_bytes(offset).into()))
 }
 
+/// `FF 15 disp32`: `call [rip + disp32]`, where `rip` is the return address.
+fn call_slot(before: &[u8], return_address: Addr) -> Option<Addr> {
+    let [0xff, 0x15, offset @ ..] = *before.last_chunk::<6>()? else { return None };
+    Some(return_address.offset(i32::from_le_bytes(offset).into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +155,8 @@ mod tests {
     fn a_direct_call_goes_to_its_offset_from_the_return_address() {
         assert_eq!(direct_call_target(&[0x90, 0xe8, 0xf0, 0xff, 0xff, 0xff], Addr(0x1000)), Some(Addr(0xff0)));
         assert_eq!(direct_call_target(&[0xff, 0xd0], Addr(0x1000)), None);
+        assert_eq!(call_slot(&[0xff, 0x15, 0x10, 0, 0, 0], Addr(0x1000)), Some(Addr(0x1010)));
+        assert_eq!(call_slot(&[0x90, 0xe8, 0xf0, 0xff, 0xff, 0xff], Addr(0x1000)), None);
     }
 
     #[test]

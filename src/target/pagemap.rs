@@ -79,6 +79,7 @@ mod entry {
 }
 
 /// The page tables of a process, as far as the kernel shows them.
+#[derive(Debug)]
 pub(super) struct Pagemap {
     file: File,
     directory: PathBuf,

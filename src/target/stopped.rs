@@ -58,6 +58,8 @@ pub struct Released {
     pub mappings: Arc<[Mapping]>,
     /// The memory that was read in the stop.
     pub memory: Kept,
+    /// `None` where the kernel did not give it.
+    pagemap: Option<Pagemap>,
 }
 
 /// The process as it was opened, or, after an `execve`, as it is now.
@@ -152,6 +154,8 @@ impl<'live> Stopped<'live> {
             true => self.live.mappings().map_or(self.mappings, Arc::from),
             false => self.mappings,
         };
+        let directory = self.live.directory();
+        let pagemap = self.pagemap.into_inner().unwrap_or_else(|| Pagemap::open(&directory).ok());
         Released {
             stopped_for,
             process: self.live.process().clone(),
@@ -159,6 +163,7 @@ impl<'live> Stopped<'live> {
             threads: self.threads,
             mappings,
             memory: self.memory.into_kept(),
+            pagemap,
         }
     }
 }
@@ -201,6 +206,17 @@ impl Target for Stopped<'_> {
 impl fmt::Debug for Stopped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Stopped({}, {} threads)", self.live.process().pid, self.threads.len())
+    }
+}
+
+impl Released {
+    /// Which pages of `range` hold something by now: the process runs on, and may have touched more since the stop.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell, or the process has ended.
+    pub fn pages(&self, range: AddrRange) -> Result<Pages, PagesUnknown> {
+        let pagemap = self.pagemap.as_ref().ok_or(PagesUnknown)?;
+        pagemap.pages(range, &self.mappings, &self.memory).map_err(|_| PagesUnknown)
     }
 }
 

@@ -9,6 +9,8 @@
 pub mod addr;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod arch;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+pub mod cli;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod discover;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -19,6 +21,10 @@ pub mod mapping;
 pub mod memory;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod registers;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod report;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod snapshot;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", not(windows))))]
 pub mod switch;
 #[cfg(all(feature = "std", target_os = "linux"))]

@@ -1,3 +1,7 @@
 //! The `stackscope` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stackscope::cli::main()
+}

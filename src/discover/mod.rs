@@ -2,4 +2,6 @@
 //!
 //! Pure functions over what a survey of the target gave; nothing here reads the target or judges an unwinding rule.
 
+pub mod bounds;
+pub mod chain;
 pub mod descriptors;

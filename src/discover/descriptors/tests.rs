@@ -1,3 +1,5 @@
+//! Each shape of switch routine, assembled, and what is made of it.
+
 use std::collections::HashMap;
 use std::process::Command;
 use std::sync::OnceLock;

@@ -1,3 +1,5 @@
+//! What a coroutine promises, run.
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 

@@ -1,0 +1,120 @@
+//! The `stackscope` command: verbs, options and exit codes as `docs/CLI.md` promises them.
+
+mod doctor;
+mod dump;
+mod generate;
+mod log;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// What the command ends with where it is not 0.
+pub(crate) mod exit {
+    /// Something could not be read; the output says what.
+    pub(crate) const PARTIAL: u8 = 3;
+    /// We failed.
+    pub(crate) const FAILED: u8 = 125;
+    /// Wrong usage, of every verb but `run`.
+    pub(crate) const USAGE: u8 = 2;
+    /// `doctor` found that programs cannot be launched and looked at.
+    pub(crate) const NO_LAUNCH: u8 = 1;
+}
+
+/// See every stack of any native program.
+#[derive(Parser, Debug)]
+#[command(name = "stackscope", version, max_term_width = 100, after_long_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    common: Common,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES:
+  stackscope dump 48213                 every stack of a running program
+  stackscope dump ./core --all          every stack of a core file, each by itself
+  stackscope dump 48213 --json | jq .   the same for programs
+  stackscope doctor                     what works on this machine, and what to do about the rest";
+
+/// Options of every verb.
+#[derive(clap::Args, Debug)]
+struct Common {
+    /// When to colour text
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Color,
+
+    /// Write only ASCII characters; the default where the locale is not UTF-8
+    #[arg(long, global = true)]
+    ascii: bool,
+
+    /// Tell on stderr what is being done
+    #[arg(short, long, global = true)]
+    verbose: bool,
+
+    /// Write what is being done to FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<std::path::PathBuf>,
+}
+
+/// The hidden verb of the child that `doctor` starts.
+const STAND: &str = "stand";
+
+/// When to colour text.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Show every stack of a running program or a core file, once
+    Dump(dump::Args),
+    /// Tell what works on this machine, what does not, and the remedy
+    Doctor(doctor::Args),
+    /// Print completions for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page
+    Man,
+    /// Stand until stdin ends: what `doctor` looks at
+    #[command(name = STAND, hide = true)]
+    Stand,
+}
+
+/// Runs the command with the words it was given; the answer is its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    if let Err(error) = log::start(&cli.common) {
+        return output::fail(&error);
+    }
+    match &cli.verb {
+        Verb::Dump(args) => dump::run(args, &cli.common),
+        Verb::Doctor(args) => doctor::run(args, &cli.common),
+        Verb::Completions(args) => generate::completions(args, &mut Cli::command()),
+        Verb::Man => generate::man(Cli::command()),
+        Verb::Stand => stand(),
+    }
+}
+
+fn stand() -> ExitCode {
+    // However it ends, the one who waits for us has closed it.
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    ExitCode::SUCCESS
+}
+
+/// Help and version go to stdout and are no error; wrong usage goes to stderr.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is the only way this can fail, and then nobody reads it.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 })
+}

@@ -1,0 +1,75 @@
+//! Where the command's words go: stdout or a file for what was asked for, stderr for what went wrong.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{Color, Common, exit};
+use crate::report::style::Style;
+
+/// Writes `content` to `file`, or to stdout where there is none.
+///
+/// A reader that closes our stdout has read all it wants; that is no error.
+pub(super) fn write(file: Option<&Path>, content: &[u8]) -> Result<(), OutputError> {
+    let written = match file {
+        Some(path) => File::create(path).and_then(|mut file| file.write_all(content)),
+        None => io::stdout().write_all(content).and_then(|()| io::stdout().flush()),
+    };
+    match written {
+        Err(error) if file.is_none() && error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => {
+            Err(OutputError { place: file.map_or("stdout".into(), |path| path.display().to_string()), error })
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The report could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to {place}: {error}")]
+pub(super) struct OutputError {
+    place: String,
+    error: io::Error,
+}
+
+/// Tells what went wrong, with its causes, and gives the exit code for our own failures.
+pub(super) fn fail(error: &dyn Error) -> ExitCode {
+    let mut text = format!("stackscope: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{text}");
+    ExitCode::from(exit::FAILED)
+}
+
+/// How text for `file`, or for stdout where there is none, may look.
+pub(super) fn style(common: &Common, file: Option<&Path>) -> Style {
+    let color = match common.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => file.is_none() && io::stdout().is_terminal() && !set("NO_COLOR") && !dumb_terminal(),
+    };
+    Style { color, ascii: common.ascii || !utf8_locale() }
+}
+
+fn set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+fn dumb_terminal() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Whether the locale's character set is UTF-8: the first of LC_ALL, LC_CTYPE and LANG that is set decides (locale(7)).
+/// Where none is set, text is UTF-8 as nearly everywhere.
+fn utf8_locale() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(|variable| set(variable)).and_then(std::env::var_os);
+    let Some(locale) = locale else { return true };
+    let locale = locale.to_string_lossy().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
+}

@@ -1,0 +1,184 @@
+//! Where a stack ends: its bounds, its guard, and how far down it was ever touched.
+//!
+//! A stack grows down. Its *bounds* hold the usable part; the *guard* lies below them and kills who touches it. Every
+//! answer says what it rests on, so that a guess never looks like knowledge.
+
+use crate::addr::{Addr, AddrRange};
+use crate::mapping::{Mapping, Origin, mapping_at};
+use crate::target::{PageState, Pages, PagesUnknown};
+
+/// The kernel keeps this much free below a stack that grows (`stack_guard_gap`, 256 pages; mm/mmap.c since Linux 4.12).
+const GROWTH_GAP: u64 = 256 * 4096;
+
+/// A mapping longer than this, without a guard in it, holds more than one stack.
+const LONGEST_LONE_STACK: u64 = 64 << 20;
+
+/// The page size by which guards and touched pages are told apart.
+pub const PAGE: u64 = 4096;
+
+/// What the bounds of a stack rest on. The words are those of the JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub enum BoundsFrom {
+    /// A call was given them: `sigaltstack`, whose arguments the kernel keeps in each signal frame.
+    Call,
+    /// A guard page lies below.
+    Guard,
+    /// The stack has a mapping to itself.
+    Mapping,
+    /// It is a thread's own: the kernel's `[stack]`, or the mapping that holds the thread's descriptor.
+    Thread,
+    /// None of these; nothing sure is known.
+    Inferred,
+}
+
+/// What lies below a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Pages that may not be touched.
+    Ok(AddrRange),
+    /// Nothing that would stop an overflow at once.
+    None,
+    /// The kernel lets the stack grow down to its limit, and keeps a gap below that.
+    Grows,
+    /// It can't be told.
+    Unknown,
+}
+
+/// A stack's range and what it rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// The usable part; `None` where only the guard or nothing is known.
+    pub range: Option<AddrRange>,
+    /// What that rests on.
+    pub from: BoundsFrom,
+    /// What lies below.
+    pub guard: Guard,
+}
+
+/// Which stack's bounds are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The stack that a thread began on.
+    Thread,
+    /// An alternate signal stack with the range that `sigaltstack` was given.
+    Signal(AddrRange),
+    /// Any other stack.
+    Other {
+        /// The stack pointer in its outermost known frame.
+        outermost: Addr,
+        /// The lowest thread descriptor above that in the same mapping: memory that is not the stack's.
+        foreign: Option<Addr>,
+    },
+}
+
+/// The bounds of the stack that holds `sp`.
+///
+/// `stack_limit` is the soft `RLIMIT_STACK` in bytes, `None` where it is unlimited or unknown. `pages` are those of at
+/// least the mapping around `sp`, as [`page_window`] cuts it.
+pub fn bounds(
+    owner: Owner,
+    sp: Addr,
+    mappings: &[Mapping],
+    stack_limit: Option<u64>,
+    pages: &Result<Pages, PagesUnknown>,
+) -> Bounds {
+    let Some(mapping) = mapping_at(mappings, sp) else {
+        return Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown };
+    };
+    if let Owner::Signal(range) = owner {
+        return Bounds { range: Some(range), from: BoundsFrom::Call, guard: guard_below(range.low, mappings, pages) };
+    }
+    if mapping.origin == Origin::MainStack {
+        return growing(mapping, mappings, stack_limit);
+    }
+    let mut range = between_guards(sp, mapping.range, pages);
+    let guard = guard_below(range.low, mappings, pages);
+    let guarded = matches!(guard, Guard::Ok(_));
+    if let Owner::Other { outermost, foreign: Some(foreign) } = owner
+        && range.contains(foreign)
+    {
+        // The kernel made one mapping of neighbours; stacks begin and end at pages, so this one ends with its root's.
+        range.high = outermost.offset(1).align_up(PAGE).min(foreign);
+        let range = (guarded || alone(mapping)).then_some(range);
+        return Bounds { range, from: BoundsFrom::Inferred, guard };
+    }
+    match owner {
+        Owner::Thread => Bounds { range: Some(range), from: BoundsFrom::Thread, guard },
+        _ if guarded => Bounds { range: Some(range), from: BoundsFrom::Guard, guard },
+        _ if alone(mapping) => Bounds { range: Some(range), from: BoundsFrom::Mapping, guard },
+        _ => Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown },
+    }
+}
+
+/// The part of the mapping around `sp` whose pages are worth asking for; empty where nothing is mapped.
+pub fn page_window(sp: Addr, mappings: &[Mapping]) -> AddrRange {
+    let Some(mapping) = mapping_at(mappings, sp) else { return AddrRange::default() };
+    let low = mapping.range.low.0.max(sp.0.saturating_sub(LONGEST_LONE_STACK));
+    let high = mapping.range.high.0.min(sp.0.saturating_add(LONGEST_LONE_STACK));
+    AddrRange::new(Addr(low).align_up(PAGE), Addr(high).align_down(PAGE))
+}
+
+/// Whether a mapping looks like the memory of one stack: not the heap, not a file, and not too long.
+fn alone(mapping: &Mapping) -> bool {
+    let named_heap = matches!(&mapping.origin, Origin::Special(name) if name == "heap");
+    !named_heap && mapping.file().is_none() && mapping.range.len() <= LONGEST_LONE_STACK
+}
+
+/// The first thread's stack: from the top of its mapping down to the limit, or to what lies in the way.
+fn growing(mapping: &Mapping, mappings: &[Mapping], stack_limit: Option<u64>) -> Bounds {
+    let high = mapping.range.high;
+    let below = mappings.partition_point(|other| other.range.low < mapping.range.low).checked_sub(1);
+    let floor = below.map_or(0, |index| mappings[index].range.high.0.saturating_add(GROWTH_GAP));
+    let range = stack_limit.map(|limit| {
+        let low = Addr(high.0.saturating_sub(limit).max(floor)).align_up(PAGE);
+        AddrRange::new(low.min(mapping.range.low), high)
+    });
+    Bounds { range, from: BoundsFrom::Thread, guard: Guard::Grows }
+}
+
+/// The part of `mapping` around `sp` that no guard inside the mapping cuts off.
+fn between_guards(sp: Addr, mapping: AddrRange, pages: &Result<Pages, PagesUnknown>) -> AddrRange {
+    let mut range = mapping;
+    for guard in guards(pages) {
+        if guard.high <= sp {
+            range.low = range.low.max(guard.high);
+        } else if guard.low > sp {
+            range.high = range.high.min(guard.low);
+        }
+    }
+    range
+}
+
+/// What lies directly below `low`.
+fn guard_below(low: Addr, mappings: &[Mapping], pages: &Result<Pages, PagesUnknown>) -> Guard {
+    if let Some(guard) = guards(pages).find(|guard| guard.high == low) {
+        return Guard::Ok(guard);
+    }
+    match mapping_at(mappings, low.offset(-1)) {
+        Some(below) if !below.access.read && !below.access.write && !below.access.execute => Guard::Ok(below.range),
+        // Without a look at the pages a guard inside a mapping stays unseen.
+        Some(below) if below.range.contains(low) && pages.is_err() => Guard::Unknown,
+        _ => Guard::None,
+    }
+}
+
+/// The guards among `pages`, lowest first.
+fn guards(pages: &Result<Pages, PagesUnknown>) -> impl Iterator<Item = AddrRange> {
+    let runs = pages.as_ref().map_or(&[][..], |pages| &pages.runs);
+    runs.iter().filter(|run| run.state == PageState::Guard).map(|run| run.range)
+}
+
+/// How many bytes of the stack `range` were ever touched, by its lowest touched page; `None` where none was seen.
+///
+/// True to a page, and at most too high: a pool's earlier tenants and huge pages count too. The page that a stack begins
+/// within says nothing, since it is its neighbour's as well.
+pub fn touched(range: AddrRange, pages: &Pages) -> Option<u64> {
+    let whole = AddrRange::new(range.low.align_up(PAGE), range.high);
+    let mut touched = pages.runs.iter().filter(|run| run.state == PageState::Touched);
+    let lowest = touched.find_map(|run| run.range.intersection(whole))?;
+    Some(range.high.0 - lowest.low.0)
+}
+
+#[cfg(test)]
+#[path = "bounds_tests.rs"]
+mod tests;

@@ -1,0 +1,298 @@
+//! A snapshot as JSON: the keys and words of `docs/JSON.md`, which other programs depend on.
+//!
+//! Addresses are strings, sizes are bytes, times are nanoseconds; unknown is `null`, never 0. The types here are the
+//! format, so that a change of the snapshot's types can't change it unnoticed.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::Serialize;
+
+use crate::addr::Addr;
+use crate::discover::bounds::{BoundsFrom, Guard as StackGuard};
+use crate::snapshot::{Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame, State};
+use crate::target::Source;
+use crate::unwind::{Ended, FoundBy};
+
+/// The version of the format; it changes only where a key is renamed or its meaning changes.
+const SCHEMA_VERSION: u32 = 1;
+
+/// Writes `snapshot` as one JSON object and a line end.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
+    serde_json::to_writer(&mut out, &Dump::of(snapshot)).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+/// The object that `dump --json` prints.
+#[derive(Serialize)]
+struct Dump<'s> {
+    schema: &'static str,
+    schema_version: u32,
+    complete: bool,
+    warnings: &'s [String],
+    process: Process<'s>,
+    stopped_ns: u64,
+    totals: Totals,
+    threads: Vec<Thread<'s>>,
+    stacks: Vec<Stack<'s>>,
+}
+
+#[derive(Serialize)]
+struct Process<'s> {
+    pid: i32,
+    command: &'s [String],
+    arch: &'static str,
+    source: &'static str,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    stacks: usize,
+    by_kind: BTreeMap<&'static str, usize>,
+    by_state: BTreeMap<&'static str, usize>,
+}
+
+#[derive(Serialize)]
+struct Thread<'s> {
+    tid: i32,
+    name: Option<&'s str>,
+    stack: usize,
+}
+
+#[derive(Serialize)]
+struct Stack<'s> {
+    id: usize,
+    kind: &'static str,
+    name: Option<&'s str>,
+    state: &'static str,
+    thread: Option<i32>,
+    low: Option<Hex>,
+    high: Option<Hex>,
+    size: Option<u64>,
+    bounds_from: &'static str,
+    sp: Option<Hex>,
+    used: Option<u64>,
+    peak: Option<Peak>,
+    guard: Guard,
+    level: Option<&'static str>,
+    entry: Option<&'s str>,
+    switches: Unmeasured,
+    on_cpu_ns: Unmeasured,
+    suspended_ns: Unmeasured,
+    moved: Unmeasured,
+    frames: Vec<Frame<'s>>,
+    ended: &'static str,
+    resumed_by: Option<ResumedBy>,
+    last_resumer: Unmeasured,
+    confidence: &'static str,
+}
+
+/// What this look at the target did not measure: `null`.
+#[derive(Serialize)]
+struct Unmeasured;
+
+#[derive(Serialize)]
+pub(super) struct Peak {
+    bytes: u64,
+    method: &'static str,
+}
+
+#[derive(Serialize)]
+struct Guard {
+    state: &'static str,
+    low: Option<Hex>,
+    bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ResumedBy {
+    stack: usize,
+    found_by: &'static str,
+}
+
+/// A frame, or a function inlined into the frame after it.
+#[derive(Serialize)]
+pub(super) struct Frame<'s> {
+    pc: Hex,
+    cfa: Option<Hex>,
+    function: Option<&'s str>,
+    offset: Option<u64>,
+    module: Option<&'s str>,
+    file: Option<&'s str>,
+    line: Option<u32>,
+    inlined: bool,
+    bytes: Option<u64>,
+    found_by: &'static str,
+}
+
+/// An address, written as `"0x…"`.
+struct Hex(Addr);
+
+impl Serialize for Hex {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'s> Dump<'s> {
+    fn of(snapshot: &'s Snapshot) -> Dump<'s> {
+        let threads = snapshot.threads.iter();
+        let stacks = snapshot.stacks.iter().enumerate();
+        Dump {
+            schema: "stackscope-dump",
+            schema_version: SCHEMA_VERSION,
+            complete: snapshot.complete,
+            warnings: &snapshot.warnings,
+            process: Process {
+                pid: snapshot.process.pid,
+                command: &snapshot.process.command,
+                arch: snapshot.arch.name,
+                source: match snapshot.process.source {
+                    Source::Live => "live",
+                    Source::Core => "core",
+                    Source::This => "self",
+                },
+            },
+            stopped_ns: u64::try_from(snapshot.stopped.as_nanos()).unwrap_or(u64::MAX),
+            totals: Totals {
+                stacks: snapshot.stacks.len(),
+                by_kind: tally(snapshot.stacks.iter().map(|stack| kind(stack.kind))),
+                by_state: tally(snapshot.stacks.iter().map(|stack| state(stack.state))),
+            },
+            threads: threads
+                .map(|thread| Thread { tid: thread.tid, name: thread.name.as_deref(), stack: thread.stack })
+                .collect(),
+            stacks: stacks.map(|(id, stack)| Stack::of(snapshot, id, stack)).collect(),
+        }
+    }
+}
+
+impl<'s> Stack<'s> {
+    fn of(snapshot: &'s Snapshot, id: usize, stack: &'s SnapshotStack) -> Stack<'s> {
+        Stack {
+            id,
+            kind: kind(stack.kind),
+            name: stack.name.as_deref(),
+            state: state(stack.state),
+            thread: stack.thread,
+            low: stack.bounds.range.map(|range| Hex(range.low)),
+            high: stack.bounds.range.map(|range| Hex(range.high)),
+            size: stack.size(),
+            bounds_from: match stack.bounds.from {
+                BoundsFrom::Call => "call",
+                BoundsFrom::Guard => "guard",
+                BoundsFrom::Mapping => "mapping",
+                BoundsFrom::Thread => "thread",
+                BoundsFrom::Inferred => "inferred",
+            },
+            sp: stack.sp.map(Hex),
+            used: stack.used(),
+            peak: stack.peak.map(peak),
+            guard: guard(stack.bounds.guard),
+            level: stack.level().map(level),
+            entry: stack.entry.as_deref(),
+            switches: Unmeasured,
+            on_cpu_ns: Unmeasured,
+            suspended_ns: Unmeasured,
+            moved: Unmeasured,
+            frames: stack.frames.iter().flat_map(|frame| frames(snapshot, frame)).collect(),
+            ended: match stack.ended {
+                Ended::Root => "root",
+                Ended::NoRule => "no_rule",
+                Ended::Unreadable(_) => "unreadable",
+                Ended::Repeats => "repeats",
+                Ended::TooDeep => "too_deep",
+            },
+            resumed_by: stack.resumed_by.map(|stack| ResumedBy { stack, found_by: "cfi" }),
+            last_resumer: Unmeasured,
+            // Every stack listed so far is one that a thread's registers or the rules of its frames lead to.
+            confidence: "certain",
+        }
+    }
+}
+
+/// The functions inlined at a frame, innermost first, and then the frame itself.
+pub(super) fn frames<'s>(snapshot: &'s Snapshot, frame: &StackFrame) -> Vec<Frame<'s>> {
+    let place = snapshot.place(frame.frame.pc);
+    let bare = || Frame {
+        pc: Hex(frame.frame.pc.addr()),
+        cfa: frame.frame.cfa.map(Hex),
+        function: None,
+        offset: None,
+        module: place.module.as_deref(),
+        file: None,
+        line: None,
+        inlined: false,
+        bytes: frame.bytes,
+        found_by: match frame.frame.found_by {
+            FoundBy::Context => "context",
+            FoundBy::Cfi => "cfi",
+            FoundBy::FramePointer => "frame_pointer",
+            FoundBy::Scan => "scan",
+        },
+    };
+    if place.names.is_empty() {
+        return vec![bare()];
+    }
+    let named = place.names.iter().map(|name| Frame {
+        function: name.function.as_deref(),
+        offset: name.offset,
+        file: name.file.as_deref(),
+        line: name.line,
+        inlined: name.inlined,
+        bytes: frame.bytes.filter(|_| !name.inlined),
+        ..bare()
+    });
+    named.collect()
+}
+
+pub(super) fn peak(peak: StackPeak) -> Peak {
+    Peak { bytes: peak.bytes, method: "pages" }
+}
+
+pub(super) fn level(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "ok",
+        Level::Warn => "warn",
+        Level::High => "high",
+        Level::Over => "over",
+    }
+}
+
+fn guard(guard: StackGuard) -> Guard {
+    let (state, range) = match guard {
+        StackGuard::Ok(range) => ("ok", Some(range)),
+        StackGuard::None => ("none", None),
+        StackGuard::Grows => ("grows", None),
+        StackGuard::Unknown => ("unknown", None),
+    };
+    Guard { state, low: range.map(|range| Hex(range.low)), bytes: range.map(|range| range.len()) }
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Thread => "thread",
+        Kind::Coroutine => "coroutine",
+        Kind::Segment => "segment",
+        Kind::Signal => "signal",
+        Kind::Unknown => "unknown",
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Resuming => "resuming",
+    }
+}
+
+fn tally(words: impl Iterator<Item = &'static str>) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for word in words {
+        *counts.entry(word).or_default() += 1;
+    }
+    counts
+}

@@ -1,0 +1,10 @@
+//! What people and programs read: a snapshot as text or as JSON.
+//!
+//! Nothing here looks at a target or decides anything about stacks; it puts a [`Snapshot`](crate::snapshot::Snapshot) into words.
+
+mod fold;
+mod group;
+pub mod json;
+pub mod style;
+pub mod text;
+pub mod units;

@@ -1,0 +1,180 @@
+//! One consistent, immutable picture of a target: its stacks, the frames on them, and their names.
+//!
+//! You give a stopped target or a core file (see [`take`]); you get an owned [`Snapshot`] that reports and screens read.
+//! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
+
+mod entry;
+mod places;
+mod segments;
+mod stacks;
+mod survey;
+mod take;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::addr::{Addr, Pc};
+use crate::arch::Arch;
+use crate::discover::bounds::Bounds;
+use crate::target::Process;
+use crate::unwind::{Ended, Frame};
+
+pub use places::{Place, Places};
+pub use take::{of_core, of_live};
+
+/// One look at a target.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Which process it is.
+    pub process: Process,
+    /// The CPU that it is made for.
+    pub arch: &'static Arch,
+    /// How long the target stood still for the look; zero for a core file.
+    pub stopped: Duration,
+    /// Its threads, the first one first.
+    pub threads: Vec<ThreadEntry>,
+    /// Its stacks; a stack's id is its index here.
+    pub stacks: Vec<Stack>,
+    /// What the code addresses of all frames mean.
+    pub places: Places,
+    /// What could not be read or was found wrong, a sentence each.
+    pub warnings: Vec<String>,
+    /// Whether everything could be read.
+    pub complete: bool,
+}
+
+/// A thread, and the stack that it runs on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ThreadEntry {
+    /// The kernel's number for it.
+    pub tid: i32,
+    /// Its name, where it is known.
+    pub name: Option<String>,
+    /// The stack that its registers are on: an index into [`Snapshot::stacks`].
+    pub stack: usize,
+    /// The signal that ended the process in this thread, in a core file.
+    pub signal: Option<i32>,
+}
+
+/// A stack with the frames on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stack {
+    /// What it serves.
+    pub kind: Kind,
+    /// The name of the thread that it belongs to.
+    pub name: Option<String>,
+    /// Whether anything runs on it.
+    pub state: State,
+    /// The thread whose registers are on it now.
+    pub thread: Option<i32>,
+    /// Where it lies, and what lies below.
+    pub bounds: Bounds,
+    /// The stack pointer, where execution stands on it.
+    pub sp: Option<Addr>,
+    /// The most bytes that it ever held.
+    pub peak: Option<Peak>,
+    /// The outermost function of the program's own code.
+    pub entry: Option<Arc<str>>,
+    /// Its own frames, innermost first.
+    pub frames: Vec<StackFrame>,
+    /// Why there are no more frames.
+    pub ended: Ended,
+    /// Where the stitched backtrace goes on: the stack that resumed this one, an index into [`Snapshot::stacks`].
+    pub resumed_by: Option<usize>,
+}
+
+/// What a stack serves. The words are those of the JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// A thread began on it.
+    Thread,
+    /// A thread runs on it that began on another.
+    Coroutine,
+    /// A called function was given it by its caller, to have more room.
+    Segment,
+    /// Signal handlers run on it (`sigaltstack`).
+    Signal,
+    /// It can't be told whether a thread began on it.
+    Unknown,
+}
+
+/// Whether anything runs on a stack. The words are those of the JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// A thread's registers are on it.
+    Running,
+    /// It resumed another stack and waits for that one to come back.
+    Resuming,
+}
+
+/// The most bytes that a stack ever held, found by its touched pages: true to a page, and at most too high.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peak {
+    /// Bytes from the stack's high end down to its lowest touched page.
+    pub bytes: u64,
+}
+
+/// A frame, and its size.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StackFrame {
+    /// What the walk found.
+    pub frame: Frame,
+    /// The bytes between its own and its caller's stack pointer; `None` where that lies on another stack.
+    pub bytes: Option<u64>,
+}
+
+/// How close a stack is to its end. The words are those of the JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// Below 70 % of its size.
+    Ok,
+    /// From 70 % of its size.
+    Warn,
+    /// From 85 % of its size.
+    High,
+    /// Past its end.
+    Over,
+}
+
+impl Stack {
+    /// Its usable bytes, where both ends are known.
+    pub fn size(&self) -> Option<u64> {
+        self.bounds.range.map(|range| range.len())
+    }
+
+    /// The bytes in use now: from its high end down to the stack pointer.
+    pub fn used(&self) -> Option<u64> {
+        self.bounds.range?.high.0.checked_sub(self.sp?.0)
+    }
+
+    /// The most bytes it is known to have held: its peak, or what is in use now where there is none or that is more.
+    pub fn most_used(&self) -> Option<u64> {
+        self.peak.map(|peak| peak.bytes).max(self.used())
+    }
+
+    /// How close it is to its end; `None` where its size or use is unknown.
+    pub fn level(&self) -> Option<Level> {
+        let size = self.size()?;
+        let used = self.most_used()?;
+        let percent = |of: u64| u128::from(used) * 100 >= u128::from(size) * u128::from(of);
+        Some(match () {
+            () if used > size => Level::Over,
+            () if percent(85) => Level::High,
+            () if percent(70) => Level::Warn,
+            () => Level::Ok,
+        })
+    }
+}
+
+impl Snapshot {
+    /// What the code address of a frame means.
+    pub fn place(&self, pc: Pc) -> &Place {
+        self.places.get(pc)
+    }
+
+    /// The stack ids of a stitched backtrace, from `stack` to whoever resumed it, and on to the end.
+    pub fn stitched(&self, stack: usize) -> impl Iterator<Item = usize> {
+        // No chain visits a stack twice, but a snapshot read back from elsewhere might; the count bounds the walk.
+        std::iter::successors(Some(stack), |id| self.stacks.get(*id)?.resumed_by).take(self.stacks.len())
+    }
+}

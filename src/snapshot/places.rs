@@ -1,0 +1,73 @@
+//! What the code addresses of a snapshot mean: module, functions, lines.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::addr::Pc;
+use crate::image::names::{Name, Names};
+use crate::image::{Module, Modules};
+
+/// What one code address means.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// The file name of the module that holds it.
+    pub module: Option<Arc<str>>,
+    /// Whether that module is the system's rather than the program's own.
+    pub system: bool,
+    /// The function that it lies in, after those inlined there, innermost first; empty where nothing is known.
+    pub names: Vec<Name>,
+}
+
+/// The places of all frames of a snapshot.
+#[derive(Debug, Default)]
+pub struct Places {
+    by_pc: HashMap<Pc, Place>,
+    nowhere: Place,
+}
+
+impl Places {
+    /// Looks up module and names for each of `pcs`.
+    pub(super) fn new(pcs: &[Pc], modules: &Modules, names: &Names) -> Places {
+        let by_pc = pcs.iter().map(|pc| (*pc, place(*pc, modules, names))).collect();
+        Places { by_pc, nowhere: Place::default() }
+    }
+
+    /// What `pc` means; a place without module and names where nothing is known of it.
+    pub fn get(&self, pc: Pc) -> &Place {
+        self.by_pc.get(&pc).unwrap_or(&self.nowhere)
+    }
+
+    /// What is wrong with the files of the modules that frames lie in.
+    pub(super) fn problems(&self, modules: &Modules) -> Vec<String> {
+        let used: BTreeSet<usize> = self.by_pc.keys().filter_map(|pc| modules.index_of(pc.lookup())).collect();
+        let problems = modules.iter().enumerate().filter(|(index, _)| used.contains(index));
+        problems
+            .filter_map(|(_, module)| Some(format!("{}: {}", module_path(module), module.problem.as_ref()?)))
+            .collect()
+    }
+}
+
+fn place(pc: Pc, modules: &Modules, names: &Names) -> Place {
+    let module = modules.find(pc.lookup());
+    Place {
+        module: module.map(|module| module.name.as_str().into()),
+        system: module.is_some_and(is_system),
+        names: names.get(pc).iter().map(|name| counted_from(pc, name)).collect(),
+    }
+}
+
+/// The name with its offset counted to the code address itself, not to the one that it was looked up by.
+fn counted_from(pc: Pc, name: &Name) -> Name {
+    let behind = pc.addr().0.wrapping_sub(pc.lookup().0);
+    Name { offset: name.offset.map(|offset| offset + behind), ..name.clone() }
+}
+
+/// Whether a module came with the system: it lies where packages put libraries and the loader.
+fn is_system(module: &Module) -> bool {
+    let Some(path) = &module.path else { return true };
+    ["/lib", "/lib64", "/usr/lib", "/usr/lib64"].iter().any(|folder| path.starts_with(folder))
+}
+
+fn module_path(module: &Module) -> String {
+    module.path.as_ref().map_or_else(|| module.name.clone(), |path| path.display().to_string())
+}

@@ -1,0 +1,193 @@
+//! From chains of frames to stacks: each chain cut where it passes to another stack, each stack measured.
+
+use super::survey::Chain;
+use super::{Kind, Peak, Stack, StackFrame, State, ThreadEntry};
+use crate::addr::{Addr, AddrRange};
+use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, Owner};
+use crate::discover::chain::{self, Part};
+use crate::mapping::{Access, Mapping, Origin, index_at, mapping_at};
+use crate::target::{PageState, Pages, PagesUnknown, Thread};
+use crate::unwind::Ended;
+
+/// What is known of the memory that the chains lie in.
+pub(super) struct Ground<'g> {
+    /// The number of the process, which is that of its first thread.
+    pub(super) pid: i32,
+    /// Sorted by address.
+    pub(super) mappings: &'g [Mapping],
+    /// Where the threads' descriptors lie, sorted.
+    pub(super) descriptors: Vec<Addr>,
+    /// The soft `RLIMIT_STACK` in bytes; `None` where it is unlimited or unknown.
+    pub(super) stack_limit: Option<u64>,
+    /// Which pages of a range hold something.
+    pub(super) pages: &'g dyn Fn(AddrRange) -> Result<Pages, PagesUnknown>,
+}
+
+impl Ground<'_> {
+    /// The lowest thread descriptor above `addr` in the same mapping.
+    fn descriptor_above(&self, addr: Addr) -> Option<Addr> {
+        let next = self.descriptors.partition_point(|descriptor| *descriptor <= addr);
+        let mapping = mapping_at(self.mappings, addr)?;
+        self.descriptors.get(next).copied().filter(|descriptor| mapping.range.contains(*descriptor))
+    }
+}
+
+/// Where the descriptors of these threads lie, sorted.
+pub(super) fn descriptors(threads: &[Thread]) -> Vec<Addr> {
+    let mut descriptors: Vec<Addr> = threads.iter().filter_map(|thread| thread.thread_pointer.map(Addr)).collect();
+    descriptors.sort_unstable();
+    descriptors
+}
+
+/// The stacks of all chains, those of one chain one after the other from the innermost outwards, and the threads.
+pub(super) fn stacks(chains: &[Chain], ground: &Ground<'_>) -> (Vec<ThreadEntry>, Vec<Stack>) {
+    let mut threads = Vec::with_capacity(chains.len());
+    let mut stacks = Vec::with_capacity(chains.len());
+    for chain in chains {
+        let thread = &chain.thread;
+        threads.push(ThreadEntry {
+            tid: thread.tid,
+            name: thread.name.clone(),
+            stack: stacks.len(),
+            signal: thread.signal,
+        });
+        match chain.sp {
+            Some(sp) => add_parts(&mut stacks, chain, sp, ground),
+            None => stacks.push(unseen(chain)),
+        }
+    }
+    (threads, stacks)
+}
+
+/// The stack of a thread that could not be stopped: nothing is known of it.
+fn unseen(chain: &Chain) -> Stack {
+    Stack {
+        kind: Kind::Thread,
+        name: chain.thread.name.clone(),
+        state: State::Running,
+        thread: Some(chain.thread.tid),
+        bounds: Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown },
+        sp: None,
+        peak: None,
+        entry: None,
+        frames: Vec::new(),
+        ended: Ended::NoRule,
+        resumed_by: None,
+    }
+}
+
+fn add_parts(stacks: &mut Vec<Stack>, chain: &Chain, sp: Addr, ground: &Ground<'_>) {
+    let guards_in = |range| guards(&(ground.pages)(range));
+    let parts = chain::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in);
+    let last = parts.len() - 1;
+    for (index, part) in parts.iter().enumerate() {
+        let mut stack = measured(chain, part, ground);
+        stack.state = if index == 0 { State::Running } else { State::Resuming };
+        stack.thread = (index == 0).then_some(chain.thread.tid);
+        if index < last {
+            stack.ended = Ended::Root;
+            stack.resumed_by = Some(stacks.len() + 1);
+        }
+        stacks.push(stack);
+    }
+}
+
+/// One stack of a chain, with its kind and bounds.
+fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
+    let window = bounds::page_window(part.sp, ground.mappings);
+    let pages = (ground.pages)(window);
+    let owner = owner(chain, part, ground);
+    let found = bounds::bounds(owner, part.sp, ground.mappings, ground.stack_limit, &pages);
+    let touched = found.range.zip(pages.ok()).and_then(|(range, pages)| bounds::touched(range, &pages));
+    let kind = kind(owner, chain, part, ground);
+    Stack {
+        kind,
+        name: chain.thread.name.clone().filter(|_| kind == Kind::Thread),
+        state: State::Running,
+        thread: None,
+        bounds: found,
+        sp: Some(part.sp),
+        peak: touched.map(|bytes| Peak { bytes }),
+        entry: None,
+        frames: sized(chain, part),
+        ended: chain.ended.unwrap_or(Ended::NoRule),
+        resumed_by: None,
+    }
+}
+
+/// Whose stack a part of a chain lies on, as far as the target tells.
+fn owner(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Owner {
+    let leaves_by_signal = chain.frames[part.frames.clone()].iter().any(|frame| frame.signal);
+    if leaves_by_signal && let Some(range) = chain.signal_stacks.iter().find(|range| range.contains(part.sp)) {
+        return Owner::Signal(*range);
+    }
+    let is_outermost = part.frames.end == chain.frames.len();
+    if is_outermost && lies_on_own_stack(chain, part.sp, ground) {
+        return Owner::Thread;
+    }
+    let outermost = outermost_sp(chain, part);
+    Owner::Other { outermost, foreign: ground.descriptor_above(outermost) }
+}
+
+/// The stack pointer in the outermost frame of a part: the CFA of the frame that it called.
+fn outermost_sp(chain: &Chain, part: &Part) -> Addr {
+    let called = part.frames.len().checked_sub(2).map(|index| chain.frames[part.frames.start + index]);
+    called.and_then(|frame| frame.cfa).unwrap_or(part.sp)
+}
+
+/// Whether `sp` lies where the chain's thread began: the first thread on the kernel's `[stack]`, another in the mapping
+/// of its descriptor, which the C libraries put on top of the stack (glibc `allocate_stack`, musl `__pthread_create`).
+fn lies_on_own_stack(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> bool {
+    let Some(mapping) = mapping_at(ground.mappings, sp) else { return false };
+    let descriptor = chain.thread.thread_pointer.map(Addr);
+    match mapping.origin {
+        Origin::MainStack => true,
+        _ if chain.thread.tid == ground.pid => false,
+        _ => descriptor.is_some_and(|descriptor| mapping.range.contains(descriptor) && sp < descriptor),
+    }
+}
+
+/// What the stack of a part serves.
+fn kind(owner: Owner, chain: &Chain, part: &Part, ground: &Ground<'_>) -> Kind {
+    match owner {
+        Owner::Signal(_) => Kind::Signal,
+        Owner::Thread => Kind::Thread,
+        // The chain goes on to another stack, so the thread did not begin on this one.
+        Owner::Other { .. } if part.frames.end < chain.frames.len() => Kind::Coroutine,
+        Owner::Other { .. } if has_own_stack_elsewhere(chain, ground) => Kind::Coroutine,
+        Owner::Other { .. } => Kind::Unknown,
+    }
+}
+
+/// Whether the chain's thread is known to have begun on a stack that none of its frames lies on: the first thread on the
+/// kernel's, another where its descriptor lies in a mapping that looks like a thread's stack.
+fn has_own_stack_elsewhere(chain: &Chain, ground: &Ground<'_>) -> bool {
+    if chain.thread.tid == ground.pid {
+        return ground.mappings.iter().any(|mapping| mapping.origin == Origin::MainStack);
+    }
+    let descriptor = chain.thread.thread_pointer.and_then(|pointer| index_at(ground.mappings, Addr(pointer)));
+    let Some(index) = descriptor.filter(|index| ground.mappings[*index].origin == Origin::Anonymous) else {
+        return false;
+    };
+    let below = index.checked_sub(1).map(|below| &ground.mappings[below]);
+    below.is_some_and(|below| below.access == Access::default() && below.range.high == ground.mappings[index].range.low)
+}
+
+/// A part's frames, each with the bytes it takes; unknown for the one that the chain leaves this stack by.
+fn sized(chain: &Chain, part: &Part) -> Vec<StackFrame> {
+    let crosses = part.frames.end < chain.frames.len();
+    let mut sp = Some(part.sp);
+    let frames = part.frames.clone().map(|index| {
+        let frame = chain.frames[index];
+        let leaves = crosses && index + 1 == part.frames.end;
+        let bytes = sp.zip(frame.cfa).filter(|_| !leaves).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
+        sp = frame.cfa;
+        StackFrame { frame, bytes }
+    });
+    frames.collect()
+}
+
+fn guards(pages: &Result<Pages, PagesUnknown>) -> Vec<AddrRange> {
+    let runs = pages.as_ref().map_or(&[][..], |pages| &pages.runs);
+    runs.iter().filter(|run| run.state == PageState::Guard).map(|run| run.range).collect()
+}

@@ -1,0 +1,82 @@
+//! What is taken from a target while it stands still: each thread's chain of frames, as addresses.
+//!
+//! Names, bounds and pages can wait until the target runs on; this can't.
+
+use std::ops::ControlFlow;
+
+use crate::addr::{Addr, AddrRange};
+use crate::arch::Arch;
+use crate::memory::Memory;
+use crate::registers::Registers;
+use crate::target::{NotStopped, Target, Thread};
+use crate::unwind::{Ended, Frame, Rules, walk};
+
+/// The most frames that one thread's chain may have.
+const MOST_FRAMES: usize = 1 << 21;
+
+/// The most frames that all chains of a target may have together: it bounds the memory that a hostile target can take.
+const MOST_FRAMES_IN_ALL: usize = 1 << 22;
+
+/// `ss_flags` of a `stack_t` that stands for no alternate stack (`SS_DISABLE`, sigaltstack(2)).
+const SS_DISABLE: u32 = 2;
+
+/// A thread and its chain of frames.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) thread: Thread,
+    /// The stack pointer of the innermost frame.
+    pub(super) sp: Option<Addr>,
+    /// Innermost first.
+    pub(super) frames: Vec<Frame>,
+    /// Why there are no more; the reason where there are none at all.
+    pub(super) ended: Result<Ended, NotStopped>,
+    /// The alternate signal stacks that the kernel noted in the chain's signal frames.
+    pub(super) signal_stacks: Vec<AddrRange>,
+}
+
+/// Walks the chain of every thread of a target that stands still.
+pub(super) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
+    let mut left = MOST_FRAMES_IN_ALL;
+    let chains = target.threads().iter().map(|thread| {
+        let chain = chain(target, rules, thread, MOST_FRAMES.min(left));
+        left -= chain.frames.len();
+        chain
+    });
+    chains.collect()
+}
+
+fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit: usize) -> Chain {
+    let mut chain = Chain {
+        thread: thread.clone(),
+        sp: None,
+        frames: Vec::new(),
+        ended: Ok(Ended::Root),
+        signal_stacks: Vec::new(),
+    };
+    match &thread.registers {
+        Err(reason) => chain.ended = Err(*reason),
+        Ok(registers) => {
+            chain.sp = registers.addr(target.arch().sp);
+            let ended = walk(rules, target, registers.clone(), limit, |frame, registers| {
+                if frame.signal {
+                    chain.signal_stacks.extend(signal_stack(target, target.arch(), registers));
+                }
+                chain.frames.push(*frame);
+                ControlFlow::Continue(())
+            });
+            chain.ended = Ok(ended);
+        }
+    }
+    chain
+}
+
+/// The alternate stack that was set when a signal arrived: `uc_stack` of the signal frame above the stack pointer.
+fn signal_stack(memory: &(impl Memory + ?Sized), arch: &Arch, registers: &Registers) -> Option<AddrRange> {
+    let stack_t = registers.addr(arch.sp)?.offset(arch.sigframe_uc_stack as i64);
+    let mut bytes = [0; 24];
+    memory.read(stack_t, &mut bytes).ok()?;
+    let word = |at: usize| bytes[at..].first_chunk::<8>().map(|word| u64::from_le_bytes(*word));
+    let (low, flags, size) = (word(0)?, word(8)? as u32, word(16)?);
+    let range = AddrRange::new(Addr(low), Addr(low.checked_add(size)?));
+    (flags & SS_DISABLE == 0 && !range.is_empty()).then_some(range)
+}

@@ -22,6 +22,10 @@ mod symbols;
 mod unwind_sections;
 
 #[cfg(test)]
+mod damaged_tests;
+#[cfg(test)]
+mod names_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use super::arch;
-use super::stack::{CANARY, OwnedStack, Stack, StackError, StackSource};
+use super::stack::{CANARY, Stack, StackError};
 
 /// The least that a borrowed stack must hold besides its canary.
 const LEAST: usize = arch::ROOT_SIZE + Stack::ALIGN;
@@ -51,33 +51,6 @@ impl<'a> Borrowed<'a> {
     pub fn is_intact(&self) -> bool {
         // SAFETY: the first word of our memory; code running on the stack may change it, hence volatile.
         unsafe { self.stack.base().cast::<usize>().read_volatile() == CANARY }
-    }
-}
-
-impl From<Borrowed<'static>> for OwnedStack {
-    fn from(borrowed: Borrowed<'static>) -> OwnedStack {
-        // SAFETY: the memory is borrowed forever, so nobody else has it; releasing it does nothing.
-        unsafe { OwnedStack::from_parts(borrowed.stack, &Forever) }
-    }
-}
-
-/// The source of stacks in memory that is borrowed forever: it has none to give, and takes them back by forgetting them.
-struct Forever;
-
-// SAFETY: `allocate` gives nothing, and the canary is announced.
-unsafe impl StackSource for Forever {
-    fn name(&self) -> &'static str {
-        "borrowed"
-    }
-
-    fn allocate(&self, size: usize) -> Result<Stack, StackError> {
-        Err(StackError::TooLarge { size })
-    }
-
-    unsafe fn release(&self, _stack: Stack) {}
-
-    fn has_canary(&self) -> bool {
-        true
     }
 }
 

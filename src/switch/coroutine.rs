@@ -5,7 +5,7 @@
 //! ```text
 //!   top of the stack's memory
 //!            | padding                      |
-//!            | the function, until it runs  |
+//!            | the function; its result     |
 //!            | Control                      | <- what `raw::init` takes for the top of the stack
 //!            | root and frames, growing down|
 //! ```
@@ -23,8 +23,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
 
 use super::arch::{self, Word};
+use super::owned::{OwnedStack, StackSource};
+use super::roster::state;
 use super::source::{DEFAULT_SIZE, default_source};
-use super::stack::{CANARY, OwnedStack, StackError, StackSource};
+use super::stack::{CANARY, StackError};
 
 /// What a resume ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,40 +63,49 @@ pub enum State<Yield, Return> {
 ///   ownership. Unsafe code that gets there all the same, on the thread it runs on, meets a panic for the resume and
 ///   the end of the process for the drop.
 pub struct Coroutine<Input, Yield, Return> {
+    /// On the coroutine's own stack. A pointer, so the coroutine is bound to its thread.
     control: NonNull<Control>,
-    stack: ManuallyDrop<OwnedStack>,
-    /// The pointer above keeps it on its thread.
     marker: PhantomData<fn(Input) -> State<Yield, Return>>,
 }
 
 /// What the resumer and the coroutine share.
 #[repr(C)]
 struct Control {
-    /// The saved context while the coroutine is suspended; null while it runs and when it is over.
+    /// The first word, which the roster points to: the saved context while the coroutine is suspended; null while it runs and when it is over.
     sp: Cell<*mut usize>,
     /// Why a switch has more to do than to hand a value over; a sum of the constants below.
-    flags: Cell<usize>,
-    /// Where the canary is; null where the stack has none.
-    canary: *const usize,
+    flags: Cell<u8>,
+    /// The stack that all this lies on.
+    stack: ManuallyDrop<OwnedStack>,
     /// Drops the function, given this structure's address, while it has not been run.
     drop_function: unsafe fn(NonNull<Control>),
 }
 
 /// The function has not been run yet.
-const UNSTARTED: usize = 1;
+const UNSTARTED: u8 = 1;
 /// The function has returned or panicked.
-const FINISHED: usize = 2;
+const FINISHED: u8 = 2;
 /// The coroutine is being dropped: suspend unwinds instead of coming back.
-const CANCELLED: usize = 4;
+const CANCELLED: u8 = 4;
 /// The stack has a canary.
-const CANARIED: usize = 8;
+const CANARIED: u8 = 8;
 
-/// A [`Control`] and, above it, the coroutine's function.
+/// A [`Control`] and, above it, the coroutine's function, and in its place in the end what came of it.
 #[repr(C, align(16))]
-struct Header<F> {
+struct Header<F, Return> {
     control: Control,
-    function: ManuallyDrop<F>,
+    body: Body<F, Return>,
 }
+
+/// Both lie at its address.
+#[repr(C)]
+union Body<F, Return> {
+    function: ManuallyDrop<F>,
+    result: ManuallyDrop<Outcome<Return>>,
+}
+
+/// What a function ended with: its value, or the payload of its panic.
+type Outcome<Return> = Result<Return, Box<dyn Any + Send>>;
 
 /// The payload of the panic that empties the stack of a dropped coroutine.
 struct Cancelled;
@@ -138,28 +149,28 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
         F: FnOnce(&Yielder<Input, Yield>, Input) -> Return + 'static,
     {
         let range = stack.range();
-        let least = size_of::<Header<F>>() + align_of::<Header<F>>() + LEAST_ROOM;
+        let least = size_of::<Header<F, Return>>() + align_of::<Header<F, Return>>() + LEAST_ROOM;
         if range.size() < least {
             return Err(StackError::TooSmall { size: range.size(), least });
         }
-        let below_top = range.top().wrapping_sub(size_of::<Header<F>>());
-        let header = below_top.wrapping_sub(below_top.addr() % align_of::<Header<F>>()).cast::<Header<F>>();
-        let canary = stack.canary();
+        let below_top = range.top().wrapping_sub(size_of::<Header<F, Return>>());
+        let header =
+            below_top.wrapping_sub(below_top.addr() % align_of::<Header<F, Return>>()).cast::<Header<F, Return>>();
+        // SAFETY: a header's address is a multiple of 16, and below it the stack has room for the root: see `LEAST_ROOM`.
+        let sp = unsafe { arch::init_returning(header.cast(), run::<F, Input, Yield, Return> as *const () as usize) };
+        let entry = stack.entry();
         let control = Control {
-            sp: Cell::new(ptr::null_mut()),
-            flags: Cell::new(if canary.is_some() { UNSTARTED | CANARIED } else { UNSTARTED }),
-            canary: canary.map_or(ptr::null(), |canary| canary.as_ptr()),
-            drop_function: drop_function::<F>,
+            sp: Cell::new(sp),
+            flags: Cell::new(if stack.has_canary() { UNSTARTED | CANARIED } else { UNSTARTED }),
+            stack: ManuallyDrop::new(stack),
+            drop_function: drop_function::<F, Return>,
         };
         // SAFETY: `header` is aligned and lies in the stack, which is ours and as large as checked above.
-        unsafe { header.write(Header { control, function: ManuallyDrop::new(function) }) };
-        // SAFETY: below the header there is room for the root; the header is a multiple of 16, as is its address.
-        let sp = unsafe { arch::init(header.cast(), main::<F, Input, Yield, Return> as *const () as usize) };
+        unsafe { header.write(Header { control, body: Body { function: ManuallyDrop::new(function) } }) };
         // SAFETY: not null, as it points into the stack.
         let control = unsafe { NonNull::new_unchecked(header.cast::<Control>()) };
-        let coroutine = Coroutine { control, stack: ManuallyDrop::new(stack), marker: PhantomData };
-        coroutine.control().sp.set(sp);
-        Ok(coroutine)
+        entry.occupy(header.cast());
+        Ok(Coroutine { control, marker: PhantomData })
     }
 
     /// Runs the coroutine until it suspends or returns.
@@ -205,9 +216,14 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         !self.control().has(UNSTARTED)
     }
 
+    /// Gives the coroutine a name, for those who look from outside; the first 79 bytes of it are kept.
+    pub fn set_name(&self, name: &str) {
+        self.stack().entry().set_name(name);
+    }
+
     /// The stack it runs on.
     pub fn stack(&self) -> &OwnedStack {
-        &self.stack
+        &self.control().stack
     }
 
     /// The stack of a coroutine that is over, for the next one; the coroutine itself where it is not over.
@@ -216,9 +232,9 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         if !self.is_finished() {
             return Err(self);
         }
-        let mut coroutine = ManuallyDrop::new(self);
-        // SAFETY: the coroutine is not dropped and not used again.
-        Ok(unsafe { ManuallyDrop::take(&mut coroutine.stack) })
+        let coroutine = ManuallyDrop::new(self);
+        // SAFETY: nothing lives on the stack any more, and the coroutine is not dropped and not used again.
+        Ok(unsafe { take_stack(coroutine.control) })
     }
 
     /// Goes to the coroutine with `word`; comes back with what it yielded, encoded, or with what it returned.
@@ -229,34 +245,34 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     #[inline]
     unsafe fn switch(&mut self, word: Word) -> Result<Word, Return> {
         let control = self.control();
-        if control.flags.get() != 0 {
-            control.check_canary();
-        }
         let sp = control.sp.replace(ptr::null_mut());
         // SAFETY: `sp` was set by the last switch from there, and nobody resumed it since, or it would be null.
         let (word, sp) = unsafe { arch::enter(word, sp, self.control.as_ptr().cast()) };
         let control = self.control();
         control.sp.set(sp);
         if control.flags.get() != 0 {
-            return self.after_switch(word);
+            control.check_canary();
+        }
+        if sp.is_null() {
+            // SAFETY: a coroutine that cannot be resumed any more has just handed over the address of its outcome.
+            return Err(unsafe { self.finish(word) });
         }
         Ok(word)
     }
 
-    /// The rarer half of [`Coroutine::switch`]: the end of the coroutine, or a canary to check.
-    #[inline(never)]
-    fn after_switch(&mut self, word: Word) -> Result<Word, Return> {
-        let control = self.control();
-        control.check_canary();
-        if control.flags.get() & FINISHED == 0 {
-            return Ok(word);
-        }
-        control.sp.set(ptr::null_mut());
-        // SAFETY: `main` hands over the address of its result last of all, and leaves it to us.
-        let result = unsafe { word.assume_init() as *const Result<Return, Box<dyn Any + Send>> };
-        // SAFETY: as above; the stack is still there, and the result is read once.
-        match unsafe { result.read() } {
-            Ok(result) => Err(result),
+    /// Takes the value that the coroutine's function returned, or goes on with its panic.
+    ///
+    /// # Safety
+    /// `word` is the address of an [`Outcome`] that nobody has taken.
+    #[inline]
+    unsafe fn finish(&mut self, word: Word) -> Return {
+        self.control().set(FINISHED);
+        self.stack().entry().set_state(state::FINISHED);
+        // SAFETY: the caller says that it is an address.
+        let outcome = unsafe { word.assume_init() };
+        // SAFETY: the outcome lies on our stack; it is read once.
+        match unsafe { ptr::with_exposed_provenance::<Outcome<Return>>(outcome).read() } {
+            Ok(result) => result,
             Err(payload) => resume_unwind(payload),
         }
     }
@@ -302,8 +318,8 @@ impl<Input, Yield, Return> Drop for Coroutine<Input, Yield, Return> {
                 return;
             }
         }
-        // SAFETY: nothing lives on the stack any more, and it is not used again.
-        unsafe { ManuallyDrop::drop(&mut self.stack) };
+        // SAFETY: nothing lives on the stack any more, and the coroutine is gone after this.
+        drop(unsafe { take_stack(self.control) });
         if let Some(payload) = own_panic
             && !std::thread::panicking()
         {
@@ -388,56 +404,68 @@ impl<Input, Yield> Yielder<Input, Yield> {
 
 impl Control {
     #[inline]
-    fn has(&self, flag: usize) -> bool {
+    fn has(&self, flag: u8) -> bool {
         self.flags.get() & flag != 0
     }
 
-    fn set(&self, flag: usize) {
+    fn set(&self, flag: u8) {
         self.flags.set(self.flags.get() | flag);
     }
 
     /// Ends the process where the stack has a canary that was overwritten: what lies below it was overwritten too.
     fn check_canary(&self) {
         // SAFETY: a stack that says it has a canary has one at its base, and we own the stack.
-        if self.has(CANARIED) && unsafe { self.canary.read_volatile() } != CANARY {
+        if self.has(CANARIED) && unsafe { self.stack.range().base().cast::<usize>().read_volatile() } != CANARY {
             super::fatal("a coroutine overflowed its stack: the canary at its low end was overwritten");
         }
     }
 }
 
-/// The outermost function of each coroutine, called by `start` with the third argument that this crate's own may take.
-unsafe extern "C" fn main<F, Input, Yield, Return>(input: Word, _resumer: *mut usize, top: *mut usize)
+/// The outermost function of each coroutine, called by `start_returning` with the top of its stack as a third argument.
+/// Gives the address of its outcome, which stays in the header until the resumer takes it.
+unsafe extern "C" fn run<F, Input, Yield, Return>(input: Word, _resumer: *mut usize, top: *mut usize) -> usize
 where
     F: FnOnce(&Yielder<Input, Yield>, Input) -> Return,
 {
-    let header = top.cast::<Header<F>>();
+    let header = top.cast::<Header<F, Return>>();
+    let body = body_of(header);
     // SAFETY: `Coroutine::on` put the header there, and it stays until the coroutine is over.
     let control = unsafe { &*header.cast::<Control>() };
     // SAFETY: the header holds the function; the flag, cleared next, says that it does so no longer.
-    let function = unsafe { function_of(header).read() };
+    let function = unsafe { body.cast::<F>().read() };
     control.flags.set(control.flags.get() & !UNSTARTED);
+    control.stack.entry().set_state(state::STARTED);
     // SAFETY: `Yielder` is a `Control` in memory.
     let yielder = unsafe { &*header.cast::<Yielder<Input, Yield>>() };
     // SAFETY: the first resume encoded an `Input`, and waits.
     let input = unsafe { decode(input) };
-    let result = ManuallyDrop::new(catch_unwind(AssertUnwindSafe(|| function(yielder, input))));
-    control.set(FINISHED);
-    // SAFETY: this stack was entered by `enter` with this top.
-    let resumer = unsafe { arch::resumer(top) };
-    // SAFETY: the resumer waits, and takes the result before it does anything to this stack.
-    unsafe { arch::leave(MaybeUninit::new((&raw const result).expose_provenance()), resumer) };
-    super::fatal("a coroutine that is over was resumed")
+    let outcome: Outcome<Return> = catch_unwind(AssertUnwindSafe(|| function(yielder, input)));
+    // SAFETY: the function has been taken out, and its place is large enough for both.
+    unsafe { body.cast::<Outcome<Return>>().write(outcome) };
+    body.expose_provenance()
 }
 
 /// Drops the function of a coroutine that was never resumed.
-unsafe fn drop_function<F>(control: NonNull<Control>) {
+unsafe fn drop_function<F, Return>(control: NonNull<Control>) {
     // SAFETY: the caller says that the control is that of a header with an `F` that has not been taken out.
-    unsafe { function_of::<F>(control.as_ptr().cast()).drop_in_place() };
+    unsafe { body_of::<F, Return>(control.as_ptr().cast()).cast::<F>().drop_in_place() };
 }
 
-/// Where a header keeps its function.
-fn function_of<F>(header: *mut Header<F>) -> *mut F {
-    header.wrapping_byte_add(offset_of!(Header<F>, function)).cast()
+/// Takes the stack out of itself.
+///
+/// # Safety
+/// The control is not used again, and nothing else lives on the stack.
+unsafe fn take_stack(control: NonNull<Control>) -> OwnedStack {
+    let stack = control.as_ptr().wrapping_byte_add(offset_of!(Control, stack)).cast::<OwnedStack>();
+    // SAFETY: the caller gives the stack up; the control is on it and still there.
+    let stack = unsafe { stack.read() };
+    stack.entry().vacate();
+    stack
+}
+
+/// Where a header keeps its function or its outcome.
+fn body_of<F, Return>(header: *mut Header<F, Return>) -> *mut Body<F, Return> {
+    header.wrapping_byte_add(offset_of!(Header<F, Return>, body)).cast()
 }
 
 /// Says why a coroutine without a saved context cannot be resumed.

@@ -40,14 +40,22 @@ mod stack;
 #[cfg(feature = "std")]
 mod coroutine;
 #[cfg(feature = "std")]
+mod owned;
+#[cfg(feature = "std")]
+mod roster;
+#[cfg(feature = "std")]
 mod source;
+#[cfg(feature = "std")]
+mod valgrind;
 
 pub use borrowed::Borrowed;
 pub use on_stack::{StackDirection, on_stack, replace_stack, stack_direction, stack_pointer};
-pub use stack::{OwnedStack, Stack, StackError, StackSource};
+pub use stack::{Stack, StackError};
 
 #[cfg(feature = "std")]
 pub use coroutine::{Coroutine, SendCoroutine, State, Yielder};
+#[cfg(feature = "std")]
+pub use owned::{OwnedStack, StackSource};
 #[cfg(feature = "std")]
 #[doc(hidden)]
 pub use source::set_default_source;

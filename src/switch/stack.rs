@@ -1,7 +1,6 @@
-//! A stack as a range of memory, and the contract with whoever provides it.
+//! A stack as a range of memory.
 //!
-//! [`Stack`] is only the range; [`OwnedStack`] also knows the [`StackSource`] it goes back to.
-//! How memory is got is the sources' business.
+//! It owns nothing and knows nothing of where the memory is from; `OwnedStack` does.
 
 #![allow(unsafe_code)]
 
@@ -44,16 +43,19 @@ impl Stack {
     }
 
     /// The lowest address.
+    #[inline]
     pub fn base(self) -> *mut u8 {
         self.base.as_ptr()
     }
 
     /// The first address above, from where the stack grows down.
+    #[inline]
     pub fn top(self) -> *mut u8 {
         self.base().wrapping_add(self.size)
     }
 
     /// Its length in bytes.
+    #[inline]
     pub fn size(self) -> usize {
         self.size
     }
@@ -112,99 +114,5 @@ impl fmt::Display for StackError {
 
 impl core::error::Error for StackError {}
 
-/// A strategy of making stacks.
-///
-/// # Safety
-/// - What `allocate` gives keeps the contract of [`Stack::new`], is at least as large as asked for, and nobody else gets
-///   it before it is given back by `release`.
-/// - It may be released on another thread than it was allocated on.
-/// - Unless `has_canary` says otherwise, an access just below the base ends in a fault and changes no memory.
-pub unsafe trait StackSource: Sync {
-    /// One word for reports: how these stacks are made.
-    fn name(&self) -> &'static str;
-
-    /// A stack of at least `size` bytes.
-    ///
-    /// # Errors
-    /// Where there is none to be had.
-    fn allocate(&self, size: usize) -> Result<Stack, StackError>;
-
-    /// Takes a stack back.
-    ///
-    /// # Safety
-    /// `stack` came from this source's `allocate`, is given back once, and nothing on it is used any more.
-    unsafe fn release(&self, stack: Stack);
-
-    /// Whether the word at the base of each stack is [`CANARY`], to be checked because nothing else guards it.
-    fn has_canary(&self) -> bool {
-        false
-    }
-
-    /// The deepest use of the stack ever, in bytes from the top, where this source can tell it exactly.
-    fn peak(&self, stack: Stack) -> Option<usize> {
-        let _ = stack;
-        None
-    }
-}
-
 /// The word at the base of a stack that no page guards; whoever overflows the stack by a little overwrites it.
 pub(super) const CANARY: usize = 0x5AFE_C0DE_5AFE_C0DE_u64 as usize;
-
-/// A stack that goes back to its source when it is dropped.
-pub struct OwnedStack {
-    stack: Stack,
-    source: &'static dyn StackSource,
-}
-
-impl OwnedStack {
-    /// A stack of at least `size` bytes from `source`.
-    ///
-    /// # Errors
-    /// Where the source has none to give.
-    pub fn from_source(source: &'static dyn StackSource, size: usize) -> Result<OwnedStack, StackError> {
-        Ok(OwnedStack { stack: source.allocate(size)?, source })
-    }
-
-    /// Takes over `stack`, which `source` allocated.
-    ///
-    /// # Safety
-    /// `stack` may be released to `source`, and nobody else will.
-    pub unsafe fn from_parts(stack: Stack, source: &'static dyn StackSource) -> OwnedStack {
-        OwnedStack { stack, source }
-    }
-
-    /// The range of memory.
-    pub fn range(&self) -> Stack {
-        self.stack
-    }
-
-    /// What made it.
-    pub fn source(&self) -> &'static dyn StackSource {
-        self.source
-    }
-
-    /// The deepest use of this stack ever, in bytes from the top, where its source can tell it exactly.
-    /// It includes all earlier uses of the same memory.
-    pub fn peak(&self) -> Option<usize> {
-        self.source.peak(self.stack)
-    }
-
-    /// Where the canary is, for a stack that has one.
-    #[cfg(feature = "std")]
-    pub(super) fn canary(&self) -> Option<NonNull<usize>> {
-        self.source.has_canary().then(|| self.stack.base.cast())
-    }
-}
-
-impl Drop for OwnedStack {
-    fn drop(&mut self) {
-        // SAFETY: the constructors' callers promise that it is ours to give back; a drop happens once.
-        unsafe { self.source.release(self.stack) };
-    }
-}
-
-impl fmt::Debug for OwnedStack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} stack {:p}..{:p}", self.source.name(), self.stack.base(), self.stack.top())
-    }
-}

@@ -68,12 +68,33 @@ pub(crate) const ROOT_SIZE: usize = ROOT + SAVED;
 /// The [`ROOT_SIZE`] bytes below `top` can be written and are not used for anything else; `top` is a multiple of
 /// [`STACK_ALIGN`].
 pub(crate) unsafe fn init(top: *mut usize, entry: usize) -> *mut usize {
+    // SAFETY: the caller's promises are those asked for.
+    unsafe { write_root(top, entry, start as *const () as usize) }
+}
+
+/// As [`init`], for an `entry` that returns a word: the resumer gets it, with a null for the context to come back to.
+///
+/// # Safety
+/// As for [`init`].
+#[cfg(feature = "std")]
+#[inline]
+pub(crate) unsafe fn init_returning(top: *mut usize, entry: usize) -> *mut usize {
+    // SAFETY: the caller's promises are those asked for.
+    unsafe { write_root(top, entry, start_returning as *const () as usize) }
+}
+
+/// Writes the root, and the saved frame that the first resume takes up in `start`.
+///
+/// # Safety
+/// As for [`init`].
+#[inline]
+unsafe fn write_root(top: *mut usize, entry: usize, start: usize) -> *mut usize {
     let root = top.wrapping_byte_sub(ROOT).cast::<Root>();
     let saved = root.wrapping_byte_sub(SAVED).cast::<SavedFrame>();
     // SAFETY: the caller promises that these bytes below `top` are ours to write; both structures are of words only.
     unsafe { root.write(Root { link: 0, resumed_by: resumed_by as *const () as usize + 4, entry, zero: 0 }) };
     // SAFETY: as above.
-    unsafe { saved.write(SavedFrame { x29: root.addr(), pc: start as *const () as usize, x19: 0, zero: 0 }) };
+    unsafe { saved.write(SavedFrame { x29: root.addr(), pc: start, x19: 0, zero: 0 }) };
     saved.cast()
 }
 
@@ -227,6 +248,41 @@ unsafe extern "C" fn start() {
         root = const ROOT,
         entry = const offset_of!(Root, entry),
         returned = sym super::entry_returned,
+    )
+}
+
+/// As [`start`], for a function that returns: what it returned is handed to the resumer.
+#[cfg(feature = "std")]
+#[unsafe(naked)]
+unsafe extern "C" fn start_returning() {
+    naked_asm!(
+        ".cfi_startproc",
+        ".cfi_signal_frame",
+        ".cfi_def_cfa x29, 16",
+        ".cfi_offset x29, -16",
+        ".cfi_offset x30, -8",
+        "add x2, x29, #{root}",
+        "ldr x9, [x29, #{entry}]",
+        "blr x9",
+        "mov x1, xzr",
+        "ldr x2, [x29]",
+        "ldr x19, [x2, #{x19}]",
+        "mov sp, x2",
+        ".cfi_endproc",
+        ".cfi_startproc",
+        ".cfi_adjust_cfa_offset {saved}",
+        ".cfi_rel_offset x29, 0",
+        ".cfi_rel_offset x30, 8",
+        "ldp x29, x30, [sp], #{saved}",
+        ".cfi_adjust_cfa_offset -{saved}",
+        ".cfi_restore x29",
+        ".cfi_restore x30",
+        "ret",
+        ".cfi_endproc",
+        root = const ROOT,
+        entry = const offset_of!(Root, entry),
+        saved = const SAVED,
+        x19 = const offset_of!(SavedFrame, x19),
     )
 }
 

@@ -88,12 +88,33 @@ pub(crate) const ROOT_SIZE: usize = ROOT + SAVED;
 /// The [`ROOT_SIZE`] bytes below `top` can be written and are not used for anything else; `top` is a multiple of
 /// [`STACK_ALIGN`].
 pub(crate) unsafe fn init(top: *mut usize, entry: usize) -> *mut usize {
+    // SAFETY: the caller's promises are those asked for.
+    unsafe { write_root(top, entry, start as *const () as usize) }
+}
+
+/// As [`init`], for an `entry` that returns a word: the resumer gets it, with a null for the context to come back to.
+///
+/// # Safety
+/// As for [`init`].
+#[cfg(feature = "std")]
+#[inline]
+pub(crate) unsafe fn init_returning(top: *mut usize, entry: usize) -> *mut usize {
+    // SAFETY: the caller's promises are those asked for.
+    unsafe { write_root(top, entry, start_returning as *const () as usize) }
+}
+
+/// Writes the root, and the saved frame that the first resume takes up in `start`.
+///
+/// # Safety
+/// As for [`init`].
+#[inline]
+unsafe fn write_root(top: *mut usize, entry: usize, start: usize) -> *mut usize {
     let root = top.wrapping_byte_sub(ROOT).cast::<Root>();
     let saved = root.wrapping_byte_sub(SAVED).cast::<SavedFrame>();
     // SAFETY: the caller promises that these bytes below `top` are ours to write; both structures are of words only.
     unsafe { root.write(Root { link: 0, resumed_by: resumed_by as *const () as usize + 1, entry, zero: 0 }) };
     // SAFETY: as above.
-    unsafe { saved.write(SavedFrame { rbx: 0, rbp: root.addr(), pc: start as *const () as usize }) };
+    unsafe { saved.write(SavedFrame { rbx: 0, rbp: root.addr(), pc: start }) };
     saved.cast()
 }
 
@@ -247,6 +268,40 @@ unsafe extern "C" fn start() {
         root = const ROOT,
         entry = const offset_of!(Root, entry),
         returned = sym super::entry_returned,
+    )
+}
+
+/// As [`start`], for a function that returns: what it returned is handed to the resumer.
+///
+/// The `ret` at the end answers the call in `enter`, as each return inside `entry` answered its own call: the
+/// processor predicts them all. After `mov rsp, rdx` the frame is the resumer's saved one, without its `rbx`.
+#[cfg(feature = "std")]
+#[unsafe(naked)]
+unsafe extern "C" fn start_returning() {
+    naked_asm!(
+        ".cfi_startproc simple",
+        ".cfi_signal_frame",
+        ".cfi_def_cfa rbp, 16",
+        ".cfi_offset rbp, -16",
+        ".cfi_offset rip, -8",
+        "lea rdx, [rbp + {root}]",
+        "call [rbp + {entry}]",
+        "mov rdi, rax",
+        "xor esi, esi",
+        "mov rdx, [rbp]",
+        "mov rbx, [rdx - 8]",
+        "mov rsp, rdx",
+        ".cfi_endproc",
+        ".cfi_startproc",
+        ".cfi_adjust_cfa_offset 8",
+        ".cfi_rel_offset rbp, 0",
+        "pop rbp",
+        ".cfi_adjust_cfa_offset -8",
+        ".cfi_restore rbp",
+        "ret",
+        ".cfi_endproc",
+        root = const ROOT,
+        entry = const offset_of!(Root, entry),
     )
 }
 

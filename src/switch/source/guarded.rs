@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Stack, StackError, StackSource, os};
+use super::{OwnedStack, Stack, StackError, StackSource, os};
 
 /// Maps each stack when it is asked for and unmaps it when it is dropped.
 ///
@@ -12,45 +12,56 @@ use super::{Stack, StackError, StackSource, os};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guarded;
 
-// SAFETY: the memory is mapped for this stack alone, page-aligned, read-write, and the page below it faults.
+// SAFETY: the page below each stack faults.
 unsafe impl StackSource for Guarded {
     fn name(&self) -> &'static str {
         "guarded"
     }
 
-    fn allocate(&self, size: usize) -> Result<Stack, StackError> {
+    fn allocate(&'static self, size: usize) -> Result<OwnedStack, StackError> {
         let page = os::page_size();
-        let usable = size.max(1).checked_next_multiple_of(page).filter(|&usable| usable <= isize::MAX as usize - page);
-        let usable = usable.ok_or(StackError::TooLarge { size })?;
+        let usable = size
+            .max(1)
+            .checked_next_multiple_of(page)
+            .filter(|&usable| usable <= isize::MAX as usize - page)
+            .ok_or(StackError::TooLarge { size })?;
         let base = os::map(usable, page).map_err(|os_error| StackError::Refused { size, os_error })?;
-        // SAFETY: just mapped, `usable` bytes of whole pages.
-        Ok(unsafe { Stack::new(base, usable) })
+        // SAFETY: just mapped: `usable` bytes of whole pages, zeroed.
+        let memory = unsafe { Stack::new(base, usable) };
+        // SAFETY: nobody else knows of it, and `release` unmaps it only when it is given back.
+        unsafe { OwnedStack::new(memory, self) }
     }
 
-    unsafe fn release(&self, stack: Stack) {
-        // SAFETY: the caller gives back what `allocate` mapped with a guard of one page.
-        unsafe { os::unmap(stack.base(), stack.size(), os::page_size()) };
+    fn release(&self, stack: OwnedStack) {
+        let memory = stack.into_memory();
+        // SAFETY: `allocate` mapped it with a guard of one page, and its owner gave it up.
+        unsafe { os::unmap(memory.base(), memory.size(), os::page_size()) };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch::OwnedStack;
+    use crate::switch::owned::DESCRIPTOR;
 
     #[test]
-    fn stacks_are_whole_pages_and_zero() {
+    fn stacks_are_as_large_as_asked_for_and_zero() {
         for asked in [0, 1, 4096, 4097, 100_000] {
-            let stack = OwnedStack::from_source(&Guarded, asked).unwrap().range();
-            assert!(stack.size() >= asked.max(1) && stack.size().is_multiple_of(os::page_size()));
+            let stack = Guarded.allocate(asked).unwrap();
+            assert!(stack.range().size() + DESCRIPTOR >= asked);
+            // SAFETY: the lowest word of a stack, which is aligned.
+            assert_eq!(unsafe { stack.range().base().cast::<usize>().read() }, 0);
         }
     }
 
     #[test]
     fn sizes_beyond_the_address_space_are_errors() {
-        assert_eq!(Guarded.allocate(usize::MAX), Err(StackError::TooLarge { size: usize::MAX }));
-        assert_eq!(Guarded.allocate(isize::MAX as usize), Err(StackError::TooLarge { size: isize::MAX as usize }));
+        for size in [usize::MAX, isize::MAX as usize] {
+            assert_eq!(Guarded.allocate(size).unwrap_err(), StackError::TooLarge { size });
+        }
         let size = 1 << 60;
-        assert!(matches!(Guarded.allocate(size), Err(StackError::Refused { size: refused, .. }) if refused == size));
+        assert!(
+            matches!(Guarded.allocate(size).unwrap_err(), StackError::Refused { size: asked, .. } if asked == size)
+        );
     }
 }

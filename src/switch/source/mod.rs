@@ -7,7 +7,8 @@
 
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::stack::{Stack, StackError, StackSource};
+use super::owned::{OwnedStack, StackSource};
+use super::stack::{Stack, StackError};
 
 mod guarded;
 mod os;

@@ -4,7 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Stack, StackError, StackSource, os};
+use super::{OwnedStack, StackError, StackSource, os};
+use crate::switch::owned::DESCRIPTOR;
 
 /// Sizes are rounded up to one of this many powers of two, counted in pages; larger stacks are not kept.
 const CLASSES: usize = 20;
@@ -17,7 +18,7 @@ const CLASSES: usize = 20;
 pub struct Pooled<S> {
     source: S,
     keep: usize,
-    classes: [Mutex<Vec<Stack>>; CLASSES],
+    classes: [Mutex<Vec<OwnedStack>>; CLASSES],
 }
 
 impl<S: StackSource> Pooled<S> {
@@ -35,78 +36,71 @@ impl<S: StackSource> Pooled<S> {
     pub fn clear(&self) {
         for class in &self.classes {
             for stack in std::mem::take(&mut *lock(class)) {
-                // SAFETY: it came from this source, and nobody uses a stack that waits here.
-                unsafe { self.source.release(stack) };
+                self.source.release(stack);
             }
         }
     }
 
-    /// The list for stacks of `size` bytes, and the size of the stacks in it.
-    fn class(&self, size: usize) -> Option<(&Mutex<Vec<Stack>>, usize)> {
+    /// The list of stacks of at least `size` bytes, and the least size of all stacks in it.
+    fn class(&self, size: usize) -> Option<(&Mutex<Vec<OwnedStack>>, usize)> {
         let pages = size.max(1).div_ceil(os::page_size()).checked_next_power_of_two()?;
         let class = self.classes.get(pages.trailing_zeros() as usize)?;
         Some((class, pages * os::page_size()))
     }
+
+    /// The list that `stack` belongs into: that of the largest class it can serve.
+    fn class_of(&self, stack: &OwnedStack) -> Option<&Mutex<Vec<OwnedStack>>> {
+        let pages = (stack.range().size() + DESCRIPTOR) / os::page_size();
+        self.classes.get(pages.checked_ilog2()? as usize)
+    }
 }
 
 /// A panic while the lock is held cannot leave a list half changed.
-fn lock(class: &Mutex<Vec<Stack>>) -> MutexGuard<'_, Vec<Stack>> {
+fn lock(class: &Mutex<Vec<OwnedStack>>) -> MutexGuard<'_, Vec<OwnedStack>> {
     class.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// SAFETY: stacks come from a source that keeps the contract; one in the pool is in nobody else's hands.
+// SAFETY: as the source below, whose stacks are not changed.
 unsafe impl<S: StackSource> StackSource for Pooled<S> {
     fn name(&self) -> &'static str {
         "pooled"
     }
 
-    fn allocate(&self, size: usize) -> Result<Stack, StackError> {
+    fn allocate(&'static self, size: usize) -> Result<OwnedStack, StackError> {
         let Some((class, size)) = self.class(size) else { return self.source.allocate(size) };
-        let kept = lock(class).pop();
-        kept.map_or_else(|| self.source.allocate(size), Ok)
+        if let Some(kept) = lock(class).pop() {
+            return Ok(kept);
+        }
+        Ok(self.source.allocate(size)?.with_source(self))
     }
 
-    unsafe fn release(&self, stack: Stack) {
-        if let Some((class, size)) = self.class(stack.size())
-            && size == stack.size()
-        {
+    fn release(&self, stack: OwnedStack) {
+        if let Some(class) = self.class_of(&stack) {
             let mut kept = lock(class);
             if kept.len() < self.keep {
                 kept.push(stack);
                 return;
             }
         }
-        // SAFETY: the caller gives back what this source allocated.
-        unsafe { self.source.release(stack) };
+        self.source.release(stack);
     }
 
-    fn has_canary(&self) -> bool {
-        self.source.has_canary()
-    }
-
-    fn peak(&self, stack: Stack) -> Option<usize> {
+    fn peak(&self, stack: &OwnedStack) -> Option<usize> {
         self.source.peak(stack)
-    }
-}
-
-impl<S> Drop for Pooled<S> {
-    fn drop(&mut self) {
-        // A `Pooled` that can be used as a source is a static and never dropped; one that was not has no stacks.
-        debug_assert!(self.classes.iter().all(|class| lock(class).is_empty()), "a pool with stacks was dropped");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch::{Guarded, OwnedStack};
+    use crate::switch::Guarded;
 
     #[test]
     fn a_stack_given_back_is_handed_out_again() {
         static POOL: Pooled<Guarded> = Pooled::new(Guarded, 2);
         let first = OwnedStack::from_source(&POOL, 10_000).unwrap();
         let base = first.range().base();
-        assert_eq!(first.range().size(), 16_384);
+        assert_eq!(first.range().size(), 16_384 - DESCRIPTOR);
         drop(first);
         assert_eq!(POOL.kept(), 1);
         let again = OwnedStack::from_source(&POOL, 16_000).unwrap();

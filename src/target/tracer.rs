@@ -24,6 +24,10 @@ use crate::arch::Arch;
 /// caught while it stands: what is stopped starts none.
 const ROUNDS_BEFORE_STOP: usize = 4;
 
+/// How often a refused seize is tried again. In an `execve` of another thread, the kernel refuses the first thread because
+/// it has ended, and a moment later the other one lives under its number.
+const SEIZE_TRIES: usize = 16;
+
 /// How long the caller waits between two looks for ended threads that hold up an `execve`.
 const COLLECT_EVERY: Duration = Duration::from_millis(20);
 
@@ -179,7 +183,8 @@ impl Stop {
                 break;
             }
         }
-        match self.tracees.iter().any(|tracee| matches!(tracee.state, State::Stopped { .. } | State::Not(_))) {
+        let is_over = |tracee: &Tracee| matches!(tracee.state, State::Gone | State::Not(NotStopped::Ended));
+        match self.tracees.iter().any(|tracee| !is_over(tracee)) {
             true => Ok(self.all_seen() || fruitless == 8),
             false => Err(StopError::Ended { pid: self.pid }),
         }
@@ -202,12 +207,15 @@ impl Stop {
 
     /// Seizes one thread; `None` where it ended before we came.
     fn seize(&mut self, tid: i32) -> Result<Option<State>, StopError> {
-        let Err(refused) = ptrace::seize(tid) else { return Ok(Some(State::Running)) };
         let directory = procfs::thread_directory(self.pid, tid);
-        let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
-        if refused.raw_os_error() == Some(libc::ESRCH) || ended {
-            // The first thread stays listed for as long as any other lives.
-            return Ok((tid == self.pid).then_some(State::Not(NotStopped::Ended)));
+        for _ in 0..SEIZE_TRIES {
+            let Err(refused) = ptrace::seize(tid) else { return Ok(Some(State::Running)) };
+            let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
+            if refused.raw_os_error() == Some(libc::ESRCH) || ended {
+                // The first thread stays listed for as long as any other lives.
+                return Ok((tid == self.pid).then_some(State::Not(NotStopped::Ended)));
+            }
+            thread::yield_now();
         }
         Err(StopError::of_refused_thread(self.pid, tid, &directory))
     }

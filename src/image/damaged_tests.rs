@@ -65,3 +65,93 @@ fn any_byte_may_be_wrong() {
     }
     assert!(still_named > 5_000, "most of it survives: {still_named}");
 }
+
+/// An object with hand-written debug information: abbreviations, then the entries of one unit of DWARF 5.
+///
+/// Abbreviation 1 is the unit (code from `code` to `end`), 2 a function there with children, 3 an inlined call of
+/// entry `self` there with children, 4 a function whose origin is itself.
+fn with_entries(folder: &Folder, name: &str, entries: &str) -> Loaded {
+    let source = format!(
+        r#"
+        .text
+        .globl code
+code:   .fill 64, 1, 0x90
+end:
+        .section .debug_abbrev, "", @progbits
+        .macro abbreviation number, tag, children
+        .uleb128 \number, \tag
+        .byte \children
+        .endm
+        .macro range
+        .uleb128 0x11, 0x01, 0x12, 0x07
+        .endm
+        abbreviation 1, 0x11, 1
+        range
+        .uleb128 0, 0
+        abbreviation 2, 0x2e, 1
+        range
+        .uleb128 0x03, 0x08, 0, 0
+        abbreviation 3, 0x1d, 1
+        range
+        .uleb128 0x31, 0x13, 0, 0
+        abbreviation 4, 0x2e, 0
+        range
+        .uleb128 0x31, 0x13, 0, 0
+        .uleb128 0
+        .section .debug_info, "", @progbits
+        .macro bounds
+        .quad code
+        .quad end - code
+        .endm
+unit:   .long finish - start
+start:  .short 5
+        .byte 1, 8
+        .long .debug_abbrev
+        .uleb128 1
+        bounds
+        {entries}
+        .byte 0
+finish:
+"#
+    );
+    folder.write("entries.s", &source);
+    folder.run("gcc", &["-shared", "-nostdlib", "-o", name, "entries.s"]);
+    Loaded::new(&folder.0, name)
+}
+
+fn addr_of_code(loaded: &Loaded) -> u64 {
+    loaded.modules().iter().next().unwrap().ranges[0].low.0
+}
+
+#[test]
+fn an_entry_that_is_its_own_origin_has_no_name_of_its_own() {
+    let folder = Folder::new("own-origin");
+    let loaded = with_entries(&folder, "own.so", "self: .uleb128 4\n bounds\n .long self - unit");
+    let lines = loaded.lines(&[addr_of_code(&loaded) + 3]);
+    assert_eq!(lines, [[("code".to_owned(), "??".to_owned(), 0)]], "the symbol table names it");
+}
+
+#[test]
+fn two_entries_that_are_each_other_s_origin_end() {
+    let folder = Folder::new("two-origins");
+    let entries = ".uleb128 2\n bounds\n .asciz \"outer\"\n\
+        self: .uleb128 3\n bounds\n .long other - unit\n .byte 0\n\
+        other: .uleb128 3\n bounds\n .long self - unit\n .byte 0\n .byte 0";
+    let loaded = with_entries(&folder, "two.so", entries);
+    let lines = loaded.lines(&[addr_of_code(&loaded) + 3]);
+    let functions: Vec<&str> = lines[0].iter().map(|(function, ..)| &**function).collect();
+    assert_eq!(functions, ["??", "outer"], "of two calls side by side the first holds the address");
+}
+
+#[test]
+fn calls_inlined_without_end_are_followed_to_a_limit() {
+    let folder = Folder::new("deep");
+    let entries = "self: .uleb128 2\n bounds\n .asciz \"outer\"\n\
+        .rept 100000\n .uleb128 3\n bounds\n .long self - unit\n .endr\n .fill 100001, 1, 0";
+    let loaded = with_entries(&folder, "deep.so", entries);
+    let started = Instant::now();
+    let lines = loaded.lines(&[addr_of_code(&loaded) + 3]);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!((2..=2000).contains(&lines[0].len()), "{}", lines[0].len());
+    assert_eq!(lines[0].last().unwrap().0, "outer");
+}

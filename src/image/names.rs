@@ -127,6 +127,7 @@ fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Fil
         None => vec![Vec::new(); svmas.len()],
     };
     add_symbols(image, separate, &svmas, &mut frames);
+    prefer_plain_names(image, separate, &svmas, &mut frames);
     let by_svma: HashMap<u64, Vec<Frame>> = svmas.iter().copied().zip(frames).collect();
     let named = |addr: &u64| {
         let svma = module.svma(Addr(*addr));
@@ -161,6 +162,25 @@ fn add_symbols<'a>(image: &'a Image, separate: Option<&'a Image>, svmas: &[u64],
             if let Some(function) = frames[place].last_mut() {
                 (function.function, function.start) = (Some(name), Some(svma));
             }
+        }
+    }
+}
+
+/// Gives C functions whose name in DWARF is an internal one the name that callers know, where the symbol table has it.
+///
+/// In glibc, `pause` is written as `__libc_pause`, and `poll` as `__GI___poll`.
+fn prefer_plain_names(image: &Image, separate: Option<&Image>, svmas: &[u64], frames: &mut [Vec<Frame>]) {
+    let internal = |frame: &Frame| frame.function.as_ref().is_some_and(|name| name.starts_with("__"));
+    let places: Vec<usize> = (0..svmas.len()).filter(|&place| frames[place].last().is_some_and(internal)).collect();
+    let table = || Table::full(image).or_else(|| Table::full(separate?));
+    let Some(table) = places.first().and_then(|_| table()) else { return };
+    let wanted: Vec<u64> = places.iter().map(|&place| svmas[place]).collect();
+    let plainness = |name: &str| (name.len() - name.trim_start_matches('_').len(), name.len());
+    for (place, symbol) in places.into_iter().zip(table.find(&wanted)) {
+        let (Some(function), Some(symbol)) = (frames[place].last_mut(), symbol) else { continue };
+        let is_plainer = function.function.as_deref().is_some_and(|name| plainness(&symbol.name) < plainness(name));
+        if is_plainer && function.start == Some(symbol.svma) {
+            function.function = Some(symbol.name);
         }
     }
 }

@@ -291,3 +291,7 @@ pub(super) fn page_size() -> u64 {
         u64::try_from(size).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096)
     })
 }
+
+#[cfg(test)]
+#[path = "pagemap_tests.rs"]
+mod tests;

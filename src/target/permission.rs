@@ -146,3 +146,7 @@ fn is_dumpable(directory: &Path, user: u32) -> bool {
 fn other_user_namespace(directory: &Path) -> bool {
     fs::read_link(directory.join("ns/user")).ok() != fs::read_link("/proc/self/ns/user").ok()
 }
+
+#[cfg(test)]
+#[path = "permission_tests.rs"]
+mod tests;

@@ -139,6 +139,12 @@ struct Tracee {
     state: State,
 }
 
+impl Tracee {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Gone | State::Not(NotStopped::Ended))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Seized, and not known to be in any other state.
@@ -173,18 +179,18 @@ impl Stop {
             if gone > 0 {
                 self.recheck_leader(deadline);
             }
-            asked = self.tracees.len();
             if self.all_seen() {
                 break;
             }
+            self.forget_replaced_leader();
+            asked = self.tracees.len();
             // Threads that are just ending are counted and not listed; they need a moment.
             fruitless = if self.seize_new()? == 0 { fruitless + 1 } else { 0 };
             if Instant::now() >= deadline || fruitless == 8 {
                 break;
             }
         }
-        let is_over = |tracee: &Tracee| matches!(tracee.state, State::Gone | State::Not(NotStopped::Ended));
-        match self.tracees.iter().any(|tracee| !is_over(tracee)) {
+        match self.tracees.iter().any(|tracee| !tracee.is_over()) {
             true => Ok(self.all_seen() || fruitless == 8),
             false => Err(StopError::Ended { pid: self.pid }),
         }
@@ -281,6 +287,16 @@ impl Stop {
         }
         self.tracees[index].state = State::Running;
         self.settle(index..index + 1, deadline);
+    }
+
+    /// Forgets a first thread that has ended where another one, which is no tracee yet, has taken its number.
+    fn forget_replaced_leader(&mut self) {
+        let is_leader = |tracee: &Tracee| tracee.tid == self.pid && tracee.is_over();
+        let Some(index) = self.tracees.iter().position(is_leader) else { return };
+        if procfs::stat(&procfs::directory(self.pid)).is_some_and(|stat| !stat.has_ended()) {
+            self.tracees.remove(index);
+            self.known.remove(&self.pid);
+        }
     }
 
     fn give_up(&mut self, index: usize) {

@@ -51,6 +51,15 @@ pub(super) fn open_plain(path: &Path) -> io::Result<Bytes> {
     Ok(open_regular(path)?.into_opened(false)?.bytes)
 }
 
+/// Whether a path leads the process or thread of this `/proc` directory to the same files as it leads us.
+pub(super) fn sees_as_we_do(directory: &Path) -> bool {
+    let sees = |directory: &Path| {
+        let root = std::fs::metadata(directory.join("root")).ok()?;
+        Some((std::fs::read_link(directory.join("ns/mnt")).ok()?, root.dev(), root.ino()))
+    };
+    sees(directory).is_some_and(|theirs| sees(Path::new("/proc/self")) == Some(theirs))
+}
+
 /// Opens a regular file of the process's root directory, in which symbolic links and `..` stay.
 fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
     let root = File::open(directory.join("root"))?;
@@ -95,5 +104,16 @@ impl Regular {
 
     fn into_opened(self, same_file: bool) -> io::Result<Opened> {
         Ok(Opened { bytes: Arc::new(MappedBytes::map(&self.file)?), same_file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_see_what_we_see() {
+        assert!(sees_as_we_do(Path::new("/proc/self")));
+        assert!(!sees_as_we_do(Path::new("/proc/0")), "of what can't be read it is not said");
     }
 }

@@ -129,6 +129,17 @@ impl Files for Live {
     fn open(&self, path: &Path) -> io::Result<Bytes> {
         files::open(&self.directory(), path)
     }
+
+    fn open_ours(&self, path: &Path) -> io::Result<Bytes> {
+        match files::sees_as_we_do(&self.directory()) {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => files::open_plain(path),
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Status::read(&self.directory()).ok()?.own_pid()
+    }
 }
 
 /// Checks that `pid` is a process of a program; gives a living thread of it.

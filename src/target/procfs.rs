@@ -69,6 +69,11 @@ impl Status {
         self.field(name)?.split_ascii_whitespace().next()?.parse().ok()
     }
 
+    /// The process's number in its own pid namespace: the last of `NStgid` (Linux 4.1).
+    pub(super) fn own_pid(&self) -> Option<u32> {
+        self.field("NStgid")?.split_ascii_whitespace().next_back()?.parse().ok()
+    }
+
     /// The field as a set of bits written in hexadecimal, as capabilities are.
     pub(super) fn bits(&self, name: &str) -> Option<u64> {
         u64::from_str_radix(self.field(name)?, 16).ok()
@@ -158,8 +163,9 @@ mod tests {
 
     #[test]
     fn fields_are_found_by_their_whole_name() {
-        let status = Status("Name:\tx\nTgid:\t7\nNStgid:\t9\nUid:\t1\t2\t3\t4\nCapEff:\t0000000000080000\n".into());
+        let status = Status("Name:\tx\nTgid:\t7\nNStgid:\t7\t9\nUid:\t1\t2\t3\t4\nCapEff:\t0000000000080000\n".into());
         assert_eq!(status.number("Tgid"), Some(7));
+        assert_eq!(status.own_pid(), Some(9));
         assert_eq!(status.users(), Some([1, 2, 3]));
         assert_eq!(status.bits("CapEff"), Some(1 << 19));
         assert_eq!(status.field("Pid"), None);

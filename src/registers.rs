@@ -7,7 +7,7 @@ use std::fmt;
 use crate::addr::Addr;
 
 /// A register by its DWARF number.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct Register(pub u8);
 
 /// The values of a context's general registers, as far as they are known.
@@ -41,6 +41,21 @@ impl Registers {
         if let Some(slot) = self.values.get_mut(usize::from(register.0)) {
             *slot = value;
             self.known |= 1 << register.0;
+        }
+    }
+
+    /// Forgets every register but those in `keeps`, and takes those in `saves` for known (bit number = register number):
+    /// their values are given next, by [`Registers::set_known`].
+    #[inline]
+    pub(crate) fn change(&mut self, keeps: u64, saves: u64) {
+        self.known = self.known & keeps | saves;
+    }
+
+    /// Sets the value of a register that is known already.
+    #[inline]
+    pub(crate) fn set_known(&mut self, register: Register, value: u64) {
+        if let Some(slot) = self.values.get_mut(usize::from(register.0)) {
+            *slot = value;
         }
     }
 

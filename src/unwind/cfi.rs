@@ -14,13 +14,13 @@ use std::sync::OnceLock;
 
 use gimli::{BaseAddresses, EndianSlice, LittleEndian, Section as _, UnwindOffset, UnwindSection};
 
+use super::entry::{Cies, Entry};
 use crate::image::{SectionBytes, UnwindSections};
 
 /// The bytes of an unwind section.
 pub(super) type Slice<'d> = EndianSlice<'d, LittleEndian>;
-/// A frame description entry, with its common information entry.
-pub(super) type Fde<'d> = gimli::FrameDescriptionEntry<Slice<'d>>;
-type Cie<'d> = gimli::CommonInformationEntry<Slice<'d>>;
+/// What entries have in common.
+pub(super) type Cie<'d> = gimli::CommonInformationEntry<Slice<'d>>;
 
 /// The section that an entry stands in, which its expressions are read from.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,10 @@ pub(super) enum Source {
 /// The entries of one image, ready to be searched.
 #[derive(Debug)]
 pub(super) struct Entries<'d> {
-    bases: BaseAddresses,
+    pub(super) bases: BaseAddresses,
     header: Option<Header<'d>>,
-    eh_frame: gimli::EhFrame<Slice<'d>>,
-    debug_frame: gimli::DebugFrame<Slice<'d>>,
+    pub(super) eh_frame: gimli::EhFrame<Slice<'d>>,
+    pub(super) debug_frame: gimli::DebugFrame<Slice<'d>>,
     /// Whether the header was found to tell the truth; empty until a look-up gave reason to ask.
     header_is_sound: OnceLock<bool>,
     eh_frame_index: OnceLock<Index>,
@@ -72,58 +72,30 @@ impl<'d> Entries<'d> {
         self.debug_frame_index();
     }
 
-    /// The entry that covers `address`.
-    pub(super) fn find(&self, address: u64) -> Option<(Fde<'d>, Source)> {
-        if let Some(fde) = self.find_in_eh_frame(address) {
-            return Some((fde, Source::EhFrame));
-        }
-        let offset = self.debug_frame_index().find(address)?;
-        let fde = entry_at(&self.debug_frame, &self.bases, offset)?;
-        fde.contains(address).then_some((fde, Source::DebugFrame))
-    }
-
-    /// The instructions of `fde`, an entry of `source`, run up to `address`.
-    pub(super) fn row<'c, S: gimli::UnwindContextStorage<usize>>(
-        &self,
-        (fde, source): &(Fde<'d>, Source),
-        context: &'c mut gimli::UnwindContext<usize, S>,
-        address: u64,
-    ) -> Option<&'c gimli::UnwindTableRow<usize, S>> {
-        if fde.entry_len() > LONGEST_ENTRY || fde.cie().entry_len() > LONGEST_ENTRY {
-            return None;
-        }
-        match source {
-            Source::EhFrame => fde.unwind_info_for_address(&self.eh_frame, &self.bases, context, address),
-            Source::DebugFrame => fde.unwind_info_for_address(&self.debug_frame, &self.bases, context, address),
-        }
-        .ok()
-    }
-
-    /// The bytes of an expression that an entry of `source` holds.
-    pub(super) fn expression(&self, source: Source, expression: &gimli::UnwindExpression<usize>) -> Option<&'d [u8]> {
-        let expression = match source {
-            Source::EhFrame => expression.get(&self.eh_frame),
-            Source::DebugFrame => expression.get(&self.debug_frame),
-        };
-        expression.ok().map(|expression| expression.0.slice())
-    }
-
-    fn find_in_eh_frame(&self, address: u64) -> Option<Fde<'d>> {
-        if let Some(header) = self.header.as_ref().filter(|_| self.header_is_sound.get() != Some(&false)) {
-            let entry = header.find(address);
-            let fde = entry.and_then(|entry| entry_at(&self.eh_frame, &self.bases, entry.offset));
-            match (entry, fde) {
-                (Some(entry), Some(fde)) if fde.initial_address() == entry.start && fde.contains(address) => {
-                    return Some(fde);
+    /// The entry that covers `address`. A CIE that was met before is taken from `cies`.
+    pub(super) fn find<'t>(&'t self, address: u64, cies: &mut Cies<'d>) -> Option<Entry<'t, 'd>> {
+        match &self.header {
+            Some(header) if self.header_is_sound.get() != Some(&false) => {
+                if let Some(line) = header.find(address) {
+                    let entry = Entry::at(self, Source::EhFrame, line.offset, cies);
+                    if entry.as_ref().is_some_and(|entry| entry.start == line.start && entry.covers(address)) {
+                        return entry;
+                    }
                 }
-                _ if *self.header_is_sound.get_or_init(|| header.agrees_with(&self.eh_frame, &self.bases)) => {
-                    return None;
+                if !self.header_is_sound.get_or_init(|| header.agrees_with(&self.eh_frame, &self.bases)) {
+                    return self.find(address, cies);
                 }
-                _ => {}
+            }
+            _ => {
+                let offset = self.eh_frame_index().find(address);
+                let entry = offset.and_then(|offset| Entry::at(self, Source::EhFrame, offset, cies));
+                if entry.as_ref().is_some_and(|entry| entry.covers(address)) {
+                    return entry;
+                }
             }
         }
-        let fde = entry_at(&self.eh_frame, &self.bases, self.eh_frame_index().find(address)?)?;
-        fde.contains(address).then_some(fde)
+        let entry = Entry::at(self, Source::DebugFrame, self.debug_frame_index().find(address)?, cies);
+        entry.filter(|entry| entry.covers(address))
     }
 
     fn eh_frame_index(&self) -> &Index {
@@ -133,16 +105,6 @@ impl<'d> Entries<'d> {
     fn debug_frame_index(&self) -> &Index {
         self.debug_frame_index.get_or_init(|| Index::build(&self.debug_frame, &self.bases))
     }
-}
-
-/// The longest entry whose instructions are run, in bytes. The longest of librustc_driver has 2,900.
-const LONGEST_ENTRY: usize = 1 << 18;
-
-fn entry_at<'d, S>(section: &S, bases: &BaseAddresses, offset: usize) -> Option<Fde<'d>>
-where
-    S: UnwindSection<Slice<'d>>,
-{
-    section.fde_from_offset(bases, S::Offset::from(offset), S::cie_from_offset).ok()
 }
 
 /// One line of a sorted table.

@@ -4,9 +4,10 @@
 //! stack for a return address. Each guess is checked, and the frame that it gives is marked with how it was found.
 //! Where the checks fail there is no caller: a wrong frame is worse than a missing one.
 
+use super::follow::{Lead, lead};
 use super::rules::{Kind, Standing};
 use super::unwinder::Rules;
-use super::walk::{FoundBy, Lead, lead};
+use super::walk::FoundBy;
 use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
 use crate::registers::Registers;

@@ -12,8 +12,12 @@
 
 mod cache;
 mod cfi;
+mod entry;
 mod expr;
 mod fallback;
+mod follow;
+mod passed;
+mod program;
 mod rules;
 mod signal;
 mod tables;

@@ -4,10 +4,8 @@
 //! it". Such a row fits a cache line ([`Row`]). What needs more (expressions, values kept in other registers) is kept
 //! aside as a [`FullRow`] and named by its number.
 
-use gimli::{CfaRule, RegisterRule};
-
-use super::cfi::{Entries, Fde, Source};
 use super::expr::{Surroundings, evaluate};
+use super::program::{Cfa, Rule, State};
 use crate::addr::{Addr, Pc};
 use crate::arch::Arch;
 use crate::memory::{Memory, Unreadable};
@@ -72,26 +70,34 @@ pub(super) enum Standing {
 
 /// How many saved registers fit a [`Row`]: x86_64 has 7 to save, aarch64 12, the return address among them.
 const MOST_SAVED: usize = 12;
+/// Saved registers are read in groups of this many.
+const GROUP: usize = 4;
 
-/// A row that fits a cache line. Offsets from the CFA are in words of eight bytes.
+/// A row that fits a cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(super) struct Row {
     pub(super) key: Key,
     /// The registers that have the same value in the caller, a bit for each.
     keeps: u64,
+    /// The registers that are saved, a bit for each.
+    saves: u64,
     /// What is added to the register to give the CFA; of a `Full` row its number.
     offset: i32,
-    /// The lowest saved word, and how many words it is from there to the end of the highest.
+    /// The lowest saved word, counted in words from the CFA.
     lowest: i16,
+    /// How many words it is from there to the end of the highest.
     span: u8,
     /// The register that the CFA counts from.
     base: Register,
     pub(super) kind: Kind,
     pub(super) standing: Standing,
-    count: u8,
-    registers: [Register; MOST_SAVED],
-    words: [i16; MOST_SAVED],
+    /// How many groups of saved registers there are: a loop that nearly always runs as often is quick.
+    groups: u8,
+    /// The saved registers, the return address first; the last group is filled up with copies of it.
+    registers: [[Register; GROUP]; MOST_SAVED / GROUP],
+    /// Where each is saved, counted in words from the lowest.
+    words: [[u8; GROUP]; MOST_SAVED / GROUP],
 }
 
 const _: () = assert!(size_of::<Row>() == 64, "one cache line");
@@ -99,8 +105,8 @@ const _: () = assert!(size_of::<Row>() == 64, "one cache line");
 /// What a row gives for the frame itself and for its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    /// The registers are the caller's now.
-    Up,
+    /// The registers are the caller's now, and this is the address that it returns to.
+    Up(Addr),
     /// There is no caller.
     Root,
     /// The rules need a register that is not known, or make no sense.
@@ -113,15 +119,16 @@ impl Row {
     pub(super) const EMPTY: Row = Row {
         key: Key::NONE,
         keeps: 0,
+        saves: 0,
         offset: 0,
         lowest: 0,
         span: 0,
         base: Register(0),
         kind: Kind::Missing,
         standing: Standing::Ordinary,
-        count: 0,
-        registers: [Register(0); MOST_SAVED],
-        words: [0; MOST_SAVED],
+        groups: 0,
+        registers: [[Register(0); GROUP]; MOST_SAVED / GROUP],
+        words: [[0; GROUP]; MOST_SAVED / GROUP],
     };
 
     /// A row of a kind that needs nothing more.
@@ -142,43 +149,71 @@ impl Row {
         Row { standing, ..self }
     }
 
+    /// Whether it leads from a place behind a call to the next by saved words alone, as nearly all rows do.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.kind == Kind::Saved && self.standing == Standing::Ordinary
+    }
+
     /// The CFA of a `Saved` or `Root` row.
     #[inline]
     pub(super) fn cfa(&self, registers: &Registers) -> Option<Addr> {
         Some(registers.addr(self.base)?.offset(i64::from(self.offset)))
     }
 
+    /// The same where the stack pointer is at hand: to read back what was just written to memory takes longer than
+    /// all else that a step does.
+    #[inline]
+    pub(super) fn cfa_by(&self, arch: &Arch, sp: Option<Addr>, registers: &Registers) -> Option<Addr> {
+        let offset = i64::from(self.offset);
+        if self.base == arch.sp { Some(sp?.offset(offset)) } else { Some(registers.addr(self.base)?.offset(offset)) }
+    }
+
     /// Turns the registers of a frame into its caller's, by a `Saved` row whose CFA is `cfa`.
     #[inline]
-    pub(super) fn step<'m, M: Memory + ?Sized>(
+    pub(super) fn step<M: Memory + ?Sized>(
         &self,
         arch: &Arch,
         cfa: Addr,
         registers: &mut Registers,
-        window: &mut Window<'m, M>,
+        window: &mut Window<'_, M>,
     ) -> Step {
         let low = cfa.offset(8 * i64::from(self.lowest));
-        registers.retain(self.keeps);
-        registers.set(arch.sp, cfa.0);
-        let saved = self.registers.iter().zip(&self.words).take(usize::from(self.count));
-        if let Some(bytes) = window.bytes(low, 8 * usize::from(self.span)) {
-            for (register, word) in saved {
-                let at = 8 * usize::from(word.wrapping_sub(self.lowest) as u16);
-                if let Some(bytes) = bytes.get(at..).and_then(|bytes| bytes.first_chunk()) {
-                    registers.set(*register, u64::from_le_bytes(*bytes));
-                }
-            }
-        } else {
-            for (register, word) in saved {
-                let at = cfa.offset(8 * i64::from(*word));
-                match window.memory.read_u64(at) {
-                    Ok(value) => registers.set(*register, value),
-                    Err(_) if *register == arch.pc => return Step::Unreadable(at),
-                    Err(_) => registers.forget(*register),
+        let words = window.bytes(low, 8 * usize::from(self.span)).map(|bytes| bytes.as_chunks::<8>().0);
+        let word = |at: u8| words.and_then(|words| words.get(usize::from(at))).map(|word| u64::from_le_bytes(*word));
+        let Some(return_address) = word(self.words[0][0]) else {
+            return self.step_by_word(arch, cfa, registers, window.memory);
+        };
+        registers.change(self.keeps, self.saves);
+        for (group, at) in self.registers.iter().zip(&self.words).take(usize::from(self.groups)) {
+            for (register, at) in group.iter().zip(at) {
+                if let Some(word) = word(*at) {
+                    registers.set_known(*register, word);
                 }
             }
         }
-        Step::Up
+        registers.set(arch.sp, cfa.0);
+        Step::Up(Addr(return_address))
+    }
+
+    /// The same where the saved words are not to be had in one piece.
+    #[cold]
+    fn step_by_word(&self, arch: &Arch, cfa: Addr, registers: &mut Registers, memory: &(impl Memory + ?Sized)) -> Step {
+        let at = |word: u8| cfa.offset(8 * (i64::from(self.lowest) + i64::from(word)));
+        let return_address = match memory.read_u64(at(self.words[0][0])) {
+            Ok(address) => address,
+            Err(unreadable) => return Step::Unreadable(unreadable.at),
+        };
+        registers.retain(self.keeps);
+        registers.set(arch.sp, cfa.0);
+        let saved = self.registers.as_flattened().iter().zip(self.words.as_flattened());
+        for (register, word) in saved.take(GROUP * usize::from(self.groups)) {
+            match memory.read_u64(at(*word)) {
+                Ok(value) => registers.set(*register, value),
+                Err(_) => registers.forget(*register),
+            }
+        }
+        Step::Up(Addr(return_address))
     }
 
     /// The number of the [`FullRow`] that a `Full` row stands for.
@@ -232,36 +267,13 @@ impl<'m, M: Memory + ?Sized> Window<'m, M> {
 #[derive(Clone, Debug)]
 pub(super) struct FullRow<'d> {
     cfa: Cfa<'d>,
-    /// What the callee does not say anything about and the ABI makes it keep.
+    /// The registers that the ABI makes a routine keep, whatever its rules leave out.
     keeps: u64,
-    rules: Vec<(Register, Rule<'d>)>,
-    /// The rule for the return address, with the column that holds it.
-    return_address: (Register, Rule<'d>),
+    rules: Box<[(Register, Rule<'d>)]>,
+    /// The register whose rule is that of the return address.
+    column: Register,
+    return_address: Rule<'d>,
     bias: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Cfa<'d> {
-    Register(Register, i64),
-    Expression(&'d [u8]),
-}
-
-/// How the caller's value of a register is found (DWARF 5, section 6.4.1).
-#[derive(Clone, Copy, Debug)]
-enum Rule<'d> {
-    Undefined,
-    /// The register itself.
-    Same,
-    /// `*(CFA + offset)`
-    At(i64),
-    /// `CFA + offset`
-    Value(i64),
-    /// Another register.
-    Register(Register),
-    /// `*expression`
-    AtExpression(&'d [u8]),
-    /// The expression itself.
-    ValueExpression(&'d [u8]),
 }
 
 impl FullRow<'_> {
@@ -286,15 +298,15 @@ impl FullRow<'_> {
                 Ok(None) | Err(_) => caller.forget(*register),
             }
         }
-        let (column, rule) = self.return_address;
-        match rule.value(column, cfa, around) {
-            Ok(Some(value)) => caller.set(arch.pc, value),
-            Ok(None) if matches!(rule, Rule::Undefined) => return Step::Root,
+        let return_address = match self.return_address.value(self.column, cfa, around) {
+            Ok(Some(address)) => Addr(address),
+            Ok(None) if matches!(self.return_address, Rule::Undefined) => return Step::Root,
             Ok(None) => return Step::Stuck,
             Err(unreadable) => return Step::Unreadable(unreadable.at),
-        }
+        };
         *registers = caller;
-        Step::Up
+        registers.set(arch.pc, return_address.0);
+        Step::Up(return_address)
     }
 }
 
@@ -316,133 +328,79 @@ impl Rule<'_> {
     }
 }
 
-/// How a gimli row keeps its rules: enough for every general and vector register, and states remembered deeper than any
-/// compiler nests them. What needs more is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Storage;
-
-impl gimli::UnwindContextStorage<usize> for Storage {
-    type Rules = [(gimli::Register, RegisterRule<usize>); 96];
-    type Stack = Box<[gimli::UnwindTableRow<usize, Storage>; 16]>;
-}
-
-/// Compiles rows of one kind of CPU; reuses its working memory.
-pub(super) struct Compiler {
-    arch: &'static Arch,
-    context: gimli::UnwindContext<usize, Storage>,
-}
-
 /// A compiled row: in one cache line, or not.
 pub(super) enum Compiled<'d> {
     Row(Row),
     Full(FullRow<'d>),
 }
 
-impl Compiler {
-    pub(super) fn new(arch: &'static Arch) -> Compiler {
-        Compiler { arch, context: gimli::UnwindContext::new_in() }
-    }
-
-    /// The row of `entry` for `address` (both as the file names them); `None` where the entry makes no sense.
-    pub(super) fn compile<'d>(
-        &mut self,
-        entries: &Entries<'d>,
-        entry: &(Fde<'d>, Source),
-        address: u64,
-        bias: u64,
-    ) -> Option<Compiled<'d>> {
-        let arch = self.arch;
-        let source = entry.1;
-        let column = register(entry.0.cie().return_address_register())?;
-        let row = entries.row(entry, &mut self.context, address)?;
-        let full = full_row(arch, entries, source, column, row, bias)?;
-        Some(match full.shorten(arch) {
-            Some(row) => Compiled::Row(row),
-            None => Compiled::Full(full),
-        })
-    }
-}
-
-fn full_row<'d>(
-    arch: &Arch,
-    entries: &Entries<'d>,
-    source: Source,
-    column: Register,
-    row: &gimli::UnwindTableRow<usize, Storage>,
-    bias: u64,
-) -> Option<FullRow<'d>> {
-    let cfa = match row.cfa() {
-        CfaRule::RegisterAndOffset { register: base, offset } => Cfa::Register(register(*base)?, *offset),
-        CfaRule::Expression(expression) => Cfa::Expression(entries.expression(source, expression)?),
-    };
-    let mut rules = Vec::new();
+/// The row for rules whose return address stands in `column`; `None` where there is no rule for that.
+pub(super) fn compile<'d>(arch: &Arch, state: &State<'d>, column: Register, bias: u64) -> Option<Compiled<'d>> {
     // A leaf function that leaves the return address in the link register has no rule for it.
-    let mut return_address = (arch.link == Some(column)).then_some(Rule::Same);
-    for (number, rule) in row.registers() {
-        // Vector registers and the like are not kept.
-        let Some(number) = register(*number).filter(|number| usize::from(number.0) < Registers::LIMIT) else {
-            continue;
-        };
-        let rule = match rule {
-            RegisterRule::Undefined => Rule::Undefined,
-            RegisterRule::SameValue => Rule::Same,
-            RegisterRule::Offset(offset) => Rule::At(*offset),
-            RegisterRule::ValOffset(offset) => Rule::Value(*offset),
-            RegisterRule::Register(other) => register(*other).map_or(Rule::Undefined, Rule::Register),
-            RegisterRule::Expression(expression) => Rule::AtExpression(entries.expression(source, expression)?),
-            RegisterRule::ValExpression(expression) => Rule::ValueExpression(entries.expression(source, expression)?),
-            // The state of a pointer's signature: signatures are removed wherever they stand.
-            _ => continue,
-        };
-        if number == column {
-            return_address = Some(rule);
-        } else {
-            rules.push((number, rule));
-        }
+    let in_link = (arch.link == Some(column)).then_some(Rule::Same);
+    let return_address = state.rule(column).or(in_link)?;
+    if let Some(row) = compile_short(arch, state, column, return_address) {
+        return Some(Compiled::Row(row));
     }
-    Some(FullRow { cfa, keeps: arch.callee_saved, rules, return_address: (column, return_address?), bias })
+    let rules = state.rules().filter(|(register, _)| *register != column).collect();
+    Some(Compiled::Full(FullRow { cfa: state.cfa, keeps: arch.callee_saved, rules, column, return_address, bias }))
 }
 
-fn register(register: gimli::Register) -> Option<Register> {
-    u8::try_from(register.0).ok().map(Register)
-}
-
-impl FullRow<'_> {
-    /// The same as a [`Row`], if it fits one.
-    fn shorten(&self, arch: &Arch) -> Option<Row> {
-        let Cfa::Register(base, offset) = self.cfa else { return None };
-        let mut row = Row { base, offset: offset.try_into().ok()?, keeps: self.keeps, ..Row::EMPTY };
-        match self.return_address.1 {
-            Rule::Undefined => return Some(Row { kind: Kind::Root, ..row }),
-            Rule::At(offset) => row.push(arch.pc, offset)?,
+/// The same as a [`Row`], if it fits one.
+fn compile_short(arch: &Arch, state: &State<'_>, column: Register, return_address: Rule<'_>) -> Option<Row> {
+    let Cfa::Register(base, offset) = state.cfa else { return None };
+    let mut row = Row { base, offset: offset.try_into().ok()?, keeps: arch.callee_saved, ..Row::EMPTY };
+    let mut saved = Saved::default();
+    match return_address {
+        Rule::Undefined => return Some(Row { kind: Kind::Root, ..row }),
+        Rule::At(offset) => saved.push(arch.pc, offset)?,
+        _ => return None,
+    }
+    for (register, rule) in state.rules().filter(|(register, _)| *register != column) {
+        match rule {
+            Rule::At(offset) if register != arch.sp => saved.push(register, offset)?,
+            Rule::Undefined => row.keeps &= !(1 << register.0),
+            Rule::Same => row.keeps |= 1 << register.0,
             _ => return None,
         }
-        row.kind = Kind::Saved;
-        for (register, rule) in &self.rules {
-            match *rule {
-                Rule::At(offset) if *register != arch.sp => row.push(*register, offset)?,
-                Rule::Undefined => row.keeps &= !(1 << register.0),
-                Rule::Same => row.keeps |= 1 << register.0,
-                _ => return None,
-            }
-        }
-        let words = row.words.get(..usize::from(row.count))?;
-        row.lowest = *words.iter().min()?;
-        row.span = (i32::from(*words.iter().max()?) - i32::from(row.lowest) + 1).try_into().ok()?;
-        (usize::from(row.span) <= Window::WORDS).then_some(row)
     }
+    saved.fill(&mut row)?;
+    Some(Row { kind: Kind::Saved, ..row })
 }
 
-impl Row {
+/// Registers and the words from the CFA where they are saved.
+#[derive(Default)]
+struct Saved {
+    count: usize,
+    registers: [Register; MOST_SAVED],
+    words: [i16; MOST_SAVED],
+}
+
+impl Saved {
     /// Adds a register that is saved at `offset` bytes from the CFA; `None` where there is no room for it.
     fn push(&mut self, register: Register, offset: i64) -> Option<()> {
         if offset % 8 != 0 {
             return None;
         }
-        let at = usize::from(self.count);
-        *self.registers.get_mut(at)? = register;
-        *self.words.get_mut(at)? = (offset / 8).try_into().ok()?;
+        *self.registers.get_mut(self.count)? = register;
+        *self.words.get_mut(self.count)? = (offset / 8).try_into().ok()?;
         self.count += 1;
         Some(())
+    }
+
+    /// Writes them into `row`; `None` where they lie too far apart to be read in one piece.
+    fn fill(&self, row: &mut Row) -> Option<()> {
+        let words = self.words.get(..self.count)?;
+        row.lowest = *words.iter().min()?;
+        row.span = (i32::from(*words.iter().max()?) - i32::from(row.lowest) + 1).try_into().ok()?;
+        row.groups = self.count.div_ceil(GROUP) as u8;
+        let places = row.registers.as_flattened_mut().iter_mut().zip(row.words.as_flattened_mut());
+        for (number, (register, word)) in places.enumerate() {
+            let number = if number < self.count { number } else { 0 };
+            *register = self.registers[number];
+            *word = (self.words[number] - row.lowest) as u8;
+            row.saves |= 1 << register.0;
+        }
+        (usize::from(row.span) <= Window::WORDS).then_some(())
     }
 }

@@ -45,5 +45,5 @@ pub(super) fn step(arch: &Arch, registers: &mut Registers, memory: &dyn Memory) 
             Err(_) => return Step::Unreadable(at),
         }
     }
-    Step::Up
+    registers.addr(arch.pc).map_or(Step::Stuck, Step::Up)
 }

@@ -2,7 +2,8 @@
 //!
 //! Made once for a set of images, before the target is stopped, and shared by all walks in it.
 
-use super::cfi::{Entries, Fde, Source};
+use super::cfi::Entries;
+use super::entry::{Cies, Entry};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::{AARCH64, Arch};
 use crate::image::{Modules, UnwindSections};
@@ -91,7 +92,7 @@ impl<'d> Tables<'d> {
     }
 
     pub(super) fn is_executable(&self, at: Addr) -> bool {
-        self.code.is_executable(at)
+        self.image_at(at).is_some() || self.code.is_executable(at)
     }
 
     /// Fills `into` with the code at `at`: from the file that holds it, or from memory where no file does.
@@ -99,20 +100,23 @@ impl<'d> Tables<'d> {
         self.code.code(at, into) || memory.read(at, into).is_ok()
     }
 
-    /// The entry that covers `at`.
-    pub(super) fn find(&self, at: Addr) -> Option<Found<'_, 'd>> {
+    /// The entry that covers `at`. A CIE that was met before is taken from `cies`.
+    pub(super) fn find(&self, at: Addr, cies: &mut Cies<'d>) -> Option<Found<'_, 'd>> {
+        let image = self.image_at(at)?;
+        let entry = image.entries.find(at.0.wrapping_sub(image.bias), cies)?;
+        Some(Found { entry, bias: image.bias })
+    }
+
+    fn image_at(&self, at: Addr) -> Option<&Image<'d>> {
         let next = self.ranges.partition_point(|(range, _)| range.low <= at);
         let (_, image) = self.ranges.get(next.checked_sub(1)?).filter(|(range, _)| range.contains(at))?;
-        let image = &self.images[*image];
-        let entry = image.entries.find(at.0.wrapping_sub(image.bias))?;
-        Some(Found { entries: &image.entries, entry, bias: image.bias })
+        self.images.get(*image)
     }
 }
 
-/// An entry, with the image that it belongs to.
+/// An entry, and what the loader added to its addresses.
 pub(super) struct Found<'t, 'd> {
-    pub(super) entries: &'t Entries<'d>,
-    pub(super) entry: (Fde<'d>, Source),
+    pub(super) entry: Entry<'t, 'd>,
     pub(super) bias: u64,
 }
 
@@ -123,15 +127,15 @@ impl Found<'_, '_> {
     }
 
     pub(super) fn covers(&self, at: Addr) -> bool {
-        self.entry.0.contains(self.svma(at))
+        self.entry.covers(self.svma(at))
     }
 
     /// The first address that it covers.
     pub(super) fn start(&self) -> Addr {
-        Addr(self.entry.0.initial_address().wrapping_add(self.bias))
+        Addr(self.entry.start.wrapping_add(self.bias))
     }
 
     pub(super) fn is_signal(&self) -> bool {
-        self.entry.0.is_signal_trampoline()
+        self.entry.is_signal
     }
 }

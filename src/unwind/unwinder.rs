@@ -1,10 +1,12 @@
 //! The rows of one program, compiled as walks come by them and kept.
 
 use super::cache::Cache;
-use super::rules::{Compiled, Compiler, FullRow, Key, Kind, Row, Standing};
+use super::entry::Cies;
+use super::passed::Passed;
+use super::program::{Machine, State};
+use super::rules::{self, Compiled, FullRow, Key, Kind, Row, Standing};
 use super::signal;
 use super::tables::{Found, Tables};
-use super::walk::Passed;
 use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
 
@@ -16,15 +18,25 @@ pub struct Rules<'t, 'd> {
     tables: &'t Tables<'d>,
     cache: Cache,
     full: Vec<FullRow<'d>>,
-    compiler: Compiler,
+    cies: Cies<'d>,
+    machine: Machine<'d>,
+    /// What the machine works on, kept to be used again.
+    state: Box<State<'d>>,
     pub(super) passed: Passed,
 }
 
 impl<'t, 'd> Rules<'t, 'd> {
     /// Rules that know nothing yet.
     pub fn new(tables: &'t Tables<'d>) -> Rules<'t, 'd> {
-        let compiler = Compiler::new(tables.arch());
-        Rules { tables, cache: Cache::new(), full: Vec::new(), compiler, passed: Passed::default() }
+        Rules {
+            tables,
+            cache: Cache::new(),
+            full: Vec::new(),
+            cies: Cies::default(),
+            machine: Machine::default(),
+            state: Box::new(State::NONE),
+            passed: Passed::default(),
+        }
     }
 
     pub(super) fn tables(&self) -> &'t Tables<'d> {
@@ -70,53 +82,50 @@ impl<'t, 'd> Rules<'t, 'd> {
         if signal::contains(self.tables, memory, addr) {
             return Row::of_kind(Kind::Trampoline).standing(Standing::Signal);
         }
-        let found = self.tables.find(addr);
-        let standing = match &found {
-            Some(found) if found.is_signal() => Standing::Signal,
-            _ => Standing::Ordinary,
-        };
-        self.compile(found, addr, standing)
+        let found = self.tables.find(addr, &mut self.cies);
+        let is_signal = found.as_ref().is_some_and(Found::is_signal);
+        self.compile(found, addr, if is_signal { Standing::Signal } else { Standing::Ordinary })
     }
 
     /// The row for an address that stands where a return address is expected.
     fn compile_return(&mut self, addr: Addr, memory: &dyn Memory) -> Row {
         let tables = self.tables;
-        let is_code = tables.is_executable(addr);
-        if is_code && signal::starts_at(tables, memory, addr) {
+        let call = addr.offset(-1);
+        let (is_code, follows_code) = (tables.is_executable(addr), tables.is_executable(call));
+        if !is_code && !follows_code {
+            return Row::of_kind(Kind::NotCode);
+        }
+        let around = Around::look(tables, memory, addr);
+        if is_code && around.is_trampoline {
             return Row::of_kind(Kind::Trampoline).standing(Standing::Signal);
         }
-        let call = addr.offset(-1);
-        let called = tables.is_executable(call) && self.is_after_call(addr, memory);
+        let called = follows_code && around.is_after_call;
         if !called && !is_code {
             return Row::of_kind(Kind::NotCode);
         }
-        let before = tables.find(call);
+        let before = tables.find(call, &mut self.cies);
         if before.as_ref().is_some_and(|before| before.covers(addr)) {
             return match &before {
                 Some(routine) if routine.is_signal() => self.compile(before, addr, Standing::Signal),
                 _ if called => self.compile(before, call, Standing::Ordinary),
-                _ => self.compile_planted(before, addr),
+                _ => planted(tables, before.as_ref(), addr),
             };
         }
-        match tables.find(addr) {
+        match tables.find(addr, &mut self.cies) {
             Some(here) if here.is_signal() => self.compile(Some(here), addr, Standing::Signal),
-            Some(here) if called && before.is_none() => self.compile_planted(Some(here), addr),
+            Some(here) if called && before.is_none() => planted(tables, Some(&here), addr),
             Some(_) if called => self.compile(before, call, Standing::Doubtful),
             None if called => self.compile(before, call, Standing::Ordinary),
-            here => self.compile_planted(here, addr),
+            here => planted(tables, here.as_ref(), addr),
         }
-    }
-
-    /// The row for an address that no call has left behind, in the routine that `here` describes.
-    fn compile_planted(&mut self, here: Option<Found<'_, 'd>>, addr: Addr) -> Row {
-        let offset = here.as_ref().map_or(0, |here| addr.0.wrapping_sub(here.start().0));
-        let is_planted = offset == 0 || offset == self.tables.arch().instruction_unit;
-        self.compile(here, addr, if is_planted { Standing::Planted } else { Standing::Stray })
     }
 
     fn compile(&mut self, found: Option<Found<'_, 'd>>, addr: Addr, standing: Standing) -> Row {
-        let compiled =
-            found.and_then(|found| self.compiler.compile(found.entries, &found.entry, found.svma(addr), found.bias));
+        let compiled = found.and_then(|found| {
+            let column = found.entry.return_address?;
+            found.entry.state_at(found.svma(addr), &mut self.cies, &mut self.machine, &mut self.state)?;
+            rules::compile(self.tables.arch(), &self.state, column, found.bias)
+        });
         match compiled {
             None => Row::of_kind(Kind::Missing).standing(standing),
             Some(Compiled::Row(row)) => row.standing(standing),
@@ -126,11 +135,36 @@ impl<'t, 'd> Rules<'t, 'd> {
             }
         }
     }
+}
 
-    fn is_after_call(&self, addr: Addr, memory: &dyn Memory) -> bool {
-        let arch = self.tables.arch();
-        let mut code = [0; 16];
-        let Some(code) = code.get_mut(..arch.longest_call) else { return false };
-        self.tables.code(memory, addr.offset(-(arch.longest_call as i64)), code) && (arch.ends_with_call)(code)
+/// The row for an address that no call has left behind, in the routine that `here` describes. It only says so: a walk
+/// goes on by the row for the place itself.
+fn planted(tables: &Tables<'_>, here: Option<&Found<'_, '_>>, addr: Addr) -> Row {
+    let offset = here.map_or(0, |here| addr.0.wrapping_sub(here.start().0));
+    let is_start = offset == 0 || offset == tables.arch().instruction_unit;
+    Row::of_kind(Kind::Missing).standing(if is_start { Standing::Planted } else { Standing::Stray })
+}
+
+/// What the code around an address tells about it.
+struct Around {
+    is_after_call: bool,
+    is_trampoline: bool,
+}
+
+impl Around {
+    fn look(tables: &Tables<'_>, memory: &dyn Memory, addr: Addr) -> Around {
+        let arch = tables.arch();
+        let start = addr.offset(-(arch.longest_call as i64));
+        let mut code = [0; 32];
+        let Some(code) = code.get_mut(..arch.longest_call + arch.sigreturn.len()) else {
+            return Around { is_after_call: false, is_trampoline: false };
+        };
+        // Nearly always all of it is there, and one look is enough.
+        let whole = tables.code(memory, start, code);
+        let (before, after) = code.split_at_mut(arch.longest_call);
+        Around {
+            is_after_call: (whole || tables.code(memory, start, before)) && (arch.ends_with_call)(before),
+            is_trampoline: (whole || tables.code(memory, addr, after)) && after == arch.sigreturn,
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! The walk itself: frame after frame, until there is a reason to stop.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use super::fallback;
+use super::follow::{self, Lead};
+use super::passed::Passed;
 use super::rules::{Kind, Row, Standing, Step, Window};
-use super::signal;
 use super::unwinder::Rules;
 use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
@@ -63,258 +63,183 @@ pub fn walk<M: Memory + ?Sized>(
     limit: usize,
     mut visit: impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
 ) -> Ended {
-    let Some(pc) = start.addr(rules.tables().arch().pc) else { return Ended::NoRule };
-    rules.passed.clear();
-    let mut walk =
-        Walk { rules, window: Window::new(memory), registers: start, pc: Pc::At(pc), found_by: FoundBy::Context };
-    for _ in 0..limit {
-        if let Err(ended) = walk.frame(&mut visit) {
-            return ended;
-        }
-    }
-    Ended::TooDeep
+    let arch = rules.tables().arch();
+    let Some(pc) = start.addr(arch.pc) else { return Ended::NoRule };
+    let mut passed = std::mem::take(&mut rules.passed);
+    passed.clear();
+    let place = Place { pc: Pc::At(pc), sp: start.addr(arch.sp), found_by: FoundBy::Context };
+    let mut walk = Walk { rules, window: Window::new(memory), registers: start, passed };
+    let ended = walk.run(place, limit, &mut visit);
+    walk.rules.passed = walk.passed;
+    ended
 }
 
 /// A walk under way.
 struct Walk<'w, 't, 'd, 'm, M: ?Sized> {
     rules: &'w mut Rules<'t, 'd>,
     window: Window<'m, M>,
+    /// Those of the frame where the walk stands.
     registers: Registers,
+    passed: Passed,
+}
+
+/// Where a walk stands: what of it is better kept out of memory, as the next step begins with it.
+#[derive(Clone, Copy)]
+struct Place {
     pc: Pc,
+    sp: Option<Addr>,
     found_by: FoundBy,
 }
 
 impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
-    /// Shows the frame where the walk stands, and goes on to its caller.
-    #[inline]
-    fn frame(&mut self, visit: &mut impl FnMut(&Frame, &Registers) -> ControlFlow<()>) -> Result<(), Ended> {
-        let memory = self.window.memory;
+    /// Shows the frame at `place` and its callers.
+    ///
+    /// The loop holds what most frames need, and nothing else: where it stands never leaves the CPU's registers.
+    fn run(
+        &mut self,
+        mut place: Place,
+        limit: usize,
+        visit: &mut impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
+    ) -> Ended {
         let arch = self.rules.tables().arch();
-        let row = self.rules.row(self.pc, &memory);
-        if row.kind == Kind::Saved
-            && row.standing == Standing::Ordinary
-            && let Some(cfa) = row.cfa(&self.registers)
-        {
-            let row = *row;
-            self.show(visit, Some(cfa), false)?;
-            match row.step(arch, cfa, &mut self.registers, &mut self.window) {
-                Step::Unreadable(at) => Err(Ended::Unreadable(at)),
-                _ => self.go_on(FoundBy::Cfi),
+        for _ in 0..limit {
+            let row = self.rules.row(place.pc, &self.window.memory);
+            let cfa = if row.is_plain() { row.cfa_by(arch, place.sp, &self.registers) } else { None };
+            let Some(cfa) = cfa else {
+                let row = *row;
+                match self.odd_frame(place, row, visit) {
+                    Ok(caller) => place = caller,
+                    Err(ended) => return ended,
+                }
+                continue;
+            };
+            if self.passed.again(place.pc.addr(), cfa) {
+                return Ended::Repeats;
             }
-        } else {
-            let row = *row;
-            self.odd_frame(row, visit)
+            if show(place, Some(cfa), Role::Routine, &self.registers, visit).is_break() {
+                return Ended::TooDeep;
+            }
+            let mut address = match row.step(arch, cfa, &mut self.registers, &mut self.window) {
+                Step::Up(address) => address,
+                Step::Unreadable(at) => return Ended::Unreadable(at),
+                Step::Root | Step::Stuck => return Ended::NoRule,
+            };
+            if arch.link.is_some() {
+                address = arch.strip(address);
+                self.registers.set(arch.pc, address.0);
+            }
+            if address.0 == 0 {
+                return Ended::Root;
+            }
+            place = Place { pc: Pc::After(address), sp: Some(cfa), found_by: FoundBy::Cfi };
         }
+        Ended::TooDeep
     }
 
     /// A frame that needs a second look.
     #[cold]
     fn odd_frame(
         &mut self,
+        place: Place,
         row: Row,
         visit: &mut impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
-    ) -> Result<(), Ended> {
+    ) -> Result<Place, Ended> {
         let memory = self.window.memory;
-        let (row, is_last) = self.settle(row)?;
-        let cfa = cfa(self.rules, &row, &self.registers, &memory);
-        self.show(visit, cfa, row.standing == Standing::Signal)?;
+        let arch = self.rules.tables().arch();
+        let Settled { place, row, is_last } = self.settle(place, row)?;
+        let cfa = follow::cfa(self.rules, &row, &self.registers, &memory);
+        // What tells the frame from others at the same address: its CFA, or what comes nearest to it.
+        let mark = cfa.or(self.registers.addr(arch.sp)).or(self.registers.addr(arch.fp));
+        if self.passed.again(place.pc.addr(), mark.unwrap_or_default()) {
+            return Err(Ended::Repeats);
+        }
+        let role = if row.standing == Standing::Signal { Role::Trampoline } else { Role::Routine };
+        if show(place, cfa, role, &self.registers, visit).is_break() {
+            return Err(Ended::TooDeep);
+        }
         if is_last {
             return Err(Ended::Root);
         }
-        let found_by = match step(self.rules, &row, &mut self.registers, &memory) {
-            Step::Up if row.kind == Kind::Trampoline => FoundBy::Context,
-            Step::Up => FoundBy::Cfi,
+        let (address, found_by) = match follow::step(self.rules, &row, &mut self.registers, &memory) {
+            Step::Up(address) if row.kind == Kind::Trampoline => (address, FoundBy::Context),
+            Step::Up(address) => (address, FoundBy::Cfi),
             Step::Root => return Err(Ended::Root),
             Step::Unreadable(at) => return Err(Ended::Unreadable(at)),
-            Step::Stuck => self.guess(&row)?,
+            Step::Stuck => self.guess(place, &row)?,
         };
-        if row.standing == Standing::Signal {
-            let pc = self.registers.addr(self.rules.tables().arch().pc).ok_or(Ended::NoRule)?;
-            (self.pc, self.found_by) = (Pc::At(pc), found_by);
-            return Ok(());
+        let sp = self.registers.addr(arch.sp);
+        if role == Role::Trampoline {
+            return Ok(Place { pc: Pc::At(address), sp, found_by });
         }
-        self.go_on(found_by)
+        let address = arch.strip(address);
+        self.registers.set(arch.pc, address.0);
+        if address.0 == 0 { Err(Ended::Root) } else { Ok(Place { pc: Pc::After(address), sp, found_by }) }
     }
 
-    /// Decides what an address is that is not simply behind a call: gives the row to go on by, and whether there is
-    /// nothing to go on to.
-    fn settle(&mut self, row: Row) -> Result<(Row, bool), Ended> {
+    /// Decides what an address is that does not simply stand behind a call.
+    fn settle(&mut self, place: Place, row: Row) -> Result<Settled, Ended> {
         let memory = self.window.memory;
-        let at = Pc::At(self.pc.addr());
-        let is_context = self.pc == at;
-        if row.kind == Kind::NotCode && !is_context {
+        let as_it_seems = Settled { place, row, is_last: false };
+        let Pc::After(addr) = place.pc else { return Ok(as_it_seems) };
+        if row.kind == Kind::NotCode {
             return Err(Ended::NoRule);
         }
-        if is_context {
-            return Ok((row, false));
-        }
+        let place = Place { pc: Pc::At(addr), ..place };
         match row.standing {
-            Standing::Ordinary => Ok((row, false)),
-            Standing::Signal => {
-                self.pc = at;
-                Ok((row, false))
+            Standing::Ordinary => return Ok(as_it_seems),
+            Standing::Signal => return Ok(Settled { place, ..as_it_seems }),
+            Standing::Doubtful if follow::lead(self.rules, &row, &self.registers, &memory) != Lead::Astray => {
+                return Ok(as_it_seems);
             }
-            Standing::Planted | Standing::Stray => {
-                let leads_on = lead(self.rules, &row, &self.registers, &memory) == Lead::On;
-                if row.standing == Standing::Stray && !leads_on {
-                    return Err(Ended::NoRule);
-                }
-                self.pc = at;
-                Ok((row, !leads_on))
-            }
-            Standing::Doubtful => {
-                if lead(self.rules, &row, &self.registers, &memory) != Lead::Astray {
-                    return Ok((row, false));
-                }
-                self.pc = at;
-                let row = *self.rules.row(at, &memory);
-                let leads_on = lead(self.rules, &row, &self.registers, &memory) == Lead::On;
-                Ok((row, !leads_on))
-            }
+            Standing::Doubtful | Standing::Planted | Standing::Stray => {}
         }
+        let here = *self.rules.row(place.pc, &memory);
+        let leads_on = follow::lead(self.rules, &here, &self.registers, &memory) == Lead::On;
+        if row.standing == Standing::Stray && !leads_on {
+            return Err(Ended::NoRule);
+        }
+        Ok(Settled { place, row: here, is_last: !leads_on })
     }
 
-    #[inline]
-    fn show(
-        &mut self,
-        visit: &mut impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
-        cfa: Option<Addr>,
-        signal: bool,
-    ) -> Result<(), Ended> {
-        let arch = self.rules.tables().arch();
-        let place = || self.registers.addr(arch.sp).or(self.registers.addr(arch.fp));
-        let place = cfa.or_else(place).unwrap_or_default();
-        if self.rules.passed.again(self.pc.addr(), place) {
-            return Err(Ended::Repeats);
-        }
-        let frame = Frame { pc: self.pc, cfa, found_by: self.found_by, signal };
-        match visit(&frame, &self.registers) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Ended::TooDeep),
-        }
-    }
-
-    /// Stands at the caller, whose registers are set.
-    #[inline]
-    fn go_on(&mut self, found_by: FoundBy) -> Result<(), Ended> {
-        let arch = self.rules.tables().arch();
-        let pc = arch.strip(self.registers.addr(arch.pc).ok_or(Ended::NoRule)?);
-        if pc.0 == 0 {
-            return Err(Ended::Root);
-        }
-        self.registers.set(arch.pc, pc.0);
-        (self.pc, self.found_by) = (Pc::After(pc), found_by);
-        Ok(())
-    }
-
-    /// Guesses the caller of a frame whose row gave none.
-    fn guess(&mut self, row: &Row) -> Result<FoundBy, Ended> {
+    /// Guesses the caller of the frame at `place`, whose row gave none.
+    fn guess(&mut self, place: Place, row: &Row) -> Result<(Addr, FoundBy), Ended> {
         let memory = self.window.memory;
-        if matches!(row.kind, Kind::Missing | Kind::NotCode) {
-            let fp = self.registers.addr(self.rules.tables().arch().fp);
-            let guess = fallback::caller(self.rules, self.pc, &mut self.registers, &memory);
-            // A frame pointer of zero marks the outermost frame (System V ABI, AMD64 supplement, section 3.4.1).
-            let nothing = if fp == Some(Addr(0)) { Ended::Root } else { Ended::NoRule };
-            return guess.ok_or(nothing);
-        }
-        let known = fallback::frame_pointer(self.rules, &mut self.registers, &memory);
-        known.map(|()| FoundBy::FramePointer).ok_or(Ended::NoRule)
+        let arch = self.rules.tables().arch();
+        // A frame pointer of zero marks the outermost frame (System V ABI, AMD64 supplement, section 3.4.1).
+        let is_marked = self.registers.get(arch.fp) == Some(0);
+        let found_by = if matches!(row.kind, Kind::Missing | Kind::NotCode) {
+            let guess = fallback::caller(self.rules, place.pc, &mut self.registers, &memory);
+            guess.ok_or(if is_marked { Ended::Root } else { Ended::NoRule })?
+        } else {
+            fallback::frame_pointer(self.rules, &mut self.registers, &memory).ok_or(Ended::NoRule)?;
+            FoundBy::FramePointer
+        };
+        Ok((self.registers.addr(arch.pc).ok_or(Ended::NoRule)?, found_by))
     }
 }
 
-/// What following a row would come to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lead {
-    /// To a place behind a call, or a signal trampoline.
-    On,
-    /// To the end of the chain.
-    Root,
-    /// To nothing that makes sense.
-    Astray,
+/// What an address turned out to be: the place, the row to go on by, and whether there is nothing to go on to.
+struct Settled {
+    place: Place,
+    row: Row,
+    is_last: bool,
 }
 
-/// Follows `row` on trial.
-pub(super) fn lead(rules: &mut Rules<'_, '_>, row: &Row, registers: &Registers, memory: &dyn Memory) -> Lead {
-    let mut caller = registers.clone();
-    let arch = rules.tables().arch();
-    match step(rules, row, &mut caller, memory) {
-        Step::Up => {}
-        Step::Root => return Lead::Root,
-        Step::Stuck | Step::Unreadable(_) => return Lead::Astray,
-    }
-    match caller.addr(arch.pc).map(|pc| arch.strip(pc)) {
-        None => Lead::Astray,
-        Some(Addr(0)) => Lead::Root,
-        Some(pc) => {
-            let row = rules.row(Pc::After(pc), memory);
-            let makes_sense = matches!(row.standing, Standing::Ordinary | Standing::Doubtful | Standing::Signal);
-            if row.kind != Kind::NotCode && makes_sense { Lead::On } else { Lead::Astray }
-        }
-    }
+/// What a frame is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Routine,
+    Trampoline,
 }
 
-/// The CFA of a frame with these registers.
-fn cfa(rules: &Rules<'_, '_>, row: &Row, registers: &Registers, memory: &dyn Memory) -> Option<Addr> {
-    match row.kind {
-        Kind::NotCode | Kind::Missing => None,
-        Kind::Saved | Kind::Root => row.cfa(registers),
-        Kind::Full => rules.full(row)?.cfa(registers, memory),
-        Kind::Trampoline => signal::cfa(rules.tables().arch(), registers, memory),
-    }
-}
-
-/// Turns the registers of a frame into its caller's, whatever the row's kind.
-fn step(rules: &Rules<'_, '_>, row: &Row, registers: &mut Registers, memory: &dyn Memory) -> Step {
-    let arch = rules.tables().arch();
-    match row.kind {
-        Kind::NotCode | Kind::Missing => Step::Stuck,
-        Kind::Root => Step::Root,
-        Kind::Trampoline => signal::step(arch, registers, memory),
-        Kind::Saved => match row.cfa(registers) {
-            Some(cfa) => row.step(arch, cfa, registers, &mut Window::new(&memory)),
-            None => Step::Stuck,
-        },
-        Kind::Full => {
-            let Some(full) = rules.full(row) else { return Step::Stuck };
-            match full.cfa(registers, memory) {
-                Some(cfa) => full.step(arch, cfa, registers, memory),
-                None => Step::Stuck,
-            }
-        }
-    }
-}
-
-/// The frames that a walk has passed, to know one that it comes by again.
-///
-/// As long as the CFA rises nothing can repeat, and a list is all that is kept. From the first step down on, which in
-/// the stacks of threads alone never comes, frames are looked up in a set.
-#[derive(Default)]
-pub(super) struct Passed {
-    rising: Vec<(Addr, Addr)>,
-    /// Empty as long as the CFA rises.
-    all: HashSet<(Addr, Addr)>,
-}
-
-impl Passed {
-    fn clear(&mut self) {
-        self.rising.clear();
-        self.all.clear();
-    }
-
-    /// Notes a frame; says whether it was there before.
-    #[inline]
-    fn again(&mut self, pc: Addr, cfa: Addr) -> bool {
-        let rises = self.rising.last().is_none_or(|(_, last)| *last < cfa);
-        if rises && self.all.is_empty() {
-            self.rising.push((pc, cfa));
-            return false;
-        }
-        self.again_in_set(pc, cfa)
-    }
-
-    #[cold]
-    fn again_in_set(&mut self, pc: Addr, cfa: Addr) -> bool {
-        self.all.extend(self.rising.drain(..));
-        !self.all.insert((pc, cfa))
-    }
+#[inline]
+fn show(
+    place: Place,
+    cfa: Option<Addr>,
+    role: Role,
+    registers: &Registers,
+    visit: &mut impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let frame = Frame { pc: place.pc, cfa, found_by: place.found_by, signal: role == Role::Trampoline };
+    visit(&frame, registers)
 }

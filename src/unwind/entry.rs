@@ -1,0 +1,162 @@
+//! One entry of call frame information, and the common part (CIE) that it shares with others.
+
+use gimli::{BaseAddresses, CallFrameInstructionIter, UnwindExpression, UnwindOffset, UnwindSection};
+
+use super::cfi::{Cie, Entries, Slice, Source};
+use super::program::{Machine, State, number};
+use crate::registers::Register;
+
+/// The longest entry whose instructions are run, in bytes. The longest of librustc_driver has 2,900.
+const LONGEST: usize = 1 << 18;
+/// How many CIEs are kept. Images have one to ten.
+const MOST_KEPT: usize = 128;
+
+/// What is needed of a frame description entry.
+#[derive(Clone)]
+pub(super) struct Entry<'t, 'd> {
+    entries: &'t Entries<'d>,
+    source: Source,
+    cie: CieKey,
+    /// The addresses that it covers, `end` not among them.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// Whether it describes a signal trampoline (`S` in the CIE's augmentation).
+    pub(super) is_signal: bool,
+    /// The register whose rule is that of the return address; `None` for one that is not kept.
+    pub(super) return_address: Option<Register>,
+    pub(super) code_alignment: u64,
+    pub(super) data_alignment: i64,
+    instructions: CallFrameInstructionIter<'t, Slice<'d>>,
+}
+
+/// Where in our memory a CIE begins: that tells it from those of all sections and images.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct CieKey(usize);
+
+impl<'t, 'd> Entry<'t, 'd> {
+    /// The entry at `offset` in the section `source`; `None` where it is malformed or huge.
+    pub(super) fn at(
+        entries: &'t Entries<'d>,
+        source: Source,
+        offset: usize,
+        cies: &mut Cies<'d>,
+    ) -> Option<Entry<'t, 'd>> {
+        match source {
+            Source::EhFrame => Entry::parse(entries, source, &entries.eh_frame, offset, cies),
+            Source::DebugFrame => Entry::parse(entries, source, &entries.debug_frame, offset, cies),
+        }
+    }
+
+    #[inline]
+    fn parse<S>(
+        entries: &'t Entries<'d>,
+        source: Source,
+        section: &'t S,
+        offset: usize,
+        cies: &mut Cies<'d>,
+    ) -> Option<Entry<'t, 'd>>
+    where
+        S: UnwindSection<Slice<'d>> + gimli::Section<Slice<'d>>,
+    {
+        let partial = section.partial_fde_from_offset(&entries.bases, offset.into()).ok()?;
+        if partial.entry_len() > LONGEST {
+            return None;
+        }
+        let key = CieKey(section.reader().slice().as_ptr().addr() + UnwindOffset::into(partial.cie_offset()));
+        let cie = cies.get_or_parse(key, section, &entries.bases, partial.cie_offset())?;
+        let fde = partial.parse(|_, _, _| Ok(cie.clone())).ok()?;
+        Some(Entry {
+            entries,
+            source,
+            cie: key,
+            start: fde.initial_address(),
+            end: fde.end_address(),
+            is_signal: cie.is_signal_trampoline(),
+            return_address: number(cie.return_address_register()),
+            code_alignment: cie.code_alignment_factor(),
+            data_alignment: cie.data_alignment_factor(),
+            instructions: fde.instructions(section, &entries.bases),
+        })
+    }
+
+    pub(super) fn covers(&self, address: u64) -> bool {
+        self.start <= address && address < self.end
+    }
+
+    /// The rules for `address`, written to `state`; `None` where the instructions are malformed.
+    pub(super) fn state_at(
+        &self,
+        address: u64,
+        cies: &mut Cies<'d>,
+        machine: &mut Machine<'d>,
+        state: &mut State<'d>,
+    ) -> Option<()> {
+        let kept = cies.kept.get_mut(cies.keys.iter().position(|key| *key == self.cie)?)?;
+        let initial = kept.initial.get_or_insert_with(|| {
+            let instructions = match self.source {
+                Source::EhFrame => kept.cie.instructions(&self.entries.eh_frame, &self.entries.bases),
+                Source::DebugFrame => kept.cie.instructions(&self.entries.debug_frame, &self.entries.bases),
+            };
+            let mut state = State::NONE;
+            machine.run(self, instructions, &mut state, None, u64::MAX).map(|()| state)
+        });
+        let initial = initial.as_ref()?;
+        state.become_equal(initial);
+        machine.run(self, self.instructions.clone(), state, Some(initial), address)
+    }
+
+    /// The bytes of an expression that the entry holds.
+    pub(super) fn expression(&self, expression: &UnwindExpression<usize>) -> Option<&'d [u8]> {
+        let expression = match self.source {
+            Source::EhFrame => expression.get(&self.entries.eh_frame),
+            Source::DebugFrame => expression.get(&self.entries.debug_frame),
+        };
+        expression.ok().map(|expression| expression.0.slice())
+    }
+}
+
+/// CIEs that were met before, each with the state that its entries begin with.
+#[derive(Default)]
+pub(super) struct Cies<'d> {
+    keys: Vec<CieKey>,
+    kept: Vec<Kept<'d>>,
+}
+
+struct Kept<'d> {
+    cie: Cie<'d>,
+    /// `None` until it was asked for; `Some(None)` where the instructions are malformed.
+    initial: Option<Option<State<'d>>>,
+}
+
+impl<'d> Cies<'d> {
+    /// The CIE that is known by `key`, which stands at `offset` in `section`.
+    fn get_or_parse<S>(
+        &mut self,
+        key: CieKey,
+        section: &S,
+        bases: &BaseAddresses,
+        offset: S::Offset,
+    ) -> Option<&Cie<'d>>
+    where
+        S: UnwindSection<Slice<'d>>,
+    {
+        let position = match self.keys.iter().position(|kept| *kept == key) {
+            Some(position) => position,
+            None => {
+                let cie = section.cie_from_offset(bases, offset).ok().filter(|cie| cie.entry_len() <= LONGEST)?;
+                self.make_room();
+                self.keys.push(key);
+                self.kept.push(Kept { cie, initial: None });
+                self.keys.len() - 1
+            }
+        };
+        Some(&self.kept.get(position)?.cie)
+    }
+
+    fn make_room(&mut self) {
+        if self.keys.len() >= MOST_KEPT {
+            self.keys.clear();
+            self.kept.clear();
+        }
+    }
+}

@@ -111,11 +111,8 @@ fn is_return_address(rules: &mut Rules<'_, '_>, address: Addr, memory: &dyn Memo
 /// Whether the call before `address` leads to a routine that begins a little before `pc`.
 fn calls(rules: &Rules<'_, '_>, address: Addr, pc: Pc, memory: &dyn Memory) -> bool {
     let tables = rules.tables();
-    let arch = tables.arch();
     let mut code = [0; 16];
-    let Some(code) = code.get_mut(..arch.longest_call) else { return false };
-    tables.code(memory, address.offset(-(arch.longest_call as i64)), code)
-        && (arch.direct_call_target)(code, address)
-            .and_then(|target| pc.lookup().0.checked_sub(target.0))
-            .is_some_and(|distance| distance < LONGEST_ROUTINE)
+    (tables.arch().direct_call_target)(tables.code_before(memory, address, &mut code), address)
+        .and_then(|target| pc.lookup().0.checked_sub(target.0))
+        .is_some_and(|distance| distance < LONGEST_ROUTINE)
 }

@@ -9,6 +9,9 @@ use crate::arch::{AARCH64, Arch};
 use crate::image::{Modules, UnwindSections};
 use crate::memory::Memory;
 
+/// The smallest unit of memory that can be mapped, on all CPUs known here.
+const PAGE: u64 = 4096;
+
 /// The code of a program, as far as unwinding needs to see it.
 pub trait Code: Sync {
     /// Whether a program may run what stands at `at`.
@@ -88,7 +91,7 @@ impl<'d> Tables<'d> {
 
     /// The start of the function whose entry covers `at`.
     pub fn function_start(&self, at: Addr) -> Option<Addr> {
-        self.find(at).map(|found| found.start())
+        self.find(at, &mut Cies::default()).map(|found| found.start())
     }
 
     pub(super) fn is_executable(&self, at: Addr) -> bool {
@@ -98,6 +101,20 @@ impl<'d> Tables<'d> {
     /// Fills `into` with the code at `at`: from the file that holds it, or from memory where no file does.
     pub(super) fn code(&self, memory: &dyn Memory, at: Addr, into: &mut [u8]) -> bool {
         self.code.code(at, into) || memory.read(at, into).is_ok()
+    }
+
+    /// The code that ends at `at`, as much as is needed to see a call in it; less at the start of a page whose
+    /// neighbour can't be read.
+    pub(super) fn code_before<'b>(&self, memory: &dyn Memory, at: Addr, into: &'b mut [u8; 16]) -> &'b [u8] {
+        let in_page = at.offset(-1).0 % PAGE + 1;
+        for length in [self.arch.longest_call, self.arch.longest_call.min(in_page as usize)] {
+            if let Some(code) = into.get_mut(..length)
+                && self.code(memory, at.offset(-(length as i64)), code)
+            {
+                return &into[..length];
+            }
+        }
+        &[]
     }
 
     /// The entry that covers `at`. A CIE that was met before is taken from `cies`.

@@ -154,17 +154,18 @@ struct Around {
 impl Around {
     fn look(tables: &Tables<'_>, memory: &dyn Memory, addr: Addr) -> Around {
         let arch = tables.arch();
-        let start = addr.offset(-(arch.longest_call as i64));
         let mut code = [0; 32];
         let Some(code) = code.get_mut(..arch.longest_call + arch.sigreturn.len()) else {
             return Around { is_after_call: false, is_trampoline: false };
         };
-        // Nearly always all of it is there, and one look is enough.
-        let whole = tables.code(memory, start, code);
-        let (before, after) = code.split_at_mut(arch.longest_call);
+        // Nearly always all of it can be read in one piece.
+        if tables.code(memory, addr.offset(-(arch.longest_call as i64)), code) {
+            let (before, after) = code.split_at(arch.longest_call);
+            return Around { is_after_call: (arch.ends_with_call)(before), is_trampoline: after == arch.sigreturn };
+        }
         Around {
-            is_after_call: (whole || tables.code(memory, start, before)) && (arch.ends_with_call)(before),
-            is_trampoline: (whole || tables.code(memory, addr, after)) && after == arch.sigreturn,
+            is_after_call: (arch.ends_with_call)(tables.code_before(memory, addr, &mut [0; 16])),
+            is_trampoline: signal::starts_at(tables, memory, addr),
         }
     }
 }

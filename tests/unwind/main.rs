@@ -1,11 +1,38 @@
-//! Walks of this process's own stacks, compared with unwinders that nobody here wrote.
+//! Walks of this process's own stacks and of other programs', compared with unwinders that nobody here wrote.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod others;
 mod own;
 
+use std::ops::ControlFlow;
+
+use stackscope::addr::Pc;
+use stackscope::arch::X86_64;
 use stackscope::registers::Registers;
-use stackscope::unwind::{Ended, FoundBy};
+use stackscope::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk};
+
+/// The frames of `start`, and why there are no more.
+fn frames(start: Registers, limit: usize) -> (Vec<(Frame, Registers)>, Ended) {
+    let modules = own::modules();
+    let tables = Tables::new(&X86_64, &modules);
+    let mut frames = Vec::new();
+    let ended = walk(&mut Rules::new(&tables), &own::OwnMemory::open(), start, limit, |frame, registers| {
+        frames.push((*frame, registers.clone()));
+        ControlFlow::Continue(())
+    });
+    (frames, ended)
+}
+
+/// The name of the function at `pc`, as the `backtrace` crate finds it in our own process; without hash and address.
+fn name(pc: Pc) -> String {
+    let mut names = Vec::new();
+    backtrace::resolve(pc.lookup().0 as *mut _, |symbol| {
+        names.extend(symbol.name().map(|name| format!("{name:#}")));
+    });
+    // The last one is the function itself, those before it are inlined in it.
+    names.pop().unwrap_or_else(|| format!("?{}", pc.addr()))
+}
 
 /// Calls itself `depth` times, then `then`: frames of different sizes and with saved registers.
 #[inline(never)]
@@ -30,10 +57,10 @@ fn callers_by_libgcc() -> Vec<usize> {
 
 fn walk_and_compare(start: Registers) {
     let theirs = callers_by_libgcc();
-    let (frames, ended) = own::frames(start, 1000);
+    let (frames, ended) = frames(start, 1000);
     assert_eq!(ended, Ended::Root);
     let ours: Vec<usize> = frames.iter().skip(2).map(|(frame, _)| frame.pc.addr().0 as usize).collect();
-    let names = || frames.iter().map(|(frame, _)| own::name(frame.pc)).collect::<Vec<_>>().join("\n");
+    let names = || frames.iter().map(|(frame, _)| name(frame.pc)).collect::<Vec<_>>().join("\n");
     // Their list begins inside the unwinder; ours with `with_registers` and the closure that called it.
     let common = theirs.iter().position(|ip| *ip == ours[0]).unwrap_or_else(|| panic!("no common frame:\n{}", names()));
     assert!(ours.len() > 30, "{}", names());

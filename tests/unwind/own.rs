@@ -4,18 +4,15 @@
 use std::arch::asm;
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use stackscope::addr::{Addr, AddrRange, Pc};
-use stackscope::arch::X86_64;
+use stackscope::addr::{Addr, AddrRange};
 use stackscope::image::{Bytes, Files, Modules, Opened};
 use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
 use stackscope::memory::{Memory, Unreadable};
 use stackscope::registers::{Register, Registers};
-use stackscope::unwind::{Ended, Frame, Rules, Tables, walk};
 
 /// Our own memory, read through the kernel, which refuses what is not mapped.
 pub(crate) struct OwnMemory(fs::File);
@@ -98,26 +95,4 @@ pub(crate) fn with_registers<T>(then: impl FnOnce(Registers) -> T) -> T {
     // Keeps `words`, and with it this frame, alive over the call.
     std::hint::black_box(&mut words);
     result
-}
-
-/// The frames of `start`, and why there are no more.
-pub(crate) fn frames(start: Registers, limit: usize) -> (Vec<(Frame, Registers)>, Ended) {
-    let modules = modules();
-    let tables = Tables::new(&X86_64, &modules);
-    let mut frames = Vec::new();
-    let ended = walk(&mut Rules::new(&tables), &OwnMemory::open(), start, limit, |frame, registers| {
-        frames.push((*frame, registers.clone()));
-        ControlFlow::Continue(())
-    });
-    (frames, ended)
-}
-
-/// The name of the function at `pc`, as the `backtrace` crate finds it in our own process; without hash and address.
-pub(crate) fn name(pc: Pc) -> String {
-    let mut names = Vec::new();
-    backtrace::resolve(pc.lookup().0 as *mut _, |symbol| {
-        names.extend(symbol.name().map(|name| format!("{name:#}")));
-    });
-    // The last one is the function itself, those before it are inlined in it.
-    names.pop().unwrap_or_else(|| format!("?{}", pc.addr()))
 }

@@ -44,15 +44,31 @@ pub enum Guard {
     Unknown,
 }
 
-/// A stack's range and what it rests on.
+/// Where a stack lies, and what that rests on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
-    /// The usable part; `None` where only the guard or nothing is known.
-    pub range: Option<AddrRange>,
+    /// The lowest usable address: above the guard, if there is one.
+    pub low: Option<Addr>,
+    /// The first address above the stack.
+    pub high: Option<Addr>,
     /// What that rests on.
     pub from: BoundsFrom,
     /// What lies below.
     pub guard: Guard,
+}
+
+impl Bounds {
+    /// Nothing is known.
+    pub const UNKNOWN: Bounds = Bounds { low: None, high: None, from: BoundsFrom::Inferred, guard: Guard::Unknown };
+
+    fn of(range: AddrRange, from: BoundsFrom, guard: Guard) -> Bounds {
+        Bounds { low: Some(range.low), high: Some(range.high), from, guard }
+    }
+
+    /// The usable part, where both ends are known.
+    pub fn range(&self) -> Option<AddrRange> {
+        Some(AddrRange::new(self.low?, self.high?))
+    }
 }
 
 /// Which stack's bounds are asked for.
@@ -83,10 +99,10 @@ pub fn bounds(
     pages: &Result<Pages, PagesUnknown>,
 ) -> Bounds {
     let Some(mapping) = mapping_at(mappings, sp) else {
-        return Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown };
+        return Bounds::UNKNOWN;
     };
     if let Owner::Signal(range) = owner {
-        return Bounds { range: Some(range), from: BoundsFrom::Call, guard: guard_below(range.low, mappings, pages) };
+        return Bounds::of(range, BoundsFrom::Call, guard_below(range.low, mappings, pages));
     }
     if mapping.origin == Origin::MainStack {
         return growing(mapping, mappings, stack_limit);
@@ -99,14 +115,17 @@ pub fn bounds(
     {
         // The kernel made one mapping of neighbours; stacks begin and end at pages, so this one ends with its root's.
         range.high = outermost.offset(1).align_up(PAGE).min(foreign);
-        let range = (guarded || alone(mapping)).then_some(range);
-        return Bounds { range, from: BoundsFrom::Inferred, guard };
+        return if guarded || alone(mapping) {
+            Bounds::of(range, BoundsFrom::Inferred, guard)
+        } else {
+            Bounds::UNKNOWN
+        };
     }
     match owner {
-        Owner::Thread => Bounds { range: Some(range), from: BoundsFrom::Thread, guard },
-        _ if guarded => Bounds { range: Some(range), from: BoundsFrom::Guard, guard },
-        _ if alone(mapping) => Bounds { range: Some(range), from: BoundsFrom::Mapping, guard },
-        _ => Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown },
+        Owner::Thread => Bounds::of(range, BoundsFrom::Thread, guard),
+        _ if guarded => Bounds::of(range, BoundsFrom::Guard, guard),
+        _ if alone(mapping) => Bounds::of(range, BoundsFrom::Mapping, guard),
+        _ => Bounds::UNKNOWN,
     }
 }
 
@@ -129,11 +148,9 @@ fn growing(mapping: &Mapping, mappings: &[Mapping], stack_limit: Option<u64>) ->
     let high = mapping.range.high;
     let below = mappings.partition_point(|other| other.range.low < mapping.range.low).checked_sub(1);
     let floor = below.map_or(0, |index| mappings[index].range.high.0.saturating_add(GROWTH_GAP));
-    let range = stack_limit.map(|limit| {
-        let low = Addr(high.0.saturating_sub(limit).max(floor)).align_up(PAGE);
-        AddrRange::new(low.min(mapping.range.low), high)
-    });
-    Bounds { range, from: BoundsFrom::Thread, guard: Guard::Grows }
+    let low = stack_limit.map(|limit| Addr(high.0.saturating_sub(limit).max(floor)).align_up(PAGE));
+    let low = low.map(|low| low.min(mapping.range.low));
+    Bounds { low, high: Some(high), from: BoundsFrom::Thread, guard: Guard::Grows }
 }
 
 /// The part of `mapping` around `sp` that no guard inside the mapping cuts off.
@@ -155,7 +172,8 @@ fn guard_below(low: Addr, mappings: &[Mapping], pages: &Result<Pages, PagesUnkno
         return Guard::Ok(guard);
     }
     match mapping_at(mappings, low.offset(-1)) {
-        Some(below) if !below.access.read && !below.access.write && !below.access.execute => Guard::Ok(below.range),
+        // gcore gives such memory as readable in its core files; what can't be written stops an overflow all the same.
+        Some(below) if !below.access.write && below.file().is_none() => Guard::Ok(below.range),
         // Without a look at the pages a guard inside a mapping stays unseen.
         Some(below) if below.range.contains(low) && pages.is_err() => Guard::Unknown,
         _ => Guard::None,
@@ -168,15 +186,17 @@ fn guards(pages: &Result<Pages, PagesUnknown>) -> impl Iterator<Item = AddrRange
     runs.iter().filter(|run| run.state == PageState::Guard).map(|run| run.range)
 }
 
-/// How many bytes of the stack `range` were ever touched, by its lowest touched page; `None` where none was seen.
+/// How many bytes of a stack were ever touched, by its lowest touched page; `None` where none was seen.
 ///
 /// True to a page, and at most too high: a pool's earlier tenants and huge pages count too. The page that a stack begins
-/// within says nothing, since it is its neighbour's as well.
-pub fn touched(range: AddrRange, pages: &Pages) -> Option<u64> {
-    let whole = AddrRange::new(range.low.align_up(PAGE), range.high);
+/// within says nothing, since it is its neighbour's as well. A stack whose low end is unknown is looked at as far down
+/// as `pages` go.
+pub fn touched(bounds: &Bounds, pages: &Pages) -> Option<u64> {
+    let low = bounds.low.unwrap_or_default().align_up(PAGE);
+    let whole = AddrRange::new(low, bounds.high?);
     let mut touched = pages.runs.iter().filter(|run| run.state == PageState::Touched);
     let lowest = touched.find_map(|run| run.range.intersection(whole))?;
-    Some(range.high.0 - lowest.low.0)
+    Some(whole.high.0 - lowest.low.0)
 }
 
 #[cfg(test)]

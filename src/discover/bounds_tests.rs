@@ -31,7 +31,7 @@ fn a_thread_has_its_mapping_and_the_guard_below() {
     ];
     let found = bounds(Owner::Thread, Addr(0x1e000), &mappings, None, &pages(&[]));
     let guard = Guard::Ok(range(0x10000, 0x11000));
-    assert_eq!(found, Bounds { range: Some(range(0x11000, 0x20000)), from: BoundsFrom::Thread, guard });
+    assert_eq!(found, Bounds::of(range(0x11000, 0x20000), BoundsFrom::Thread, guard));
 }
 
 #[test]
@@ -45,10 +45,10 @@ fn guards_inside_a_mapping_bound_the_stacks_between_them() {
     ]);
     let lower = bounds(OTHER, Addr(0x1f000), &mappings, None, &pages);
     let guard = Guard::Ok(range(0x10000, 0x11000));
-    assert_eq!(lower, Bounds { range: Some(range(0x11000, 0x20000)), from: BoundsFrom::Guard, guard });
+    assert_eq!(lower, Bounds::of(range(0x11000, 0x20000), BoundsFrom::Guard, guard));
     let upper = bounds(Owner::Thread, Addr(0x3f000), &mappings, None, &pages);
     let guard = Guard::Ok(range(0x20000, 0x21000));
-    assert_eq!(upper, Bounds { range: Some(range(0x21000, 0x40000)), from: BoundsFrom::Thread, guard });
+    assert_eq!(upper, Bounds::of(range(0x21000, 0x40000), BoundsFrom::Thread, guard));
 }
 
 #[test]
@@ -56,9 +56,9 @@ fn the_first_threads_stack_reaches_down_to_its_limit() {
     let stack = mapping(0x7ffe_0000_0000, 0x7ffe_0002_0000, READ_WRITE, Origin::MainStack);
     let found = bounds(Owner::Thread, Addr(0x7ffe_0001_0000), std::slice::from_ref(&stack), Some(8 << 20), &pages(&[]));
     let whole = range(0x7ffe_0002_0000 - (8 << 20), 0x7ffe_0002_0000);
-    assert_eq!(found, Bounds { range: Some(whole), from: BoundsFrom::Thread, guard: Guard::Grows });
+    assert_eq!(found, Bounds::of(whole, BoundsFrom::Thread, Guard::Grows));
     let unlimited = bounds(Owner::Thread, Addr(0x7ffe_0001_0000), &[stack], None, &pages(&[]));
-    assert_eq!(unlimited.range, None);
+    assert_eq!((unlimited.low, unlimited.high), (None, Some(Addr(0x7ffe_0002_0000))));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn what_lies_below_a_growing_stack_stops_it_above_its_limit() {
         mapping(0x7ffe_0000_0000, 0x7ffe_0002_0000, READ_WRITE, Origin::MainStack),
     ];
     let found = bounds(Owner::Thread, Addr(0x7ffe_0001_0000), &mappings, Some(8 << 20), &pages(&[]));
-    assert_eq!(found.range, Some(range(0x7ffd_ffe0_0000 + GROWTH_GAP, 0x7ffe_0002_0000)));
+    assert_eq!(found.range(), Some(range(0x7ffd_ffe0_0000 + GROWTH_GAP, 0x7ffe_0002_0000)));
 }
 
 #[test]
@@ -80,14 +80,14 @@ fn a_stack_ends_below_the_descriptor_that_its_mapping_was_joined_with() {
     let owner = Owner::Other { outermost: Addr(0x1fff0), foreign: Some(Addr(0x2e740)) };
     let found = bounds(owner, Addr(0x1e000), &mappings, None, &pages(&[]));
     let guard = Guard::Ok(range(0x10000, 0x11000));
-    assert_eq!(found, Bounds { range: Some(range(0x11000, 0x20000)), from: BoundsFrom::Inferred, guard });
+    assert_eq!(found, Bounds::of(range(0x11000, 0x20000), BoundsFrom::Inferred, guard));
 }
 
 #[test]
 fn a_stack_in_the_heap_has_no_known_bounds() {
     let heap = [mapping(0x10000, 0x40000, READ_WRITE, Origin::Special("heap".into()))];
     let found = bounds(OTHER, Addr(0x20000), &heap, None, &pages(&[]));
-    assert_eq!(found, Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown });
+    assert_eq!(found, Bounds::UNKNOWN);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_signal_stack_is_what_sigaltstack_was_given() {
     let given = range(0x11000, 0x13000);
     let found = bounds(Owner::Signal(given), Addr(0x12000), &mappings, None, &pages(&[]));
     let guard = Guard::Ok(range(0x10000, 0x11000));
-    assert_eq!(found, Bounds { range: Some(given), from: BoundsFrom::Call, guard });
+    assert_eq!(found, Bounds::of(given, BoundsFrom::Call, guard));
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn without_the_pages_a_guard_inside_a_mapping_is_unknown() {
 
 #[test]
 fn the_lowest_touched_page_is_the_peak() {
-    let stack = range(0x10000, 0x20000);
-    let seen = |runs| touched(stack, &pages(runs).expect("made above"));
+    let stack = Bounds::of(range(0x10000, 0x20000), BoundsFrom::Mapping, Guard::None);
+    let seen = |runs| touched(&stack, &pages(runs).expect("made above"));
     assert_eq!(seen(&[(0x8000, 0x9000, PageState::Touched)]), None);
     let runs = [
         (0x8000, 0x9000, PageState::Touched),
@@ -129,7 +129,8 @@ fn the_lowest_touched_page_is_the_peak() {
 #[test]
 fn a_page_that_a_stack_shares_with_its_neighbour_is_no_peak() {
     let pages = pages(&[(0x10000, 0x11000, PageState::Touched), (0x1f000, 0x21000, PageState::Touched)]);
-    assert_eq!(touched(range(0x10800, 0x20800), &pages.expect("made above")), Some(0x1800));
+    let stack = Bounds::of(range(0x10800, 0x20800), BoundsFrom::Mapping, Guard::None);
+    assert_eq!(touched(&stack, &pages.expect("made above")), Some(0x1800));
 }
 
 #[test]

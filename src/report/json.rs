@@ -178,8 +178,8 @@ impl<'s> Stack<'s> {
             name: stack.name.as_deref(),
             state: state(stack.state),
             thread: stack.thread,
-            low: stack.bounds.range.map(|range| Hex(range.low)),
-            high: stack.bounds.range.map(|range| Hex(range.high)),
+            low: stack.bounds.low.map(Hex),
+            high: stack.bounds.high.map(Hex),
             size: stack.size(),
             bounds_from: match stack.bounds.from {
                 BoundsFrom::Call => "call",

@@ -148,7 +148,7 @@ fn group_heading(snapshot: &Snapshot, group: &Group) -> String {
 /// Where a stack lies and how much of it is used.
 fn measures(stack: &Stack, style: Style) -> String {
     let mut parts = Vec::new();
-    let range = stack.bounds.range.map_or("stack".to_owned(), |range| format!("stack {range}"));
+    let range = stack.bounds.range().map_or("stack".to_owned(), |range| format!("stack {range}"));
     parts.push(stack.sp.map_or(range.clone(), |sp| format!("{range} sp={:x}", sp.0)));
     parts.extend(stack.used().map(|used| format!("now {}", units::bytes(used))));
     let of_size = stack.size().map_or(String::new(), |size| format!(" of {}", units::bytes(size)));

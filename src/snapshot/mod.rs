@@ -13,7 +13,7 @@ mod take;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::{Addr, Pc};
+use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::Arch;
 use crate::discover::bounds::Bounds;
 use crate::target::Process;
@@ -139,12 +139,12 @@ pub enum Level {
 impl Stack {
     /// Its usable bytes, where both ends are known.
     pub fn size(&self) -> Option<u64> {
-        self.bounds.range.map(|range| range.len())
+        self.bounds.range().map(AddrRange::len)
     }
 
     /// The bytes in use now: from its high end down to the stack pointer.
     pub fn used(&self) -> Option<u64> {
-        self.bounds.range?.high.0.checked_sub(self.sp?.0)
+        self.bounds.high?.0.checked_sub(self.sp?.0)
     }
 
     /// The most bytes it is known to have held: its peak, or what is in use now where there is none or that is more.

@@ -3,7 +3,7 @@
 use super::survey::Chain;
 use super::{Kind, Peak, Stack, StackFrame, State, ThreadEntry};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, Owner};
+use crate::discover::bounds::{self, Bounds, Owner};
 use crate::discover::chain::{self, Part};
 use crate::mapping::{Access, Mapping, Origin, index_at, mapping_at};
 use crate::target::{PageState, Pages, PagesUnknown, Thread};
@@ -66,7 +66,7 @@ fn unseen(chain: &Chain) -> Stack {
         name: chain.thread.name.clone(),
         state: State::Running,
         thread: Some(chain.thread.tid),
-        bounds: Bounds { range: None, from: BoundsFrom::Inferred, guard: Guard::Unknown },
+        bounds: Bounds::UNKNOWN,
         sp: None,
         peak: None,
         entry: None,
@@ -98,7 +98,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
     let pages = (ground.pages)(window);
     let owner = owner(chain, part, ground);
     let found = bounds::bounds(owner, part.sp, ground.mappings, ground.stack_limit, &pages);
-    let touched = found.range.zip(pages.ok()).and_then(|(range, pages)| bounds::touched(range, &pages));
+    let touched = pages.ok().and_then(|pages| bounds::touched(&found, &pages));
     let kind = kind(owner, chain, part, ground);
     Stack {
         kind,

@@ -34,10 +34,12 @@ pub(super) struct Chain {
     pub(super) signal_stacks: Vec<AddrRange>,
 }
 
-/// Walks the chain of every thread of a target that stands still.
+/// Walks the chain of every thread of a target that stands still. A thread that has ended, as the first one may long
+/// before the others, has no stack any more and is passed over.
 pub(super) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
     let mut left = MOST_FRAMES_IN_ALL;
-    let chains = target.threads().iter().map(|thread| {
+    let living = target.threads().iter().filter(|thread| thread.registers != Err(NotStopped::Ended));
+    let chains = living.map(|thread| {
         let chain = chain(target, rules, thread, MOST_FRAMES.min(left));
         left -= chain.frames.len();
         chain

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::in_memory::{self, InMemory};
 use super::{BuildId, Files, Image, ImageProblem, Opened};
 use crate::addr::{Addr, AddrRange};
-use crate::mapping::{FileIdentity, MappedFile, Mapping, Origin};
+use crate::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
 use crate::memory::Memory;
 
 /// One loaded copy of an image.
@@ -62,7 +62,10 @@ impl Modules {
     pub fn load(mappings: &[Mapping], memory: &dyn Memory, files: &dyn Files) -> Modules {
         let mut loading = Loading::new(mappings, memory, files);
         let mut modules = Modules::default();
-        for mapping in mappings.iter().filter(|mapping| mapping.access.execute) {
+        for mapping in mappings {
+            if !mapping.access.execute && !loading.is_unsaid_code(mapping) {
+                continue;
+            }
             let module = match &mapping.origin {
                 Origin::File(file) => Some(loading.add_file(&mut modules.modules, mapping, file)),
                 Origin::Vdso => Some(loading.add_vdso(&mut modules.modules, mapping)),
@@ -181,6 +184,17 @@ impl<'a> Loading<'a> {
             }
         }
         Loading { memory, files, bases, budget: in_memory::MOST_COPIED, images: HashMap::new(), known: HashMap::new() }
+    }
+
+    /// Whether a core file names the file of `mapping` without saying what the program may do there, as gcore does for
+    /// code, and the file itself says that it is code.
+    fn is_unsaid_code(&mut self, mapping: &'a Mapping) -> bool {
+        let unsaid = |file: &&MappedFile| file.identity.is_none() && mapping.access == Access::default();
+        let Some(file) = mapping.file().filter(unsaid) else { return false };
+        let key = key_of(file);
+        let base = self.base_of(mapping.range.low, key);
+        let image = self.found(mapping, key, base).image;
+        image.is_some_and(|image| image.headers().segment_mapping(file.offset, true).is_some())
     }
 
     /// The module that `mapping`, executable and of `file`, belongs to.

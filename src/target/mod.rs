@@ -42,7 +42,7 @@ pub use facts::{Facts, PageScan};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use launch::{Inherited, LaunchError, Launched, launch};
 pub use live::Live;
-pub use mapped::{MappedBytes, shrunken_files};
+pub use mapped::MappedBytes;
 pub use notes::Fault;
 pub use overlay::{Kept, Overlay};
 pub use pages::{PageRun, PageState, Pages};

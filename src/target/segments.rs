@@ -125,9 +125,33 @@ fn without_overlaps(sorted: Vec<Segment>, warnings: &mut Vec<CoreWarning>) -> Ve
     kept
 }
 
-/// The memory map: the segments, with the files that the notes name for them.
+/// The memory map: the segments, with the files that the notes name for them, and what only the notes name.
 pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
-    segments.iter().flat_map(|segment| pieces(segment, notes)).collect()
+    let mut mappings: Vec<Mapping> = segments.iter().flat_map(|segment| pieces(segment, notes)).collect();
+    let named_alone = notes.files.iter().flat_map(|file| named_alone(file, segments));
+    mappings.extend(named_alone);
+    mappings.sort_by_key(|mapping| mapping.range.low);
+    mappings
+}
+
+/// The parts of a file's range that no segment describes: gcore leaves out what has not changed, code among it. What the
+/// program may do there is not said.
+fn named_alone(file: &FileRange, segments: &[Segment]) -> Vec<Mapping> {
+    let part = |low, high| Mapping {
+        range: AddrRange::new(low, high),
+        access: Access::default(),
+        shared: false,
+        origin: origin(file, low),
+    };
+    let (mut parts, mut low) = (Vec::new(), file.range.low);
+    let first = segments.partition_point(|segment| segment.range.high <= low);
+    for segment in segments[first..].iter().take_while(|segment| segment.range.low < file.range.high) {
+        parts.push(part(low, segment.range.low));
+        low = segment.range.high.min(file.range.high);
+    }
+    parts.push(part(low, file.range.high));
+    parts.retain(|part| !part.range.is_empty());
+    parts
 }
 
 /// One segment may show several files, or a file and what is behind it: a piece for each.

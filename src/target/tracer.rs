@@ -28,9 +28,6 @@ const ROUNDS_BEFORE_STOP: usize = 4;
 /// it has ended, and a moment later the other one lives under its number.
 const SEIZE_TRIES: usize = 16;
 
-/// How long all others stand for the sake of threads in uninterruptible sleep. Most such sleeps wait for a disk.
-const SLEEPERS_WAITED_FOR: Duration = Duration::from_millis(50);
-
 /// How long the caller waits between two looks for ended threads that hold up an `execve`.
 const COLLECT_EVERY: Duration = Duration::from_millis(20);
 
@@ -249,11 +246,10 @@ impl Stop {
                 if self.tracees[index].state != State::Running {
                     break;
                 }
-                let hopeless = if patience.is_long() { self.hopeless(index) } else { None };
-                match hopeless {
-                    Some(reason) => self.tracees[index].state = State::Not(reason),
-                    None if patience.wait(deadline) => {}
-                    None => self.give_up(index),
+                if patience.is_long() && self.is_ended_leader(index) {
+                    self.tracees[index].state = State::Not(NotStopped::Ended);
+                } else if !patience.wait(deadline) {
+                    self.give_up(index);
                 }
             }
             gone += usize::from(self.tracees[index].state == State::Gone);
@@ -276,18 +272,10 @@ impl Stop {
         self.tracees[index].state = state;
     }
 
-    /// Why it is not worth waiting for a thread any longer, if it is not.
-    fn hopeless(&self, index: usize) -> Option<NotStopped> {
-        let tid = self.tracees[index].tid;
-        match procfs::stat(&procfs::thread_directory(self.pid, tid)) {
-            // A first thread that has ended gives no news before the last thread has.
-            None if tid == self.pid => Some(NotStopped::Ended),
-            Some(stat) if tid == self.pid && stat.has_ended() => Some(NotStopped::Ended),
-            Some(stat) if stat.state == b'D' && self.began.elapsed() > SLEEPERS_WAITED_FOR => {
-                Some(NotStopped::Uninterruptible)
-            }
-            _ => None,
-        }
+    /// A first thread that has ended gives no news before the last thread has.
+    fn is_ended_leader(&self, index: usize) -> bool {
+        self.tracees[index].tid == self.pid
+            && procfs::stat(&procfs::directory(self.pid)).is_none_or(|stat| stat.has_ended())
     }
 
     /// An `execve` of another thread ends all threads but that one, which from then on has the first thread's number:

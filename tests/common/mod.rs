@@ -1,0 +1,44 @@
+//! The command as tests run it, and its JSON as they read it.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs the command, and gives its exit code and what it wrote.
+pub(crate) fn stackscope(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stackscope"));
+    command.args(arguments).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// `dump --json` of a process or core file; panics where that fails, and passes over warnings.
+pub(crate) fn dump(target: &str) -> Value {
+    let output = stackscope(&["dump", "--json", target]);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "dump {target}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("dump {target}: {error}: {output:?}"))
+}
+
+/// The ids of the stacks of a stitched backtrace that begins at stack `id`.
+pub(crate) fn stitched(dump: &Value, id: u64) -> Vec<u64> {
+    let next = |id: &u64| dump["stacks"][*id as usize]["resumed_by"]["stack"].as_u64();
+    std::iter::successors(Some(id), next).collect()
+}
+
+/// The frames of the stitched backtrace of a thread, innermost first, inlined ones included.
+pub(crate) fn frames(dump: &Value, thread: &Value) -> Vec<Value> {
+    let start = thread["stack"].as_u64().expect("a stack");
+    let stacks = stitched(dump, start).into_iter();
+    stacks.flat_map(|id| dump["stacks"][id as usize]["frames"].as_array().expect("frames").clone()).collect()
+}
+
+/// The number in a JSON address, `"0x…"`.
+pub(crate) fn address(value: &Value) -> u64 {
+    let text = value.as_str().and_then(|text| text.strip_prefix("0x")).unwrap_or_else(|| panic!("address: {value}"));
+    u64::from_str_radix(text, 16).unwrap_or_else(|error| panic!("address {value}: {error}"))
+}
+
+/// The function of a frame; empty where it has none.
+pub(crate) fn function(frame: &Value) -> &str {
+    frame["function"].as_str().unwrap_or_default()
+}

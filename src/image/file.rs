@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::debug_files::{self, DebugFiles};
 use super::dwarf::UnitIndex;
 use super::elf::{Headers, NotElf, Section, Segment};
+use super::names::KnownNames;
 use super::unwind_sections::{self, UnwindSections};
 use super::{BuildId, Bytes, CodeBytes, Files, compressed};
 use crate::arch::Arch;
@@ -23,6 +24,7 @@ pub struct Image {
     mini_debug_info: OnceLock<Option<Arc<Image>>>,
     unit_index: UnitIndex,
     debug_files: DebugFiles,
+    known_names: KnownNames,
 }
 
 /// Where an image's bytes come from.
@@ -59,6 +61,7 @@ impl Image {
             mini_debug_info: OnceLock::new(),
             unit_index: UnitIndex::default(),
             debug_files: DebugFiles::default(),
+            known_names: KnownNames::default(),
         }
     }
 
@@ -135,6 +138,10 @@ impl Image {
 
     pub(crate) fn unit_index(&self) -> &UnitIndex {
         &self.unit_index
+    }
+
+    pub(crate) fn known_names(&self) -> &KnownNames {
+        &self.known_names
     }
 
     pub(crate) fn debug_files(&self) -> &DebugFiles {

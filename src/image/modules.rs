@@ -45,6 +45,8 @@ pub struct Modules {
     modules: Vec<Module>,
     /// Sorted by address.
     code: Vec<Code>,
+    /// What was had of each file, for the next time.
+    kept: HashMap<KeptKey, Found>,
 }
 
 /// A range of executable memory, and the module that it belongs to.
@@ -60,7 +62,14 @@ impl Modules {
     ///
     /// Reads headers only. What is wrong with a file is kept in its module, and never stops the others.
     pub fn load(mappings: &[Mapping], memory: &dyn Memory, files: &dyn Files) -> Modules {
-        let mut loading = Loading::new(mappings, memory, files);
+        Modules::default().reload(mappings, memory, files)
+    }
+
+    /// Does the same once more for the same process, keeping the images, and the names found in them, of files that are
+    /// still mapped.
+    #[must_use]
+    pub fn reload(&self, mappings: &[Mapping], memory: &dyn Memory, files: &dyn Files) -> Modules {
+        let mut loading = Loading::new(mappings, memory, files, &self.kept);
         let mut modules = Modules::default();
         for mapping in mappings {
             if !mapping.access.execute && !loading.is_unsaid_code(mapping) {
@@ -76,6 +85,7 @@ impl Modules {
             }
             modules.code.push(Code { range: mapping.range, module });
         }
+        modules.kept = loading.kept();
         modules.claim_remapped();
         modules
     }
@@ -154,8 +164,11 @@ fn key_of(file: &MappedFile) -> FileKey<'_> {
     (&file.path, file.identity, file.deleted)
 }
 
+/// A file that device and inode tell apart from all others, and where its memory had to be looked at.
+type KeptKey = (PathBuf, FileIdentity, Option<Addr>);
+
 /// What could be had of a file, and what is wrong with it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Found {
     image: Option<Arc<Image>>,
     build_id: Option<BuildId>,
@@ -165,6 +178,8 @@ struct Found {
 struct Loading<'a> {
     memory: &'a dyn Memory,
     files: &'a dyn Files,
+    /// What was found the time before.
+    before: &'a HashMap<KeptKey, Found>,
     /// Where the first byte of each file is mapped, sorted.
     bases: HashMap<FileKey<'a>, Vec<Addr>>,
     /// How many bytes may still be copied from memory.
@@ -176,14 +191,27 @@ struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    fn new(mappings: &'a [Mapping], memory: &'a dyn Memory, files: &'a dyn Files) -> Loading<'a> {
+    fn new(
+        mappings: &'a [Mapping],
+        memory: &'a dyn Memory,
+        files: &'a dyn Files,
+        before: &'a HashMap<KeptKey, Found>,
+    ) -> Loading<'a> {
         let mut bases: HashMap<_, Vec<_>> = HashMap::new();
         for mapping in mappings {
             if let Some(file) = mapping.file().filter(|file| file.offset == 0) {
                 bases.entry(key_of(file)).or_default().push(mapping.range.low);
             }
         }
-        Loading { memory, files, bases, budget: in_memory::MOST_COPIED, images: HashMap::new(), known: HashMap::new() }
+        Loading {
+            memory,
+            files,
+            before,
+            bases,
+            budget: in_memory::MOST_COPIED,
+            images: HashMap::new(),
+            known: HashMap::new(),
+        }
     }
 
     /// Whether a core file names the file of `mapping` without saying what the program may do there, as gcore does for
@@ -250,6 +278,11 @@ impl<'a> Loading<'a> {
         if let Some(found) = self.images.get(&(key, None)).or_else(|| self.images.get(&(key, base))) {
             return found.clone();
         }
+        let kept = |base| Some((base, self.before.get(&(key.0.to_owned(), key.1?, base))?));
+        if let Some((base, found)) = kept(None).or_else(|| kept(base)) {
+            self.images.insert((key, base), found.clone());
+            return found.clone();
+        }
         let opened = self.files.open_mapped(mapping);
         let is_certain = matches!(&opened, Ok(opened) if opened.same_file);
         let found = match opened {
@@ -266,6 +299,14 @@ impl<'a> Loading<'a> {
         };
         self.images.insert((key, base.filter(|_| !is_certain)), found.clone());
         found
+    }
+
+    /// What is worth keeping: of files without device and inode it can't be told whether they are still the same.
+    fn kept(self) -> HashMap<KeptKey, Found> {
+        let kept = |(((path, identity, _), base), found): ((FileKey<'a>, Option<Addr>), Found)| {
+            Some(((path.to_owned(), identity?, base), found))
+        };
+        self.images.into_iter().filter_map(kept).collect()
     }
 
     /// The image in an opened file, if it is what runs at `base`; else what memory shows.
@@ -294,7 +335,14 @@ impl<'a> Loading<'a> {
     }
 
     /// What memory shows of the file that begins at `base`, for which `problem` stands in the way of the file itself.
+    ///
+    /// A file whose first bytes are in memory and are not those of an ELF file never was one: a just-in-time compiler
+    /// writes code to a file to map it twice.
     fn fall_back(&mut self, base: Option<Addr>, problem: ImageProblem) -> Found {
+        let mut first = [0; object::elf::ELFMAG.len()];
+        if base.is_some_and(|base| self.memory.read(base, &mut first).is_ok()) && first != object::elf::ELFMAG {
+            return Found::default();
+        }
         let image =
             base.and_then(|base| InMemory::read(self.memory, base)?.copy(self.memory, &mut self.budget)).map(Arc::new);
         let build_id = image.as_ref().and_then(|image| image.build_id().cloned());

@@ -9,9 +9,9 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::demangle::demangle;
@@ -106,15 +106,53 @@ fn names(job: &Job<'_>, files: &dyn Files) -> Vec<Arc<[Name]>> {
     }
 }
 
+/// The names found in an image so far, by svma.
+#[derive(Default)]
+pub(crate) struct KnownNames(Mutex<HashMap<u64, Arc<[Name]>>>);
+
+impl KnownNames {
+    /// More than this is not kept: code made on purpose could make it grow without end.
+    const MOST: usize = 1 << 18;
+
+    /// The names of `svmas`; those not known yet are asked of `find`, sorted, and kept.
+    fn get(&self, svmas: &[u64], find: impl FnOnce(&[u64]) -> Vec<Arc<[Name]>>) -> Vec<Arc<[Name]>> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing: Vec<u64> = svmas.to_vec();
+        {
+            let known = lock();
+            missing.retain(|svma| !known.contains_key(svma));
+        }
+        missing.sort_unstable();
+        let found = if missing.is_empty() { Vec::new() } else { find(&missing) };
+        let mut known = lock();
+        let names = |svma: &u64| match missing.binary_search(svma) {
+            Ok(place) => found.get(place).cloned().unwrap_or_default(),
+            Err(_) => known.get(svma).cloned().unwrap_or_default(),
+        };
+        let names = svmas.iter().map(names).collect();
+        if known.len() + missing.len() > KnownNames::MOST {
+            known.clear();
+        }
+        known.extend(missing.into_iter().zip(found));
+        names
+    }
+}
+
 fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Files) -> Vec<Arc<[Name]>> {
-    let path = module.path.as_deref();
+    let svmas: Vec<u64> = addrs.iter().map(|addr| module.svma(Addr(*addr))).collect();
+    image.known_names().get(&svmas, |svmas| {
+        let frames = frames(image, module.path.as_deref(), svmas, files);
+        let names = |(frames, svma): (Vec<Frame>, &u64)| frames.iter().map(|frame| name(frame, *svma)).collect();
+        frames.into_iter().zip(svmas).map(names).collect()
+    })
+}
+
+/// What the image at `path` and its debug files say of `svmas`, which are sorted.
+fn frames(image: &Image, path: Option<&Path>, svmas: &[u64], files: &dyn Files) -> Vec<Vec<Frame>> {
     let separate = match has_dwarf(image) && Table::full(image).is_some() {
         true => None,
         false => debug_files::separate(image, path, files).map(|separate| &**separate),
     };
-    // A module may lie across the end of the address space, so its svmas need not be sorted as its addresses are.
-    let mut svmas: Vec<u64> = addrs.iter().map(|addr| module.svma(Addr(*addr))).collect();
-    svmas.sort_unstable();
     let mut frames = match [Some(image), separate].into_iter().flatten().find(|image| has_dwarf(image)) {
         Some(with_dwarf) => {
             let own_path = if std::ptr::eq(with_dwarf, image) { path } else { debug_files::separate_path(image) };
@@ -122,18 +160,13 @@ fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Fil
                 supplementary: debug_files::supplementary(with_dwarf, own_path, files).map(|image| &**image),
                 package: debug_files::package(with_dwarf, path, files).map(|image| &**image),
             };
-            dwarf::frames(with_dwarf, aside, &svmas, files)
+            dwarf::frames(with_dwarf, aside, svmas, files)
         }
         None => vec![Vec::new(); svmas.len()],
     };
-    add_symbols(image, separate, &svmas, &mut frames);
-    prefer_plain_names(image, separate, &svmas, &mut frames);
-    let by_svma: HashMap<u64, Vec<Frame>> = svmas.iter().copied().zip(frames).collect();
-    let named = |addr: &u64| {
-        let svma = module.svma(Addr(*addr));
-        by_svma.get(&svma).into_iter().flatten().map(|frame| name(frame, svma)).collect()
-    };
-    addrs.iter().map(named).collect()
+    add_symbols(image, separate, svmas, &mut frames);
+    prefer_plain_names(image, separate, svmas, &mut frames);
+    frames
 }
 
 fn has_dwarf(image: &Image) -> bool {

@@ -123,6 +123,31 @@ fn code_moved_to_other_pages_stays_with_its_module() {
 }
 
 #[test]
+fn images_are_kept_from_one_look_to_the_next() {
+    let (mappings, memory) = (own_mappings(), OwnMemory::open());
+    let first = Modules::load(&mappings, &memory, &OWN_FILES);
+    let second = first.reload(&mappings, &memory, &NoFiles);
+    let image = |modules: &Modules, addr| modules.find(addr).unwrap().image.clone().unwrap();
+    for addr in [here(), libc_function()] {
+        assert!(Arc::ptr_eq(&image(&first, addr), &image(&second, addr)));
+    }
+    assert!(!Arc::ptr_eq(&image(&first, here()), &image(&Modules::load(&mappings, &memory, &OWN_FILES), here())));
+}
+
+#[test]
+fn code_in_a_file_that_is_no_image_is_no_problem() {
+    let mut page = own_mappings().remove(0);
+    page.range = crate::addr::AddrRange::new(Addr(0x1000), Addr(0x2000));
+    page.access.execute = true;
+    let mut memory = crate::memory::Copied::default();
+    memory.insert(Addr(0x1000), Box::new([0xc3; 0x1000]));
+    let modules = Modules::load(std::slice::from_ref(&page), &memory, &NoFiles);
+    assert_eq!(modules.find(Addr(0x1000)).unwrap().problem, None);
+    let modules = Modules::load(&[page], &NoMemory, &NoFiles);
+    assert_eq!(modules.find(Addr(0x1000)).unwrap().problem, Some(ImageProblem::Gone { mapped: None }));
+}
+
+#[test]
 fn headers_cut_anywhere_are_errors_or_images() {
     let file = std::fs::read("/proc/self/exe").unwrap();
     for length in 0..4096 {

@@ -78,8 +78,8 @@ pub enum CoreWarning {
         /// How many there are at least.
         at_least: u64,
     },
-    /// The notes with the threads' registers lie beyond its end.
-    #[error("the threads and their registers are lost: they stand at the end of the core file, which is cut off")]
+    /// The notes with the threads' registers lie beyond its end, as gcore's do in a file that is cut, or are no notes.
+    #[error("the threads and their registers are lost: the notes that hold them are cut off or overwritten")]
     NotesLost,
     /// The notes end early.
     #[error(
@@ -283,7 +283,9 @@ impl Target for Core {
             for stored in self.stored(segment, range) {
                 let mut low = stored.low.align_down(PAGE).max(segment.range.low);
                 while low < stored.high {
-                    let page = AddrRange::new(low, low.offset(PAGE as i64).align_down(PAGE).min(segment.range.high));
+                    // The last page of the address space has no address behind it.
+                    let next = low.0.checked_add(PAGE).map_or(segment.range.high, |next| Addr(next).align_down(PAGE));
+                    let page = AddrRange::new(low, next.min(segment.range.high));
                     let part = self.held(low, page.len() as usize).ok_or(PagesUnknown)?;
                     if self.bytes.as_ref().get(part).is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
                         runs.add(page, PageState::Touched);
@@ -307,3 +309,7 @@ impl Files for Core {
         files::open_plain(path)
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

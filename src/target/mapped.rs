@@ -296,4 +296,29 @@ mod tests {
         assert_eq!(MappedBytes::map(&file).unwrap().as_ref(), b"");
         std::fs::remove_file(path).unwrap();
     }
+
+    /// Makes a second run of this program touch a hole of its own.
+    const FOREIGN: &str = "STACKSCOPE_TEST_FOREIGN_HOLE";
+
+    #[test]
+    fn a_fault_elsewhere_ends_the_process_as_ever() {
+        let (path, file) = scratch("foreign", &[7; 8192]);
+        let mapped = MappedBytes::map(&file).unwrap();
+        if std::env::var_os(FOREIGN).is_some() {
+            // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+            let foreign =
+                unsafe { libc::mmap(ptr::null_mut(), 8192, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+            file.set_len(0).unwrap();
+            assert_eq!(mapped.as_ref()[5000], 0);
+            std::fs::remove_file(path).unwrap();
+            // SAFETY: the page is mapped; that its file is gone is what is tested.
+            unsafe { foreign.cast::<u8>().read_volatile() };
+            return;
+        }
+        std::fs::remove_file(path).unwrap();
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "target::mapped::tests::a_fault_elsewhere_ends_the_process_as_ever"]);
+        let status = again.env(FOREIGN, "1").stdout(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGBUS));
+    }
 }

@@ -37,7 +37,6 @@ pub(super) fn headers<'data>(data: &'data [u8], warnings: &mut Vec<CoreWarning>)
         true => usize::try_from(needs).unwrap_or(usize::MAX).min(table.len() / size),
         false => 0,
     };
-    // A table at an odd place, which no writer makes, is as good as none.
     let headers = pod::slice_from_bytes(table, has).map_or(&[][..], |(headers, _)| headers);
     if (headers.len() as u64) < needs {
         warnings.push(CoreWarning::SegmentsCut { has: headers.len() as u64, needs });
@@ -51,7 +50,7 @@ fn header_count(header: &FileHeader64<LittleEndian>, data: &[u8], warnings: &mut
     if count != elf::PN_XNUM {
         return u64::from(count);
     }
-    let start = usize::try_from(header.e_shoff.get(LE)).unwrap_or(usize::MAX);
+    let start = usize::try_from(header.e_shoff.get(LE)).ok().filter(|start| *start != 0).unwrap_or(usize::MAX);
     let section = pod::from_bytes::<SectionHeader64<LittleEndian>>(data.get(start..).unwrap_or_default());
     // gcore and the kernel put that header at the file's end, where it is the first to be lost.
     match section {

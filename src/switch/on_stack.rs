@@ -84,20 +84,17 @@ pub unsafe fn on_stack<R, F: FnOnce() -> R>(base: *mut u8, size: usize, callback
 /// unwinds.
 #[track_caller]
 pub unsafe fn replace_stack<F: FnOnce()>(base: *mut u8, size: usize, callback: F) -> ! {
-    /// Dropped while a panic unwinds through [`run`].
-    struct Unwinds;
-    impl Drop for Unwinds {
-        fn drop(&mut self) {
-            super::fatal("the callback of `replace_stack` unwound: there is nothing to unwind to");
-        }
-    }
-
     unsafe extern "C" fn run<F: FnOnce()>(data: *mut u8) -> ! {
         // SAFETY: `data` is the callback below, on the old stack, which nobody will drop.
         let callback = unsafe { data.cast::<F>().read() };
-        let unwinds = Unwinds;
+        // Without the standard library a panic that comes out of here ends the program too, with the runtime's message.
+        #[cfg(feature = "std")]
+        let callback = || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback)).is_err() {
+                super::fatal("the callback of `replace_stack` unwound: there is nothing to unwind to");
+            }
+        };
         callback();
-        core::mem::forget(unwinds);
         super::fatal("the callback of `replace_stack` returned: there is nothing to return to")
     }
 

@@ -1,0 +1,13 @@
+//! Our own stack switching, from outside: what debuggers see, what each instruction leaves to an unwinder, and how it
+//! behaves under random use.
+
+#![allow(clippy::unwrap_used, reason = "a failure fails the test")]
+#![allow(unsafe_code, reason = "the raw functions and the promises of `Coroutine` are what is tested")]
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod backtraces;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod edges;
+mod model;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod steps;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{Common, exit, output};
+use crate::image::names::Lines;
 use crate::report::{json, text};
 use crate::snapshot::{self, Snapshot};
 use crate::target::{Core, Live, OpenError, StopError};
@@ -23,6 +24,14 @@ pub(super) struct Args {
     #[arg(short, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Show lines and inlined functions of the system's libraries too, where debug packages are installed
+    #[arg(
+        long,
+        long_help = "Show lines and inlined functions of the system's libraries too, where debug packages are installed.\n\
+                     Their debug information is packed; unpacking that of the C library takes tens of milliseconds."
+    )]
+    system_lines: bool,
+
     /// Show every stack by itself instead of equal ones together
     #[arg(long)]
     all: bool,
@@ -30,7 +39,7 @@ pub(super) struct Args {
 
 /// Takes the look and writes it.
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
-    let snapshot = match take(&args.target) {
+    let snapshot = match take(args) {
         Ok(snapshot) => snapshot,
         Err(error) => return output::fail(&error),
     };
@@ -50,10 +59,11 @@ enum DumpError {
     Stop(#[from] StopError),
 }
 
-fn take(target: &str) -> Result<Snapshot, DumpError> {
-    Ok(match target.parse() {
-        Ok(pid) => snapshot::of_live(&Live::open(pid)?)?,
-        Err(_) => snapshot::of_core(&Core::open(target.as_ref())?),
+fn take(args: &Args) -> Result<Snapshot, DumpError> {
+    let lines = if args.system_lines { Lines::Everywhere } else { Lines::Cheap };
+    Ok(match args.target.parse() {
+        Ok(pid) => snapshot::of_live(&Live::open(pid)?, lines)?,
+        Err(_) => snapshot::of_core(&Core::open(args.target.as_ref())?, lines),
     })
 }
 

@@ -168,6 +168,11 @@ impl Image {
         self.find_section(name).is_some_and(|(_, section)| !section.data(self.bytes()).is_empty())
     }
 
+    /// Whether the section called `name` would have to be unpacked to be read.
+    pub(crate) fn is_packed(&self, name: &[u8]) -> bool {
+        self.find_section(name).is_some_and(|(_, section)| section.compressed || self.section(name).is_none())
+    }
+
     /// What the section called `name` holds, unpacked; `None` where it holds nothing or is damaged.
     ///
     /// A name that begins with `.debug_` also finds its compressed forerunner `.zdebug_`.

@@ -37,6 +37,12 @@ impl Module {
     pub fn svma(&self, addr: Addr) -> u64 {
         addr.0.wrapping_sub(self.bias)
     }
+
+    /// Whether it came with the system: it lies where packages put libraries and the loader, or is the vdso.
+    pub fn is_system(&self) -> bool {
+        let Some(path) = &self.path else { return true };
+        ["/lib", "/lib64", "/usr/lib", "/usr/lib64"].iter().any(|folder| path.starts_with(folder))
+    }
 }
 
 /// The modules of a target, and all else that can be executed in it.

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -50,6 +50,16 @@ impl Names {
     }
 }
 
+/// Where lines and inlined functions are looked for. Functions are named everywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lines {
+    /// Wherever there is debug information.
+    Everywhere,
+    /// Everywhere but in the system's own libraries whose debug information would have to be unpacked first. That takes
+    /// tens of milliseconds for the C library alone, which every stack ends in, and few look for its lines.
+    Cheap,
+}
+
 /// The addresses of one module, or of no file.
 struct Job<'a> {
     module: Option<&'a Module>,
@@ -57,14 +67,14 @@ struct Job<'a> {
 }
 
 /// Finds the names of `pcs`.
-pub fn resolve(modules: &Modules, pcs: &[Pc], files: &dyn Files) -> Names {
+pub fn resolve(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines) -> Names {
     let jobs = jobs(modules, pcs);
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             // The parsers below promise not to panic on damaged files. Should one break it, its module has no names.
-            let names = catch_unwind(AssertUnwindSafe(|| names(job, files))).unwrap_or_default();
+            let names = catch_unwind(AssertUnwindSafe(|| names(job, files, lines))).unwrap_or_default();
             done.extend(job.addrs.iter().map(|addr| Addr(*addr)).zip(names));
         }
         done
@@ -98,10 +108,10 @@ fn jobs<'a>(modules: &'a Modules, pcs: &[Pc]) -> Vec<Job<'a>> {
     jobs
 }
 
-fn names(job: &Job<'_>, files: &dyn Files) -> Vec<Arc<[Name]>> {
+fn names(job: &Job<'_>, files: &dyn Files, lines: Lines) -> Vec<Arc<[Name]>> {
     let image = job.module.and_then(|module| Some((module, module.image.as_deref()?)));
     match image {
-        Some((module, image)) => names_in_image(module, image, &job.addrs, files),
+        Some((module, image)) => names_in_image(module, image, &job.addrs, files, lines),
         None => names_by_perf_map(&job.addrs, files),
     }
 }
@@ -138,22 +148,26 @@ impl KnownNames {
     }
 }
 
-fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Files) -> Vec<Arc<[Name]>> {
+fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Files, lines: Lines) -> Vec<Arc<[Name]>> {
     let svmas: Vec<u64> = addrs.iter().map(|addr| module.svma(Addr(*addr))).collect();
     image.known_names().get(&svmas, |svmas| {
-        let frames = frames(image, module.path.as_deref(), svmas, files);
+        let frames = frames(image, module, svmas, files, lines);
         let names = |(frames, svma): (Vec<Frame>, &u64)| frames.iter().map(|frame| name(frame, *svma)).collect();
         frames.into_iter().zip(svmas).map(names).collect()
     })
 }
 
-/// What the image at `path` and its debug files say of `svmas`, which are sorted.
-fn frames(image: &Image, path: Option<&Path>, svmas: &[u64], files: &dyn Files) -> Vec<Vec<Frame>> {
+/// What the image of `module` and its debug files say of `svmas`, which are sorted.
+fn frames(image: &Image, module: &Module, svmas: &[u64], files: &dyn Files, lines: Lines) -> Vec<Vec<Frame>> {
+    let path = module.path.as_deref();
     let separate = match has_dwarf(image) && Table::full(image).is_some() {
         true => None,
         false => debug_files::separate(image, path, files).map(|separate| &**separate),
     };
-    let mut frames = match [Some(image), separate].into_iter().flatten().find(|image| has_dwarf(image)) {
+    let is_cheap =
+        |image: &&Image| lines == Lines::Everywhere || !module.is_system() || !image.is_packed(b".debug_info");
+    let with_dwarf = [Some(image), separate].into_iter().flatten().find(|image| has_dwarf(image));
+    let mut frames = match with_dwarf.filter(is_cheap) {
         Some(with_dwarf) => {
             let own_path = if std::ptr::eq(with_dwarf, image) { path } else { debug_files::separate_path(image) };
             let aside = Aside {

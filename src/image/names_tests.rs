@@ -238,7 +238,7 @@ fn code_made_at_run_time_is_named_by_the_perf_map() {
     };
     let modules = Modules::load(&[made], &Copied::default(), &files);
     let pcs = [0x1000, 0x1040, 0x1041, 0x1060].map(|offset| Pc::After(Addr(0x7f00_0000_0000 + offset)));
-    let names = names::resolve(&modules, &pcs, &files);
+    let names = names::resolve(&modules, &pcs, &files, names::Lines::Everywhere);
     let name =
         |pc: Pc| names.get(pc).iter().map(|name| (name.function.as_deref().unwrap().to_owned(), name.offset)).next();
     assert_eq!(

@@ -142,7 +142,7 @@ impl Loaded {
 
     pub(crate) fn names(&self, svmas: &[u64]) -> Names {
         let pcs: Vec<Pc> = svmas.iter().map(|svma| Pc::At(Addr(*svma))).collect();
-        names::resolve(&self.modules(), &pcs, self)
+        names::resolve(&self.modules(), &pcs, self, names::Lines::Everywhere)
     }
 
     /// For each svma and each function there: name, file and line, `??` and 0 for what is not known.

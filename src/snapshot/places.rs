@@ -51,7 +51,7 @@ fn place(pc: Pc, modules: &Modules, names: &Names) -> Place {
     let module = modules.find(pc.lookup());
     Place {
         module: module.map(|module| module.name.as_str().into()),
-        system: module.is_some_and(is_system),
+        system: module.is_some_and(Module::is_system),
         names: names.get(pc).iter().map(|name| counted_from(pc, name)).collect(),
     }
 }
@@ -60,12 +60,6 @@ fn place(pc: Pc, modules: &Modules, names: &Names) -> Place {
 fn counted_from(pc: Pc, name: &Name) -> Name {
     let behind = pc.addr().0.wrapping_sub(pc.lookup().0);
     Name { offset: name.offset.map(|offset| offset + behind), ..name.clone() }
-}
-
-/// Whether a module came with the system: it lies where packages put libraries and the loader.
-fn is_system(module: &Module) -> bool {
-    let Some(path) = &module.path else { return true };
-    ["/lib", "/lib64", "/usr/lib", "/usr/lib64"].iter().any(|folder| path.starts_with(folder))
 }
 
 fn module_path(module: &Module) -> String {

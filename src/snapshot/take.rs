@@ -10,7 +10,8 @@ use super::survey::{Chain, survey};
 use super::{Snapshot, entry, segments};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
-use crate::image::{Files, Modules, names};
+use crate::image::names::{self, Lines};
+use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
 use crate::target::{Core, Live, Process, StopError, Stopped, Target};
@@ -23,7 +24,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Where the process can't be stopped. What can't be read of it is a warning in the snapshot.
-pub fn of_live(live: &Live) -> Result<Snapshot, StopError> {
+pub fn of_live(live: &Live, lines: Lines) -> Result<Snapshot, StopError> {
     let mappings = live.mappings().unwrap_or_default();
     let modules = Modules::load(&mappings, &live.memory(), live);
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
@@ -41,13 +42,19 @@ pub fn of_live(live: &Live) -> Result<Snapshot, StopError> {
         stack_limit: live.stack_limit(),
         pages: &|range| released.pages(range),
     };
-    let seen =
-        Seen { process: &released.process, arch: released.arch, stopped: released.stopped_for, chains, warnings };
+    let seen = Seen {
+        process: &released.process,
+        arch: released.arch,
+        stopped: released.stopped_for,
+        chains,
+        warnings,
+        lines,
+    };
     Ok(understand(seen, &ground, &modules, &live.memory(), live))
 }
 
 /// One look at a core file.
-pub fn of_core(core: &Core) -> Snapshot {
+pub fn of_core(core: &Core, lines: Lines) -> Snapshot {
     let modules = Modules::load(core.mappings(), core, core);
     let tables = Tables::new(core.arch(), &modules);
     let chains = survey(core, &mut Rules::new(&tables));
@@ -59,7 +66,7 @@ pub fn of_core(core: &Core) -> Snapshot {
         stack_limit: None,
         pages: &|range| core.pages(range),
     };
-    let seen = Seen { process: core.process(), arch: core.arch(), stopped: Duration::ZERO, chains, warnings };
+    let seen = Seen { process: core.process(), arch: core.arch(), stopped: Duration::ZERO, chains, warnings, lines };
     understand(seen, &ground, &modules, core, core)
 }
 
@@ -97,6 +104,7 @@ struct Seen<'s> {
     stopped: Duration,
     chains: Vec<Chain>,
     warnings: Vec<String>,
+    lines: Lines,
 }
 
 /// Makes stacks and names out of what was seen.
@@ -118,7 +126,7 @@ fn understand(
     let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));
     pcs.dedup();
-    let places = Places::new(&pcs, modules, &names::resolve(modules, &pcs, files));
+    let places = Places::new(&pcs, modules, &names::resolve(modules, &pcs, files, seen.lines));
     debug!("{} places are named", pcs.len());
     segments::mark(&mut stacks, &places, seen.arch, modules, memory);
     for stack in &mut stacks {

@@ -14,7 +14,15 @@ pub(crate) fn stackscope(arguments: &[&str]) -> Output {
 
 /// `dump --json` of a process or core file; panics where that fails, and passes over warnings.
 pub(crate) fn dump(target: &str) -> Value {
-    let output = stackscope(&["dump", "--json", target]);
+    parsed(target, &stackscope(&["dump", "--json", target]))
+}
+
+/// The same with the inlined functions of the system's libraries, as gdb shows them.
+pub(crate) fn dump_whole(target: &str) -> Value {
+    parsed(target, &stackscope(&["dump", "--json", "--system-lines", target]))
+}
+
+fn parsed(target: &str, output: &Output) -> Value {
     assert!(matches!(output.status.code(), Some(0 | 3)), "dump {target}: {output:?}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("dump {target}: {error}: {output:?}"))
 }

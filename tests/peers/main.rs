@@ -19,7 +19,7 @@ use stackscope_harness::{
     wait_until,
 };
 
-use common::{address, dump, frames, function};
+use common::{address, dump_whole, frames, function};
 use explained::{Difference, Peer};
 
 /// A frame as all tools show it.
@@ -104,7 +104,7 @@ fn gdb_can(program: &str) -> bool {
 
 /// A running process against both.
 fn check_live(program: &str, pid: i32) {
-    let dump = dump(&pid.to_string());
+    let dump = dump_whole(&pid.to_string());
     assert_eq!(dump["process"]["source"], "live");
     check(program, &dump, Peer::EuStack, eu_stack(pid));
     if gdb_can(program) {
@@ -114,7 +114,7 @@ fn check_live(program: &str, pid: i32) {
 
 /// A core file against both.
 fn check_core(program: &str, core: &Path, executable: &Path) {
-    let dump = dump(core.to_str().unwrap());
+    let dump = dump_whole(core.to_str().unwrap());
     assert_eq!(dump["process"]["source"], "core");
     check(program, &dump, Peer::EuStack, eu_stack_core(core, executable));
     if gdb_can(program) {
@@ -239,5 +239,5 @@ fn rustc() {
 #[test]
 fn a_program_from_memory_alone() {
     let running = Running::start("memfd", &[built("threads").to_str().unwrap()]);
-    check("memfd", &dump(&running.pid().to_string()), Peer::EuStack, eu_stack(running.pid()));
+    check("memfd", &dump_whole(&running.pid().to_string()), Peer::EuStack, eu_stack(running.pid()));
 }

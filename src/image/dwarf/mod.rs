@@ -49,7 +49,7 @@ pub(crate) struct Frame {
 struct Work(Cell<u64>);
 
 impl Work {
-    const MOST: u64 = 100_000_000;
+    const MOST: u64 = 50_000_000;
 
     /// Takes `amount` from what is left; `None` when it is used up.
     fn take(&self, amount: u64) -> Option<()> {
@@ -124,8 +124,8 @@ impl<'a> Context<'a> {
         if let Some(unit) = self.units.borrow().get(&offset) {
             return unit.clone();
         }
-        let header = self.dwarf.unit_header(gimli::DebugInfoOffset(offset));
-        let unit = header.and_then(|header| self.dwarf.unit(header)).ok().map(Rc::new);
+        let header = self.dwarf.unit_header(gimli::DebugInfoOffset(offset)).ok();
+        let unit = header.and_then(|header| read_unit(&self.dwarf, header, &self.work)).map(Rc::new);
         self.units.borrow_mut().insert(offset, unit.clone());
         unit
     }
@@ -139,6 +139,17 @@ impl<'a> Context<'a> {
         };
         chains.into_iter().enumerate().map(|(place, chain)| assemble(&chain, &lines, place)).collect()
     }
+}
+
+/// Reads what a unit's header, table of abbreviations and first entry say, within bounds.
+fn read_unit<'a>(dwarf: &Dwarf<'a>, header: gimli::UnitHeader<Reader<'a>>, work: &Work) -> Option<Unit<'a>> {
+    /// The longest table that compilers were seen to make has a tenth of that, in bytes.
+    const LONGEST_TABLE: usize = 1 << 18;
+    /// About what reading so long a table costs, in entries.
+    const COST: u64 = 10_000;
+    work.take(COST)?;
+    let abbreviations = units::read_abbreviations(dwarf, header.debug_abbrev_offset().0, LONGEST_TABLE).ok()?;
+    Unit::new_with_abbreviations(dwarf, header, abbreviations).ok()
 }
 
 /// Turns a chain of scopes, outermost first, into frames, innermost first.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use gimli::{DwarfPackage, DwoId, SectionId};
 
 use super::functions::{self, Scope};
-use super::{Context, Dwarf, Reader, Unit, UnitIndex, Work, load, section};
+use super::{Context, Dwarf, Reader, Unit, UnitIndex, Work, load, read_unit, section};
 use crate::image::{Files, Image};
 
 /// The scopes around each of `svmas`, as [`functions::chains`] gives them, by the split part `id` of `skeleton`.
@@ -44,7 +44,7 @@ fn open_object(context: &Context<'_>, skeleton: &Unit<'_>, files: &dyn Files) ->
 
 fn read<'s>(dwarf: Dwarf<'s>, skeleton: &Unit<'s>, svmas: &[u64], work: &Rc<Work>) -> Option<Vec<Vec<Scope>>> {
     let header = dwarf.units().next().ok()??;
-    let mut unit = dwarf.unit(header).ok()?;
+    let mut unit = read_unit(&dwarf, header, work)?;
     if unit.dwo_id != skeleton.dwo_id {
         return None;
     }

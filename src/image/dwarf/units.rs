@@ -6,7 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use gimli::{Abbreviations, AttributeValue, DebugInfoOffset, UnitHeader, UnitType, constants as dw};
+use gimli::{
+    Abbreviations, AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfoOffset, LittleEndian, Section, UnitHeader,
+    UnitType, constants as dw,
+};
 
 use super::{Dwarf, Reader, Unit, Work};
 
@@ -101,11 +104,15 @@ impl Ranges {
 
     fn by_units(dwarf: &Dwarf<'_>, work: &Work) -> Ranges {
         let mut ranges = Vec::new();
-        let mut abbreviations = HashMap::new();
-        let mut headers = dwarf.units();
-        while let (Ok(Some(header)), Some(())) = (headers.next(), work.take(1)) {
+        let mut headers = Vec::new();
+        let mut all = dwarf.units();
+        while let (Ok(Some(header)), Some(())) = (all.next(), work.take(1)) {
+            headers.push(header);
+        }
+        let mut tables = AbbreviationTables::of(&headers);
+        for header in headers {
             // A unit that can't be read is left out; the others are as good as without it.
-            let _ = add_unit(dwarf, header, &mut abbreviations, &mut ranges, work);
+            let _ = add_unit(dwarf, header, &mut tables, &mut ranges, work);
         }
         Ranges::new(ranges)
     }
@@ -118,8 +125,46 @@ fn push(ranges: &mut Vec<UnitRange>, range: gimli::Range, unit: usize) {
     }
 }
 
-/// Units often share one table of abbreviations, which is then read once.
-type AbbreviationTables = HashMap<usize, Arc<Abbreviations>>;
+/// The tables of abbreviations of all units, each read once: units often share one.
+///
+/// A table is taken to end where the next one begins, so that all of them together are no longer than their section,
+/// however they overlap in a damaged file.
+struct AbbreviationTables {
+    /// Where tables begin, sorted.
+    offsets: Vec<usize>,
+    read: HashMap<usize, Arc<Abbreviations>>,
+}
+
+impl AbbreviationTables {
+    fn of(headers: &[UnitHeader<Reader<'_>>]) -> AbbreviationTables {
+        let mut offsets: Vec<usize> = headers.iter().map(|header| header.debug_abbrev_offset().0).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        AbbreviationTables { offsets, read: HashMap::new() }
+    }
+
+    fn get(&mut self, dwarf: &Dwarf<'_>, offset: usize) -> gimli::Result<Arc<Abbreviations>> {
+        if let Some(table) = self.read.get(&offset) {
+            return Ok(Arc::clone(table));
+        }
+        let next = self.offsets.get(self.offsets.partition_point(|other| *other <= offset));
+        let table = read_abbreviations(dwarf, offset, next.map_or(usize::MAX, |next| next - offset))?;
+        self.read.insert(offset, Arc::clone(&table));
+        Ok(table)
+    }
+}
+
+/// Reads the table of abbreviations at `offset`, which is at most `longest` bytes long.
+pub(super) fn read_abbreviations(
+    dwarf: &Dwarf<'_>,
+    offset: usize,
+    longest: usize,
+) -> gimli::Result<Arc<Abbreviations>> {
+    let section = dwarf.debug_abbrev.reader().slice();
+    let tail = section.get(offset..).unwrap_or_default();
+    let table = DebugAbbrev::new(&tail[..tail.len().min(longest)], LittleEndian);
+    table.abbreviations(DebugAbbrevOffset(0)).map(Arc::new)
+}
 
 fn add_unit<'a>(
     dwarf: &Dwarf<'a>,
@@ -133,12 +178,7 @@ fn add_unit<'a>(
     else {
         return Ok(());
     };
-    let table = header.debug_abbrev_offset().0;
-    let abbreviations = match tables.get(&table) {
-        Some(abbreviations) => Arc::clone(abbreviations),
-        None => Arc::clone(tables.entry(table).or_insert(dwarf.abbreviations(&header)?)),
-    };
-    let (unit, heading) = read_heading(dwarf, header, abbreviations)?;
+    let (unit, heading) = read_heading(dwarf, header, tables.get(dwarf, header.debug_abbrev_offset().0)?)?;
     if let Some(list) = heading.ranges.map(|value| dwarf.attr_ranges_offset(&unit, value)).transpose()?.flatten() {
         let mut list = dwarf.ranges(&unit, list)?;
         while let (Some(range), Some(())) = (list.next()?, work.take(1)) {

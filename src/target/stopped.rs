@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::overlay::{Kept, Overlay};
 use super::pagemap::Pagemap;
 use super::remote::RemoteMemory;
 use super::tracer::{self, Held};
-use super::{Pages, PagesUnknown, Process, Target, Thread};
+use super::{Pages, PagesUnknown, Process, Target, Thread, procfs};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::mapping::{Mapping, mapping_at};
@@ -33,6 +33,8 @@ pub struct Stopped<'live> {
     /// Whether `mappings` is older than the stop and known to differ from the map in it.
     map_is_old: bool,
     memory: Overlay,
+    /// The `/proc` directory of a thread that stands still.
+    directory: PathBuf,
     /// Opened when first asked for, so that it is of the program that runs in the stop.
     pagemap: OnceLock<Option<Pagemap>>,
 }
@@ -94,15 +96,17 @@ impl<'live> Stopped<'live> {
     ) -> Result<Stopped<'live>, StopError> {
         // The map is read before, since a large one takes long; the stop only checks that it still holds.
         let before = Fingerprint::take(&live.directory());
-        let mappings = live.mappings().unwrap_or_default();
+        let mappings: Arc<[Mapping]> = live.mappings().unwrap_or_default().into();
         let (hold, held) = stop()?;
+        let witness = living_thread(&held.threads, live);
         let mut stopped = Stopped {
             hold,
-            memory: Overlay::new(RemoteMemory::of_thread(living_thread(&held.threads, live))),
+            memory: Overlay::new(RemoteMemory::of_thread(witness)),
+            directory: procfs::directory(witness),
             live: Seen::AsOpened(live),
             threads: held.threads,
             all_seen: held.all_seen,
-            mappings: mappings.into(),
+            mappings,
             map_is_old: false,
             pagemap: OnceLock::new(),
         };
@@ -112,7 +116,7 @@ impl<'live> Stopped<'live> {
 
     /// Brings the map up to date where it changed since `before`.
     fn refresh(&mut self, before: &Fingerprint) -> Result<(), StopError> {
-        let now = Fingerprint::take(&self.live.directory());
+        let now = Fingerprint::take(&self.directory);
         let replaced = now.program != before.program;
         if replaced {
             self.live = Seen::Replaced(Box::new(self.live.reopen().map_err(StopError::Replaced)?));
@@ -197,7 +201,7 @@ impl Target for Stopped<'_> {
     }
 
     fn pages(&self, range: AddrRange) -> Result<Pages, PagesUnknown> {
-        let pagemap = self.pagemap.get_or_init(|| Pagemap::open(&self.live.directory()).ok());
+        let pagemap = self.pagemap.get_or_init(|| Pagemap::open(&self.directory).ok());
         let pagemap = pagemap.as_ref().ok_or(PagesUnknown)?;
         pagemap.pages(range, &self.mappings, &self.memory).map_err(|_| PagesUnknown)
     }

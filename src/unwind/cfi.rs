@@ -107,6 +107,9 @@ impl<'d> Entries<'d> {
     }
 }
 
+/// How many lines of a header are tried before it is believed.
+const SAMPLE: usize = 64;
+
 /// One line of a sorted table.
 #[derive(Clone, Copy, Debug)]
 struct Line {
@@ -159,11 +162,19 @@ impl<'d> Header<'d> {
         Some(Line { start: self.start(line), offset: usize::try_from(entry.checked_sub(self.eh_frame)?).ok()? })
     }
 
-    /// Whether the table is sorted, and has a line for each entry of `eh_frame`.
+    /// Whether the table can be believed when it has no line for an address: it is sorted, has as many lines as
+    /// `eh_frame` has entries, and a sample of its lines is true. To try all of them would take as long as an index.
     fn agrees_with(&self, eh_frame: &gimli::EhFrame<Slice<'d>>, bases: &BaseAddresses) -> bool {
         let is_fde = |offset: &usize| eh_frame.partial_fde_from_offset(bases, (*offset).into()).is_ok();
-        let count = EntryOffsets { section: eh_frame.reader().slice(), next: 0 }.filter(is_fde).count();
-        count == self.table.len() && self.table.is_sorted_by_key(|line| self.start(line))
+        let is_true = |line: &[u8; 8]| {
+            let line = self.line(line)?;
+            let fde = eh_frame.fde_from_offset(bases, line.offset.into(), gimli::EhFrame::cie_from_offset).ok()?;
+            Some(fde.initial_address() == line.start)
+        };
+        let mut sample = self.table.iter().step_by(self.table.len().div_ceil(SAMPLE).max(1));
+        self.table.is_sorted_by_key(|line| self.start(line))
+            && sample.all(|line| is_true(line) == Some(true))
+            && EntryOffsets::of(eh_frame).filter(is_fde).count() == self.table.len()
     }
 }
 
@@ -171,6 +182,12 @@ impl<'d> Header<'d> {
 struct EntryOffsets<'d> {
     section: &'d [u8],
     next: usize,
+}
+
+impl<'d> EntryOffsets<'d> {
+    fn of(section: &impl gimli::Section<Slice<'d>>) -> EntryOffsets<'d> {
+        EntryOffsets { section: section.reader().slice(), next: 0 }
+    }
 }
 
 impl Iterator for EntryOffsets<'_> {
@@ -203,7 +220,7 @@ impl Index {
         // would let a small file cost hours.
         let mut cies: HashMap<usize, Cie<'d>> = HashMap::new();
         let mut lines = Vec::new();
-        for offset in (EntryOffsets { section: section.reader().slice(), next: 0 }) {
+        for offset in EntryOffsets::of(section) {
             match section.partial_fde_from_offset(bases, offset.into()) {
                 Ok(partial) => {
                     let known = |_: &S, _: &BaseAddresses, at: S::Offset| {
@@ -227,5 +244,137 @@ impl Index {
     fn find(&self, address: u64) -> Option<usize> {
         let next = self.0.partition_point(|line| line.start <= address);
         Some(self.0.get(next.checked_sub(1)?)?.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gimli::Vendor;
+    use gimli::constants::*;
+
+    use super::super::testing::{Cfi, EH_FRAME, EH_FRAME_HDR, header};
+    use super::*;
+    use crate::arch::X86_64;
+
+    /// Entries for the addresses from 0x1000 to 0x1fff, 0x100 bytes each, that stand in the order of `starts`.
+    fn section(starts: &[u64]) -> (Cfi, Vec<(u64, usize)>) {
+        let mut cfi = Cfi::default();
+        let cie = cfi.cie("", X86_64.pc, &[DW_CFA_def_cfa.0, 7, 8, DW_CFA_offset.0 | 16, 1]);
+        let mut lines: Vec<_> = starts.iter().map(|start| (*start, cfi.fde(cie, *start, 0x100, &[]))).collect();
+        lines.sort_unstable();
+        (cfi, lines)
+    }
+
+    fn start_of_entry(header: Option<&[u8]>, cfi: &[u8], address: u64) -> Option<u64> {
+        let section = |svma, bytes| SectionBytes { svma, bytes };
+        let sections = UnwindSections {
+            eh_frame_hdr: header.map(|bytes| section(EH_FRAME_HDR, bytes)),
+            eh_frame: Some(section(EH_FRAME, cfi)),
+            ..UnwindSections::default()
+        };
+        let entries = Entries::new(&sections, Vendor::Default);
+        entries.prepare();
+        let found = entries.find(address, &mut Cies::default()).map(|entry| entry.start);
+        assert_eq!(entries.find(address, &mut Cies::default()).map(|entry| entry.start), found, "the second time");
+        found
+    }
+
+    /// All addresses must be found, whatever the header says.
+    fn check(what: &str, header: Option<&[u8]>, cfi: &Cfi) {
+        for (address, start) in
+            [(0x1000, 0x1000), (0x10ff, 0x1000), (0x1180, 0x1100), (0x1300, 0x1300), (0x1fff, 0x1f00)]
+        {
+            assert_eq!(start_of_entry(header, &cfi.bytes, address), Some(start), "{what}: {address:#x}");
+        }
+        for address in [0, 0xfff, 0x1200, 0x12ff, 0x2000, u64::MAX] {
+            assert_eq!(start_of_entry(header, &cfi.bytes, address), None, "{what}: {address:#x}");
+        }
+    }
+
+    const STARTS: [u64; 5] = [0x1300, 0x1000, 0x1f00, 0x1100, 0x1e00];
+
+    #[test]
+    fn a_true_header_is_enough() {
+        let (cfi, lines) = section(&STARTS);
+        check("true", Some(&header(&lines)), &cfi);
+        let sections = UnwindSections {
+            eh_frame_hdr: Some(SectionBytes { svma: EH_FRAME_HDR, bytes: &header(&lines) }),
+            eh_frame: Some(SectionBytes { svma: EH_FRAME, bytes: &cfi.bytes }),
+            ..UnwindSections::default()
+        };
+        let entries = Entries::new(&sections, Vendor::Default);
+        entries.prepare();
+        assert!(entries.find(0x1000, &mut Cies::default()).is_some());
+        assert!(entries.find(0x1200, &mut Cies::default()).is_none());
+        assert!(entries.eh_frame_index.get().is_none(), "no index was needed");
+    }
+
+    #[test]
+    fn a_header_that_is_missing_or_lies_is_done_without() {
+        let (cfi, lines) = section(&STARTS);
+        check("missing", None, &cfi);
+        check("empty", Some(&[]), &cfi);
+        check("no lines", Some(&header(&[])), &cfi);
+        let mut unsorted = lines.clone();
+        unsorted.reverse();
+        check("unsorted", Some(&header(&unsorted)), &cfi);
+        check("lines are left out", Some(&header(&lines[2..])), &cfi);
+        let shifted: Vec<_> = lines.iter().map(|(start, offset)| (start + 0x10, *offset)).collect();
+        check("wrong starts", Some(&header(&shifted)), &cfi);
+        let wild: Vec<_> = lines.iter().map(|(start, _)| (*start, 0x7000_0000)).collect();
+        check("offsets out of the section", Some(&header(&wild)), &cfi);
+        let at_cie: Vec<_> = lines.iter().map(|(start, _)| (*start, 0)).collect();
+        check("offsets of a CIE", Some(&header(&at_cie)), &cfi);
+        let mut endless = header(&lines);
+        endless[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        check("more lines than there are", Some(&endless), &cfi);
+        let mut other = header(&lines);
+        other[3] = 0x3c;
+        check("another encoding", Some(&other), &cfi);
+        for length in 0..header(&lines).len() {
+            check("cut short", Some(&header(&lines)[..length]), &cfi);
+        }
+    }
+
+    #[test]
+    fn debug_frame_is_asked_for_the_rest() {
+        let (cfi, lines) = section(&[0x1000]);
+        // CIE: length, id, version 4, no augmentation, address size 8, segment size 0, factors 1 and -8, column 16.
+        let mut debug_frame = vec![20, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 4, 0, 8, 0, 1, 0x78, 16];
+        debug_frame.extend_from_slice(&[DW_CFA_def_cfa.0, 7, 8, 0, 0, 0, 0, 0, 0]);
+        // FDE in 64-bit DWARF: escape, length, offset of the CIE, start, length.
+        debug_frame.extend_from_slice(&u32::MAX.to_le_bytes());
+        for word in [24u64, 0, 0x1800, 0x100] {
+            debug_frame.extend_from_slice(&word.to_le_bytes());
+        }
+        let bytes = header(&lines);
+        for eh_frame_hdr in [None, Some(SectionBytes { svma: EH_FRAME_HDR, bytes: &bytes })] {
+            let sections = UnwindSections {
+                eh_frame_hdr,
+                eh_frame: Some(SectionBytes { svma: EH_FRAME, bytes: &cfi.bytes }),
+                debug_frame: Some(SectionBytes { svma: 0, bytes: &debug_frame }),
+                ..UnwindSections::default()
+            };
+            let entries = Entries::new(&sections, Vendor::Default);
+            let start = |address| entries.find(address, &mut Cies::default()).map(|entry| entry.start);
+            assert_eq!(start(0x1080), Some(0x1000));
+            assert_eq!(start(0x1880), Some(0x1800));
+            assert_eq!(start(0x1700), None);
+        }
+    }
+
+    #[test]
+    fn lengths_that_lead_nowhere_end_the_index() {
+        let (cfi, _) = section(&STARTS);
+        for broken in [0xffff_fff0u32, 0x7fff_ffff, 1, 3] {
+            let mut bytes = cfi.bytes.clone();
+            bytes.extend_from_slice(&broken.to_le_bytes());
+            bytes.extend_from_slice(&[0xff; 8]);
+            check("a broken length at the end", None, &Cfi { bytes });
+        }
+        // The escape of 64-bit DWARF with a length that overflows, at the very start: nothing can be found.
+        let mut bytes = vec![0xff; 12];
+        bytes.extend_from_slice(&cfi.bytes);
+        assert_eq!(start_of_entry(None, &bytes, 0x1000), None);
     }
 }

@@ -24,6 +24,11 @@ mod tables;
 mod unwinder;
 mod walk;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use tables::{Code, Placed, Tables};
 pub use unwinder::Rules;
 pub use walk::{Ended, FoundBy, Frame, walk};

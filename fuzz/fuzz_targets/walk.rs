@@ -1,0 +1,68 @@
+//! Arbitrary registers, stack and unwind sections: walks to the end.
+#![no_main]
+
+use std::ops::ControlFlow;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use stackscope::addr::{Addr, AddrRange};
+use stackscope::arch::{AARCH64, X86_64};
+use stackscope::image::{SectionBytes, UnwindSections};
+use stackscope::memory::Copied;
+use stackscope::registers::{Register, Registers};
+use stackscope::unwind::{Code, Placed, Rules, Tables, walk};
+
+const CODE: u64 = 0x1_0000;
+const STACK: u64 = 0x2_0000;
+const LIMIT: usize = 4096;
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    is_aarch64: bool,
+    known: u64,
+    registers: [u16; Registers::LIMIT],
+    stack: &'a [u8],
+    code: &'a [u8],
+    eh_frame: &'a [u8],
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Code for Bytes<'_> {
+    fn is_executable(&self, at: Addr) -> bool {
+        at.0.checked_sub(CODE).is_some_and(|offset| offset < self.0.len() as u64)
+    }
+
+    fn code(&self, at: Addr, into: &mut [u8]) -> bool {
+        let tail = at.0.checked_sub(CODE).and_then(|offset| self.0.get(offset as usize..));
+        let bytes = tail.and_then(|tail| tail.get(..into.len()));
+        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+    }
+}
+
+fuzz_target!(|input: Input| {
+    let arch = if input.is_aarch64 { &AARCH64 } else { &X86_64 };
+    let code = Bytes(input.code);
+    let range = [AddrRange::new(Addr(CODE), Addr(CODE + input.code.len() as u64))];
+    let eh_frame = Some(SectionBytes { svma: CODE, bytes: input.eh_frame });
+    let sections = UnwindSections { eh_frame, ..UnwindSections::default() };
+    let tables = Tables::of(arch, &code, [Placed { ranges: &range, bias: 0, sections }]);
+
+    let mut memory = Copied::default();
+    memory.insert(Addr(STACK), input.stack.into());
+    let mut start = Registers::unknown();
+    for (number, value) in input.registers.into_iter().enumerate().filter(|(number, _)| input.known >> number & 1 == 1) {
+        start.set(Register(number as u8), CODE + 2 * u64::from(value));
+    }
+    let mut rules = Rules::new(&tables);
+    let mut counts = [0; 2];
+    for count in &mut counts {
+        let ended = walk(&mut rules, &memory, start.clone(), LIMIT, |frame, _| {
+            assert!(*count == 0 || code.is_executable(frame.pc.lookup()) || matches!(frame.pc, stackscope::addr::Pc::At(_)));
+            *count += 1;
+            ControlFlow::Continue(())
+        });
+        assert!(*count <= LIMIT, "{ended:?}");
+    }
+    assert_eq!(counts[0], counts[1], "a second walk with the rules known gives another chain");
+});

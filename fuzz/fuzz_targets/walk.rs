@@ -1,11 +1,11 @@
-//! Arbitrary registers, stack and unwind sections: walks to the end.
+//! Arbitrary registers, stack, code and rules: walks to the end, twice.
 #![no_main]
 
 use std::ops::ControlFlow;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use stackscope::addr::{Addr, AddrRange};
+use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::{AARCH64, X86_64};
 use stackscope::image::{SectionBytes, UnwindSections};
 use stackscope::memory::Copied;
@@ -23,7 +23,9 @@ struct Input<'a> {
     registers: [u16; Registers::LIMIT],
     stack: &'a [u8],
     code: &'a [u8],
-    eh_frame: &'a [u8],
+    /// The instructions of the one CIE, and of the one entry that covers all code.
+    cie: &'a [u8],
+    fde: &'a [u8],
 }
 
 struct Bytes<'a>(&'a [u8]);
@@ -40,25 +42,41 @@ impl Code for Bytes<'_> {
     }
 }
 
+/// A CIE with its FDE: version 1, factors 1 and -8, addresses in eight bytes.
+fn eh_frame(column: Register, input: &Input<'_>) -> Vec<u8> {
+    let mut section = Vec::new();
+    let mut append = |body: &[&[u8]]| {
+        section.extend(u32::try_from(body.concat().len()).unwrap().to_le_bytes());
+        section.extend(body.concat());
+        section.len()
+    };
+    let cie = append(&[&[0, 0, 0, 0, 1, 0, 1, 0x78, column.0], input.cie]);
+    let back = u32::try_from(cie + 4).unwrap().to_le_bytes();
+    append(&[&back, &CODE.to_le_bytes(), &(input.code.len() as u64).to_le_bytes(), input.fde]);
+    section
+}
+
 fuzz_target!(|input: Input| {
     let arch = if input.is_aarch64 { &AARCH64 } else { &X86_64 };
     let code = Bytes(input.code);
     let range = [AddrRange::new(Addr(CODE), Addr(CODE + input.code.len() as u64))];
-    let eh_frame = Some(SectionBytes { svma: CODE, bytes: input.eh_frame });
+    let bytes = eh_frame(arch.link.unwrap_or(arch.pc), &input);
+    let eh_frame = Some(SectionBytes { svma: 0x1000, bytes: &bytes });
     let sections = UnwindSections { eh_frame, ..UnwindSections::default() };
     let tables = Tables::of(arch, &code, [Placed { ranges: &range, bias: 0, sections }]);
 
     let mut memory = Copied::default();
     memory.insert(Addr(STACK), input.stack.into());
     let mut start = Registers::unknown();
-    for (number, value) in input.registers.into_iter().enumerate().filter(|(number, _)| input.known >> number & 1 == 1) {
+    for (number, value) in input.registers.into_iter().enumerate().filter(|(number, _)| input.known >> number & 1 == 1)
+    {
         start.set(Register(number as u8), CODE + 2 * u64::from(value));
     }
     let mut rules = Rules::new(&tables);
     let mut counts = [0; 2];
     for count in &mut counts {
         let ended = walk(&mut rules, &memory, start.clone(), LIMIT, |frame, _| {
-            assert!(*count == 0 || code.is_executable(frame.pc.lookup()) || matches!(frame.pc, stackscope::addr::Pc::At(_)));
+            assert!(*count == 0 || code.is_executable(frame.pc.lookup()) || matches!(frame.pc, Pc::At(_)));
             *count += 1;
             ControlFlow::Continue(())
         });

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use gimli::{BaseAddresses, EndianSlice, LittleEndian, Section as _, UnwindOffset, UnwindSection};
+use gimli::{BaseAddresses, EndianSlice, LittleEndian, UnwindOffset, UnwindSection};
 
 use super::entry::{Cies, Entry};
 use crate::image::{SectionBytes, UnwindSections};

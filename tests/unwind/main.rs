@@ -2,6 +2,7 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod aarch64;
 mod others;
 mod own;
 

@@ -31,3 +31,5 @@ pub mod switch;
 pub mod target;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod unwind;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod watch;

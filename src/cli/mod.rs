@@ -5,6 +5,7 @@ mod dump;
 mod generate;
 mod log;
 mod output;
+mod run;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,10 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 125;
     /// Wrong usage, of every verb but `run`.
     pub(crate) const USAGE: u8 = 2;
+    /// `run`: the program is there and can't be executed.
+    pub(crate) const NOT_EXECUTABLE: u8 = 126;
+    /// `run`: there is no such program.
+    pub(crate) const NOT_FOUND: u8 = 127;
     /// `doctor` found that programs cannot be launched and looked at.
     pub(crate) const NO_LAUNCH: u8 = 1;
 }
@@ -34,6 +39,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 EXAMPLES:
+  stackscope run ./server               run a program, and see at the end what its stacks needed
   stackscope dump 48213                 every stack of a running program
   stackscope dump ./core --all          every stack of a core file, each by itself
   stackscope dump 48213 --json | jq .   the same for programs
@@ -75,6 +81,8 @@ enum Color {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Run a program and report what its stacks needed
+    Run(run::Args),
     /// Show every stack of a running program or a core file, once
     Dump(dump::Args),
     /// Tell what works on this machine, what does not, and the remedy
@@ -98,6 +106,7 @@ pub fn main() -> ExitCode {
         return output::fail(&error);
     }
     match &cli.verb {
+        Verb::Run(args) => run::run(args, &cli.common),
         Verb::Dump(args) => dump::run(args, &cli.common),
         Verb::Doctor(args) => doctor::run(args, &cli.common),
         Verb::Completions(args) => generate::completions(args, &mut Cli::command()),
@@ -116,5 +125,7 @@ fn stand() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     // A closed pipe is the only way this can fail, and then nobody reads it.
     let _ = error.print();
-    ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 })
+    let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+    let wrong = if is_run { exit::FAILED } else { exit::USAGE };
+    ExitCode::from(if error.use_stderr() { wrong } else { 0 })
 }

@@ -34,6 +34,18 @@ pub(super) struct OutputError {
     error: io::Error,
 }
 
+impl OutputError {
+    /// That something could not be written to `place`.
+    pub(super) fn new(place: String, error: io::Error) -> OutputError {
+        OutputError { place, error }
+    }
+}
+
+/// Creates a file to write to.
+pub(super) fn create(path: &Path) -> Result<File, OutputError> {
+    File::create(path).map_err(|error| OutputError::new(path.display().to_string(), error))
+}
+
 /// Tells what went wrong, with its causes, and gives the exit code for our own failures.
 pub(super) fn fail(error: &dyn Error) -> ExitCode {
     let mut text = format!("stackscope: {error}");
@@ -49,10 +61,19 @@ pub(super) fn fail(error: &dyn Error) -> ExitCode {
 
 /// How text for `file`, or for stdout where there is none, may look.
 pub(super) fn style(common: &Common, file: Option<&Path>) -> Style {
+    style_for(common, file.is_none() && io::stdout().is_terminal())
+}
+
+/// The same for what goes to stderr where there is no file.
+pub(super) fn report_style(common: &Common, file: Option<&Path>) -> Style {
+    style_for(common, file.is_none() && io::stderr().is_terminal())
+}
+
+fn style_for(common: &Common, is_terminal: bool) -> Style {
     let color = match common.color {
         Color::Always => true,
         Color::Never => false,
-        Color::Auto => file.is_none() && io::stdout().is_terminal() && !set("NO_COLOR") && !dumb_terminal(),
+        Color::Auto => is_terminal && !set("NO_COLOR") && !dumb_terminal(),
     };
     Style { color, ascii: common.ascii || !utf8_locale() }
 }

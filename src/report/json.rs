@@ -129,7 +129,7 @@ pub(super) struct Frame<'s> {
 }
 
 /// An address, written as `"0x…"`.
-struct Hex(Addr);
+pub(super) struct Hex(pub(super) Addr);
 
 impl Serialize for Hex {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -272,7 +272,7 @@ fn guard(guard: StackGuard) -> Guard {
     Guard { state, low: range.map(|range| Hex(range.low)), bytes: range.map(|range| range.len()) }
 }
 
-fn kind(kind: Kind) -> &'static str {
+pub(super) fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Thread => "thread",
         Kind::Coroutine => "coroutine",

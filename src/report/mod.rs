@@ -1,4 +1,4 @@
-//! What people and programs read: a snapshot as text or as JSON.
+//! What people and programs read: a snapshot or a watched run as text or as JSON.
 //!
 //! Nothing here looks at a target or decides anything about stacks; it puts a [`Snapshot`](crate::snapshot::Snapshot) into words.
 
@@ -8,3 +8,5 @@ pub mod json;
 pub mod style;
 pub mod text;
 pub mod units;
+pub mod usage;
+pub mod usage_json;

@@ -82,12 +82,17 @@ fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, style: 
         writeln!(out, "{}", style.paint(Tone::Strong, &style.fit(&group_heading(snapshot, group))))?;
         writeln!(out, "  {}", group_measures(snapshot, group, style))?;
     }
-    write_frames(out, snapshot, stack, style)?;
-    let ids: Vec<usize> = snapshot.stitched(group.stacks[0]).collect();
+    write_backtrace(out, snapshot, group.stacks[0], style)
+}
+
+/// The frames of a stack, and of those that its stitched backtrace goes on with.
+pub(super) fn write_backtrace(out: &mut impl Write, snapshot: &Snapshot, id: usize, style: Style) -> fmt::Result {
+    write_frames(out, snapshot, &snapshot.stacks[id], style)?;
+    let ids: Vec<usize> = snapshot.stitched(id).collect();
     for pair in ids.windows(2) {
         let (inner, outer) = (&snapshot.stacks[pair[0]], &snapshot.stacks[pair[1]]);
         let from = match outer.kind {
-            Kind::Thread => thread_words(stack.thread, snapshot),
+            Kind::Thread => thread_words(snapshot.stacks[id].thread, snapshot),
             _ => format!("{} {}", singular(outer.kind), pair[1]),
         };
         let line = format!("-- {} {from} --", crossing_words(inner.kind));

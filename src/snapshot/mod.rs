@@ -20,7 +20,7 @@ use crate::target::Process;
 use crate::unwind::{Ended, Frame};
 
 pub use places::{Place, Places};
-pub use take::{of_core, of_live};
+pub use take::{of_core, of_live, of_live_again};
 
 /// One look at a target.
 #[derive(Debug)]
@@ -154,15 +154,20 @@ impl Stack {
 
     /// How close it is to its end; `None` where its size or use is unknown.
     pub fn level(&self) -> Option<Level> {
-        let size = self.size()?;
-        let used = self.most_used()?;
+        Some(Level::of(self.most_used()?, self.size()?))
+    }
+}
+
+impl Level {
+    /// How close a stack of `size` bytes is to its end that holds `used` bytes.
+    pub fn of(used: u64, size: u64) -> Level {
         let percent = |of: u64| u128::from(used) * 100 >= u128::from(size) * u128::from(of);
-        Some(match () {
+        match () {
             () if used > size => Level::Over,
             () if percent(85) => Level::High,
             () if percent(70) => Level::Warn,
             () => Level::Ok,
-        })
+        }
     }
 }
 

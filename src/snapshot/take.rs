@@ -10,7 +10,7 @@ use super::survey::{Chain, survey};
 use super::{Snapshot, entry, segments};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
-use crate::image::names::{self, Lines};
+use crate::image::names::{self, Lines, Names};
 use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
@@ -25,8 +25,21 @@ const STOP_LIMIT: Duration = Duration::from_millis(500);
 /// # Errors
 /// Where the process can't be stopped. What can't be read of it is a warning in the snapshot.
 pub fn of_live(live: &Live, lines: Lines) -> Result<Snapshot, StopError> {
+    of_live_again(live, Some(lines), &mut None)
+}
+
+/// One of many looks at the same process: `kept` goes from each to the next, so that a file is read once.
+///
+/// Without `lines` nothing is named, which saves most of the time: the stacks are measured, and frames are addresses.
+///
+/// # Errors
+/// As [`of_live`].
+pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Modules>) -> Result<Snapshot, StopError> {
     let mappings = live.mappings().unwrap_or_default();
-    let modules = Modules::load(&mappings, &live.memory(), live);
+    let modules = match kept.take() {
+        Some(before) => before.reload(&mappings, &live.memory(), live),
+        None => Modules::load(&mappings, &live.memory(), live),
+    };
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
     let (stopped, chains, modules) = look(live, &mappings, modules)?;
     let mut warnings = Vec::new();
@@ -50,7 +63,9 @@ pub fn of_live(live: &Live, lines: Lines) -> Result<Snapshot, StopError> {
         warnings,
         lines,
     };
-    Ok(understand(seen, &ground, &modules, &live.memory(), live))
+    let snapshot = understand(seen, &ground, &modules, &live.memory(), live);
+    *kept = Some(modules);
+    Ok(snapshot)
 }
 
 /// One look at a core file.
@@ -66,7 +81,14 @@ pub fn of_core(core: &Core, lines: Lines) -> Snapshot {
         stack_limit: None,
         pages: &|range| core.pages(range),
     };
-    let seen = Seen { process: core.process(), arch: core.arch(), stopped: Duration::ZERO, chains, warnings, lines };
+    let seen = Seen {
+        process: core.process(),
+        arch: core.arch(),
+        stopped: Duration::ZERO,
+        chains,
+        warnings,
+        lines: Some(lines),
+    };
     understand(seen, &ground, &modules, core, core)
 }
 
@@ -104,7 +126,7 @@ struct Seen<'s> {
     stopped: Duration,
     chains: Vec<Chain>,
     warnings: Vec<String>,
-    lines: Lines,
+    lines: Option<Lines>,
 }
 
 /// Makes stacks and names out of what was seen.
@@ -126,7 +148,8 @@ fn understand(
     let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));
     pcs.dedup();
-    let places = Places::new(&pcs, modules, &names::resolve(modules, &pcs, files, seen.lines));
+    let names = seen.lines.map_or_else(Names::default, |lines| names::resolve(modules, &pcs, files, lines));
+    let places = Places::new(&pcs, modules, &names);
     debug!("{} places are named", pcs.len());
     segments::mark(&mut stacks, &places, seen.arch, modules, memory);
     for stack in &mut stacks {

@@ -22,10 +22,12 @@ use super::tracer::Held;
 use super::{NotStopped, Thread, procfs, regset};
 use crate::arch::Arch;
 
-/// More signals than this in a second, and we let the program go.
+/// More signals than this in a second, and we let the program go: each stops it for some 20 µs.
 const MOST_SIGNALS: u32 = 500;
-/// More processes and threads than this started and ended in a second, and we let the program go.
-const MOST_STARTS: u32 = 5000;
+/// So many starts and ends of threads and processes in a second cost the program about 1 % of its time.
+const MOST_STARTS: u32 = 100;
+/// How many of them may come at once: a program may well start a thousand threads when it begins.
+const STARTS_AT_ONCE: u32 = 2000;
 /// How many reports are taken before requests are looked at again.
 const REPORTS_AT_ONCE: usize = 64;
 /// How often a stop in progress is looked at if nothing happens.
@@ -134,8 +136,8 @@ impl<'t> Follower<'t> {
             tracees: HashMap::from([(pid, Tracee { pid, state: State::Running })]),
             processes: HashMap::from([(pid, Process::default())]),
             fatal: 0,
-            signals: Rate::new(MOST_SIGNALS),
-            starts: Rate::new(MOST_STARTS),
+            signals: Rate::new(MOST_SIGNALS, MOST_SIGNALS),
+            starts: Rate::new(MOST_STARTS, STARTS_AT_ONCE),
             let_go: false,
         }
     }
@@ -257,6 +259,9 @@ impl<'t> Follower<'t> {
         match event {
             libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => self.started(pid, tid),
             libc::PTRACE_EVENT_EXEC => {
+                // The kernel takes no request by the number that the thread has now before the news is taken away
+                // (`looks_like_a_spurious_pid` in kernel/ptrace.c).
+                ptrace::collect(tid);
                 // All other threads are gone, and the one that called execve has the first one's number now.
                 self.tracees.retain(|other, tracee| tracee.pid != pid || *other == tid);
                 self.happened(Happening::Executed { pid });
@@ -482,25 +487,38 @@ fn bit(signal: i32) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
 }
 
-/// Counts what happens in a second.
+/// Counts what happens, and forgets so much of it each second.
 struct Rate {
-    limit: u32,
+    per_second: f64,
+    at_once: f64,
+    count: f64,
     since: Instant,
-    count: u32,
 }
 
 impl Rate {
-    fn new(limit: u32) -> Rate {
-        Rate { limit, since: Instant::now(), count: 0 }
+    fn new(per_second: u32, at_once: u32) -> Rate {
+        Rate { per_second: per_second.into(), at_once: at_once.into(), count: 0.0, since: Instant::now() }
     }
 
     /// Counts one more; whether it is one too many.
     fn is_too_high(&mut self) -> bool {
-        if self.since.elapsed() >= Duration::from_secs(1) {
-            self.since = Instant::now();
-            self.count = 0;
-        }
-        self.count += 1;
-        self.count > self.limit
+        let now = Instant::now();
+        let forgotten = now.duration_since(self.since).as_secs_f64() * self.per_second;
+        self.since = now;
+        self.count = (self.count - forgotten).max(0.0) + 1.0;
+        self.count > self.at_once
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_borne_and_a_storm_is_not() {
+        let mut rate = Rate::new(1, 3);
+        assert_eq!([(); 5].map(|()| rate.is_too_high()), [false, false, false, true, true]);
+        rate.since -= Duration::from_secs(10);
+        assert!(!rate.is_too_high());
     }
 }

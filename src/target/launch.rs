@@ -10,10 +10,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::thread;
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
+
+use super::tracees::{Happening, Outcome};
 
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,38 @@ impl Launched {
                 })
             }
         }
+    }
+}
+
+/// Tells of a child of ours, which nobody follows, when it stops and that it has ended; on a thread of its own, or, if
+/// there can be none, before this returns.
+pub fn await_end(pid: i32, tell: impl Fn(Happening) + Send + Sync + 'static) {
+    let tell = Arc::new(tell);
+    let told = Arc::clone(&tell);
+    let body = move || wait_for_end(pid, &*told);
+    let started = thread::Builder::new().name("stackscope-wait".into()).stack_size(128 << 10).spawn(body);
+    if started.is_err() {
+        wait_for_end(pid, &*tell);
+    }
+}
+
+fn wait_for_end(pid: i32, tell: &dyn Fn(Happening)) {
+    loop {
+        let mut status = 0;
+        // SAFETY: the kernel writes one int to `status`.
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) };
+        if waited == -1 && nix::errno::Errno::last() == nix::errno::Errno::EINTR {
+            continue;
+        }
+        if waited == pid && libc::WIFSTOPPED(status) {
+            tell(Happening::Paused { pid, signal: libc::WSTOPSIG(status) });
+            continue;
+        }
+        let outcome = match libc::WIFSIGNALED(status) {
+            true => Outcome::Killed { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) },
+            false => Outcome::Exited(libc::WEXITSTATUS(status)),
+        };
+        return tell(Happening::Ended { pid, outcome });
     }
 }
 

@@ -121,6 +121,11 @@ pub(super) fn thread_count(pid: i32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/task")).ok()?.nlink().checked_sub(2)
 }
 
+/// The file of the program that a process runs; `None` where it has ended or may not be looked at.
+pub fn program(pid: i32) -> Option<PathBuf> {
+    fs::read_link(directory(pid).join("exe")).ok()
+}
+
 /// A thread's name.
 pub(super) fn thread_name(pid: i32, tid: i32) -> Option<String> {
     let name = fs::read(thread_directory(pid, tid).join("comm")).ok()?;

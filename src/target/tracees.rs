@@ -116,7 +116,7 @@ pub enum Outcome {
 pub enum TooBusy {
     /// More signals in a second than this.
     Signals(u32),
-    /// More processes and threads started and ended in a second than this.
+    /// Far more processes and threads started and ended in a second than this.
     Starts(u32),
 }
 

@@ -1,0 +1,336 @@
+//! The report at the end of a watched run as text: what its stacks needed, and what happened.
+//!
+//! The numbers are those of this run; another one may need more. Every peak carries the mark of how it was told.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use super::style::{Style, Tone};
+use super::{text, units};
+use crate::image::printable;
+use crate::snapshot::{Kind, Level};
+use crate::target::Outcome;
+use crate::watch::{Event, EventKind, Group, Peaks, Watched, signal_name};
+
+/// The widest name of a group that is not shortened.
+const WIDEST_NAME: usize = 40;
+/// The width of the bar that shows peak and size.
+const BAR: u64 = 18;
+/// A stack is never suggested to be smaller than this.
+const SMALLEST: u64 = 8192;
+/// Sizes are suggested in whole pages.
+const PAGE: f64 = 4096.0;
+
+/// Writes the report. `margin` is the factor between the most that was held and the size that is suggested.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(out: &mut impl Write, watched: &Watched, margin: f64, style: Style) -> fmt::Result {
+    head(out, watched, style)?;
+    let groups = watched.usage.groups();
+    writeln!(out)?;
+    table(out, &groups, margin, style)?;
+    writeln!(out)?;
+    legend(out, &groups, margin, style)?;
+    happenings(out, watched, style)?;
+    for warning in &watched.warnings {
+        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(warning)))?;
+    }
+    Ok(())
+}
+
+fn head(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
+    let program = watched.command.first().map_or(String::new(), |word| printable(word).into_owned());
+    let ended = match watched.outcome {
+        Outcome::Exited(code) => format!("exited with {code}"),
+        Outcome::Killed { signal, core: false } => format!("was ended by {}", signal_name(signal)),
+        Outcome::Killed { signal, core: true } => format!("was ended by {} (core file written)", signal_name(signal)),
+    };
+    let title = style.fit(&format!("{program} {ended} after {}", clock(watched.duration)));
+    let counts = format!(
+        "{} in all, {} at most at once",
+        of(watched.usage.total, "stack"),
+        units::count(watched.usage.most_at_once)
+    );
+    writeln!(out, "{}      {counts}", style.paint(Tone::Strong, &title))?;
+    let period = watched.period.map_or(String::new(), |period| format!(", one every {}", units::time(period)));
+    let stopped = units::time(watched.stopped);
+    let line = format!("{}{period}; stopped {stopped} in all", of(watched.looks, "look"));
+    writeln!(out, "{}", style.paint(Tone::Dim, &style.fit(&line)))
+}
+
+fn of(count: usize, what: &str) -> String {
+    format!("{} {what}{}", units::count(count), if count == 1 { "" } else { "s" })
+}
+
+/// `6.10 ms`, `2.05 s`, and from a minute on `00:41:07`.
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 {
+        return units::time(duration);
+    }
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn table(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
+    let names: Vec<String> = groups.iter().map(|group| shortened(&style.fit(&name(group)), style)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
+    let [peak, free] = bar_signs(style);
+    let bar = format!("PEAK{peak} FREE{free}");
+    let heading = format!(
+        "{:width$}  {:>7}  {:>5}  {:>6}  {:>6}  {:>7}  {bar:19}  {:>7}  {:>7}  {:>7}",
+        "GROUP", "COUNT", "SIZE", "p50", "p99", "MAX", "HEAD", "SUGGEST", "SAVES"
+    );
+    writeln!(out, "{}", style.paint(Tone::Strong, heading.trim_end()))?;
+    for (group, name) in groups.iter().zip(names) {
+        let row = row(group, margin, style);
+        let [size, p50, p99, max, bar, head, suggest, saves] = row;
+        let count = units::count(group.count);
+        let line = format!(
+            "{name:width$}  {count:>7}  {size:>5}  {p50:>6}  {p99:>6}  {max:>7}  {bar:19}  {head:>7}  {suggest:>7}  {saves:>7}"
+        );
+        writeln!(out, "{}", paint_level(line.trim_end(), group.level(), style))?;
+    }
+    Ok(())
+}
+
+fn paint_level(line: &str, level: Option<Level>, style: Style) -> String {
+    match level {
+        Some(Level::Over | Level::High) => style.paint(Tone::Danger, line),
+        Some(Level::Warn) => style.paint(Tone::Warning, line),
+        _ => line.to_owned(),
+    }
+}
+
+/// The cells of a row, from the size on.
+fn row(group: &Group, margin: f64, style: Style) -> [String; 8] {
+    let none = || "-".to_owned();
+    let size = group.size.map_or_else(none, units::bytes);
+    let Some(peaks) = group.peaks else {
+        return [size, none(), none(), none(), String::new(), String::new(), String::new(), String::new()];
+    };
+    let max = format!("{} {}", method_sign(peaks, style), units::bytes(peaks.max));
+    let suggested = suggested_size(group, margin);
+    let suggest = match (suggested, group.size) {
+        (Some(suggested), Some(size)) => {
+            let [up, down] = if style.ascii { ["^", "v"] } else { ["↑", "↓"] };
+            format!("{} {:>5}", if suggested > size { up } else { down }, units::bytes(suggested))
+        }
+        _ => "keep".to_owned(),
+    };
+    let saves = saved_bytes(group, margin).map_or_else(none, units::bytes);
+    [
+        size,
+        units::bytes(peaks.p50),
+        units::bytes(peaks.p99),
+        max,
+        bar(group, style),
+        head_room(group, style),
+        suggest,
+        saves,
+    ]
+}
+
+/// The sign of the method by which the peaks were told.
+fn method_sign(peaks: Peaks, style: Style) -> &'static str {
+    match (peaks.by_pages, style.ascii) {
+        (true, _) => style.about(),
+        (false, false) => "≥",
+        (false, true) => ">",
+    }
+}
+
+fn bar_signs(style: Style) -> [char; 2] {
+    if style.ascii { ['#', '.'] } else { ['▒', '·'] }
+}
+
+/// The share of the size that was ever held, and the guard at its end.
+fn bar(group: &Group, style: Style) -> String {
+    let (Some(peaks), Some(size)) = (group.peaks, group.size.filter(|size| *size > 0)) else { return String::new() };
+    let filled = (u128::from(peaks.max.min(size)) * u128::from(BAR)).div_ceil(u128::from(size)) as usize;
+    let [peak, free] = bar_signs(style);
+    let guard = match (group.guarded, style.ascii) {
+        (Some(Some(true)), false) => '┃',
+        (Some(Some(true)), true) => '|',
+        (None, _) => '?',
+        (_, false) => '╎',
+        (_, true) => ':',
+    };
+    let bar: String =
+        std::iter::repeat_n(peak, filled).chain(std::iter::repeat_n(free, BAR as usize - filled)).collect();
+    format!("{bar}{guard}")
+}
+
+/// The share of the size that was never held, with the mark of its level.
+fn head_room(group: &Group, style: Style) -> String {
+    let (Some(peaks), Some(size), Some(level)) = (group.peaks, group.size.filter(|size| *size > 0), group.level())
+    else {
+        return String::new();
+    };
+    let percent = u128::from(size.saturating_sub(peaks.max)) * 100 / u128::from(size);
+    let mark = match (level, style.ascii) {
+        (Level::Ok, false) => '·',
+        (Level::Warn, false) => '▲',
+        (Level::High, false) => '◆',
+        (Level::Over, false) => '✗',
+        (Level::Ok, true) => '.',
+        (Level::Warn, true) => '!',
+        (Level::High, true) => '*',
+        (Level::Over, true) => 'X',
+    };
+    format!("{mark} {percent:>2} %")
+}
+
+/// The size to give such stacks, in bytes: the next page above `margin` times the most that was held. `None` where
+/// today's size is as good, and where a smaller one would rest on a lower bound only.
+pub fn suggested_size(group: &Group, margin: f64) -> Option<u64> {
+    let (peaks, size) = (group.peaks?, group.size?);
+    // A stack that grows takes only what it needs.
+    if group.grows || group.kind == Kind::Signal {
+        return None;
+    }
+    let wanted = ((peaks.max as f64 * margin / PAGE).ceil() * PAGE) as u64;
+    let wanted = wanted.max(SMALLEST);
+    (wanted > size || (wanted < size && peaks.by_pages)).then_some(wanted)
+}
+
+/// The bytes of address space that the suggested size would save, with as many stacks at once as there were.
+pub fn saved_bytes(group: &Group, margin: f64) -> Option<u64> {
+    let saved = group.size?.checked_sub(suggested_size(group, margin)?)?;
+    saved.checked_mul(u64::try_from(group.most_at_once).ok()?)
+}
+
+/// What a group is called: what its stacks were started for, and what they serve where that is not a thread.
+fn name(group: &Group) -> String {
+    let entry = group.entry.as_ref().map(|entry| printable(entry).into_owned());
+    let kind = match group.kind {
+        Kind::Thread => None,
+        Kind::Coroutine => Some("coroutine"),
+        Kind::Segment => Some("segment"),
+        Kind::Signal => Some("signal stack"),
+        Kind::Unknown => Some("unknown"),
+    };
+    match (entry, kind) {
+        (Some(entry), None) => entry,
+        (Some(entry), Some(kind)) => format!("{entry} ({kind})"),
+        (None, Some(kind)) => format!("({kind})"),
+        (None, None) if group.peaks.is_none() => "(ended before a look)".to_owned(),
+        (None, None) => "(thread)".to_owned(),
+    }
+}
+
+fn shortened(name: &str, style: Style) -> String {
+    if name.chars().count() <= WIDEST_NAME {
+        return name.to_owned();
+    }
+    let (sign, length) = if style.ascii { ("...", 3) } else { ("…", 1) };
+    name.chars().take(WIDEST_NAME - length).chain(sign.chars()).collect()
+}
+
+fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
+    let (times, at_least) = (style.times(), if style.ascii { ">" } else { "≥" });
+    let line = format!(
+        "{} touched pages  {at_least} most seen by a look.  Suggest: next page above {margin} {times} MAX; smaller than today only from {}.",
+        style.about(),
+        style.about()
+    );
+    writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
+    for group in groups.iter().filter(|group| matches!(group.guarded, Some(Some(false) | None))) {
+        let which = if group.guarded == Some(None) { "some of its stacks have" } else { "it runs with" };
+        let line = format!("{}: {which} no guard page; an overflow there would be silent", name(group));
+        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&line))?;
+    }
+    Ok(())
+}
+
+/// How many events there were of each kind, and those that ended a process in full.
+fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
+    let mut counts: BTreeMap<EventKind, usize> = BTreeMap::new();
+    for event in &watched.events.kept {
+        *counts.entry(event.kind).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(kind, count)| of(*count, kind_word(*kind))).collect();
+    let cut = match watched.events.total - watched.events.kept.len() {
+        0 => String::new(),
+        more => format!(", and {} more", units::count(more)),
+    };
+    writeln!(out, "Events: {}{cut}.", parts.join(", "))?;
+    for event in watched.events.kept.iter().filter(|event| event.look.is_some()) {
+        fatal(out, event, style)?;
+    }
+    Ok(())
+}
+
+fn fatal(out: &mut impl Write, event: &Event, style: Style) -> fmt::Result {
+    let Some(look) = &event.look else { return Ok(()) };
+    let thread = event.thread.map_or(String::new(), |tid| format!(" to thread {tid}"));
+    let line = format!("{}{thread} of process {}, {} in:", event.message, event.pid, units::time(event.time));
+    writeln!(out, "\n{}", style.paint(Tone::Strong, &style.fit(&printable(&line))))?;
+    text::write_backtrace(out, &look.snapshot, look.stack, style)
+}
+
+/// The word of the JSON for a kind of event.
+pub(super) fn kind_word(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Signal => "signal",
+        EventKind::Fork => "fork",
+        EventKind::Exec => "exec",
+        EventKind::Exit => "exit",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(size: u64, max: u64, by_pages: bool) -> Group {
+        Group {
+            kind: Kind::Thread,
+            entry: Some("worker".into()),
+            count: 8,
+            most_at_once: 4,
+            size: Some(size),
+            grows: false,
+            peaks: Some(Peaks { p50: max, p99: max, max, by_pages }),
+            guarded: Some(Some(true)),
+        }
+    }
+
+    #[test]
+    fn a_lower_bound_never_shrinks_a_stack() {
+        assert_eq!(suggested_size(&group(65536, 4300, true), 1.5), Some(8192));
+        assert_eq!(suggested_size(&group(65536, 4300, false), 1.5), None);
+        assert_eq!(suggested_size(&group(65536, 60000, false), 1.5), Some(90112));
+        assert_eq!(suggested_size(&group(16384, 10600, true), 1.5), None);
+        assert_eq!(saved_bytes(&group(65536, 4300, true), 1.5), Some(4 * 57344));
+        assert_eq!(saved_bytes(&group(65536, 60000, true), 1.5), None);
+    }
+
+    #[test]
+    fn rows_show_peak_guard_and_room() {
+        let plain = Style { color: false, ascii: true };
+        let mut text = String::new();
+        table(&mut text, &[group(65536, 57000, true), group(8 << 20, 2_500_000, false)], 1.5, plain).unwrap();
+        assert_eq!(
+            text,
+            "\
+GROUP     COUNT   SIZE     p50     p99      MAX  PEAK# FREE.             HEAD  SUGGEST    SAVES
+worker        8    64K   55.7K   55.7K  ~ 55.7K  ################..|   * 13 %  ^   84K        -
+worker        8     8M   2.38M   2.38M  > 2.38M  ######............|   . 70 %     keep        -
+"
+        );
+    }
+
+    #[test]
+    fn long_names_are_shortened_with_a_sign() {
+        assert_eq!(shortened(&"x".repeat(50), Style::default()).chars().count(), 40);
+        assert!(shortened(&"x".repeat(50), Style::default()).ends_with('…'));
+    }
+
+    #[test]
+    fn long_times_are_clocks() {
+        assert_eq!(clock(Duration::from_secs(2467)), "00:41:07");
+        assert_eq!(clock(Duration::from_millis(6)), "6.00 ms");
+    }
+}

@@ -1,0 +1,271 @@
+//! The report at the end of a watched run as JSON: the keys and words of `docs/JSON.md`.
+//!
+//! As in [`super::json`], the types here are the format. What only probes can tell is `null`, or an empty list.
+
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::json::{Frame, frames, kind, level};
+use super::usage::{kind_word, saved_bytes, suggested_size};
+use crate::snapshot::{Kind, Snapshot};
+use crate::target::Outcome;
+use crate::watch::{Deep, Event, Group as StackGroup, Watched, signal_name};
+
+/// The version of the format; it changes only where a key is renamed or its meaning changes.
+const SCHEMA_VERSION: u32 = 1;
+
+/// The most frames that are listed of one backtrace; `frames_total` says how many there were.
+const MOST_FRAMES: usize = 1000;
+
+/// Writes the report as one JSON object and a line end.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(mut out: impl io::Write, watched: &Watched, margin: f64) -> io::Result<()> {
+    serde_json::to_writer(&mut out, &Report::of(watched, margin)).map_err(io::Error::from)?;
+    writeln!(out)
+}
+
+/// The object that `run --json` writes.
+#[derive(Serialize)]
+struct Report<'w> {
+    schema: &'static str,
+    schema_version: u32,
+    complete: bool,
+    warnings: &'w [String],
+    program: Program<'w>,
+    coverage: Coverage,
+    switches: Unmeasured,
+    stacks: Stacks,
+    coroutines: [Unmeasured; 0],
+    coroutines_total: usize,
+    groups: Vec<Group>,
+    deepest: Vec<Deepest<'w>>,
+    events: Vec<EventRow<'w>>,
+    events_total: usize,
+}
+
+#[derive(Serialize)]
+struct Program<'w> {
+    command: &'w [String],
+    pid: i32,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    signal_name: Option<String>,
+    duration_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Coverage {
+    sites_probed: usize,
+    sites_unprobed: [Unmeasured; 0],
+    snapshots: usize,
+    snapshots_agreeing: Unmeasured,
+    period_ns: Option<u64>,
+    stopped_ns: u64,
+    exact_until_ns: Option<u64>,
+}
+
+/// What needs probes to be known: `null`.
+#[derive(Serialize)]
+struct Unmeasured;
+
+#[derive(Serialize)]
+struct Stacks {
+    total: usize,
+    most_at_once: usize,
+}
+
+#[derive(Serialize)]
+struct Group {
+    kind: &'static str,
+    entry: Option<String>,
+    count: usize,
+    most_at_once: usize,
+    size: Option<u64>,
+    peak: Option<Peak>,
+    guard: Option<&'static str>,
+    level: Option<&'static str>,
+    suggested_size: Option<u64>,
+    saves_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Peak {
+    p50: u64,
+    p99: u64,
+    max: u64,
+    method: &'static str,
+}
+
+#[derive(Serialize)]
+struct Deepest<'w> {
+    coroutine: Unmeasured,
+    pid: i32,
+    thread: Option<i32>,
+    used: u64,
+    frames: Vec<Frame<'w>>,
+    frames_total: usize,
+}
+
+#[derive(Serialize)]
+struct EventRow<'w> {
+    id: usize,
+    kind: &'static str,
+    time_ns: u64,
+    pid: i32,
+    thread: Option<i32>,
+    coroutine: Unmeasured,
+    message: &'w str,
+    frames: Vec<EventFrame<'w>>,
+    frames_total: usize,
+    route: [Unmeasured; 0],
+    result: Option<&'static str>,
+    reason: Unmeasured,
+}
+
+/// A frame of a stitched backtrace.
+#[derive(Serialize)]
+struct EventFrame<'w> {
+    /// The id of its stack in the snapshot of that moment: equal for frames of one stack.
+    stack: usize,
+    #[serde(flatten)]
+    frame: Frame<'w>,
+}
+
+impl<'w> Report<'w> {
+    fn of(watched: &'w Watched, margin: f64) -> Report<'w> {
+        let groups = watched.usage.groups();
+        let coroutines_total =
+            groups.iter().filter(|group| group.kind == Kind::Coroutine).map(|group| group.count).sum();
+        Report {
+            schema: "stackscope-report",
+            schema_version: SCHEMA_VERSION,
+            complete: watched.warnings.is_empty(),
+            warnings: &watched.warnings,
+            program: Program::of(watched),
+            coverage: Coverage {
+                sites_probed: 0,
+                sites_unprobed: [],
+                snapshots: watched.looks,
+                snapshots_agreeing: Unmeasured,
+                period_ns: watched.period.map(nanoseconds),
+                stopped_ns: nanoseconds(watched.stopped),
+                exact_until_ns: watched.exact_until.map(nanoseconds),
+            },
+            switches: Unmeasured,
+            stacks: Stacks { total: watched.usage.total, most_at_once: watched.usage.most_at_once },
+            coroutines: [],
+            coroutines_total,
+            groups: groups.iter().map(|group| Group::of(group, margin)).collect(),
+            deepest: watched.usage.deepest().map(Deepest::of).collect(),
+            events: watched
+                .events
+                .kept
+                .iter()
+                .enumerate()
+                .map(|(index, event)| EventRow::of(index + 1, event))
+                .collect(),
+            events_total: watched.events.total,
+        }
+    }
+}
+
+impl<'w> Program<'w> {
+    fn of(watched: &'w Watched) -> Program<'w> {
+        let (exit_code, signal) = match watched.outcome {
+            Outcome::Exited(code) => (Some(code), None),
+            Outcome::Killed { signal, .. } => (None, Some(signal)),
+        };
+        Program {
+            command: &watched.command,
+            pid: watched.pid,
+            exit_code,
+            signal,
+            signal_name: signal.map(signal_name),
+            duration_ns: nanoseconds(watched.duration),
+        }
+    }
+}
+
+impl Group {
+    fn of(group: &StackGroup, margin: f64) -> Group {
+        let peak = group.peaks.map(|peaks| Peak {
+            p50: peaks.p50,
+            p99: peaks.p99,
+            max: peaks.max,
+            method: if peaks.by_pages { "pages" } else { "sampled" },
+        });
+        Group {
+            kind: kind(group.kind),
+            entry: group.entry.as_deref().map(str::to_owned),
+            count: group.count,
+            most_at_once: group.most_at_once,
+            size: group.size,
+            peak,
+            guard: group.guarded.map(|guarded| match guarded {
+                Some(true) => "ok",
+                Some(false) => "none",
+                None => "mixed",
+            }),
+            level: group.level().map(level),
+            suggested_size: suggested_size(group, margin),
+            saves_bytes: saved_bytes(group, margin),
+        }
+    }
+}
+
+impl<'w> Deepest<'w> {
+    fn of(deep: &'w Deep) -> Deepest<'w> {
+        let snapshot = &deep.look.snapshot;
+        let stack = snapshot.stacks.get(deep.look.stack);
+        let all = stack.map_or(0, |stack| stack.frames.len());
+        Deepest {
+            coroutine: Unmeasured,
+            pid: snapshot.process.pid,
+            thread: stack.and_then(|stack| stack.thread),
+            used: deep.used,
+            frames: frames_of(snapshot, deep.look.stack).take(MOST_FRAMES).collect(),
+            frames_total: all,
+        }
+    }
+}
+
+impl<'w> EventRow<'w> {
+    fn of(id: usize, event: &'w Event) -> EventRow<'w> {
+        let stitched = event.look.iter().flat_map(|look| {
+            let of_stack = |stack| frames_of(&look.snapshot, stack).map(move |frame| EventFrame { stack, frame });
+            look.snapshot.stitched(look.stack).flat_map(of_stack)
+        });
+        let frames_in =
+            |stack: usize, snapshot: &Snapshot| snapshot.stacks.get(stack).map_or(0, |stack| stack.frames.len());
+        let total = event
+            .look
+            .iter()
+            .flat_map(|look| look.snapshot.stitched(look.stack).map(|stack| frames_in(stack, &look.snapshot)));
+        EventRow {
+            id,
+            kind: kind_word(event.kind),
+            time_ns: nanoseconds(event.time),
+            pid: event.pid,
+            thread: event.thread,
+            coroutine: Unmeasured,
+            message: &event.message,
+            frames: stitched.take(MOST_FRAMES).collect(),
+            frames_total: total.sum(),
+            route: [],
+            result: event.killed.then_some("killed"),
+            reason: Unmeasured,
+        }
+    }
+}
+
+fn frames_of(snapshot: &Snapshot, stack: usize) -> impl Iterator<Item = Frame<'_>> {
+    snapshot.stacks.get(stack).into_iter().flat_map(|stack| &stack.frames).flat_map(|frame| frames(snapshot, frame))
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

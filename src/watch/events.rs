@@ -1,0 +1,111 @@
+//! What happened to the program, as the report tells it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::snapshot::Snapshot;
+use crate::target::Outcome;
+
+/// How many events are kept, and as many again of those that ended a process; the others are counted.
+const MOST: usize = 1000;
+
+/// The events that were kept, and how many there were.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// The first ones, by time, and every one that ended a process.
+    pub kept: Vec<Event>,
+    /// How many there were in all.
+    pub total: usize,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub struct Event {
+    /// What kind of thing.
+    pub kind: EventKind,
+    /// When, from the start of the program.
+    pub time: Duration,
+    /// The process that it happened to.
+    pub pid: i32,
+    /// The thread.
+    pub thread: Option<i32>,
+    /// In words.
+    pub message: String,
+    /// The stack that it happened on.
+    pub look: Option<Look>,
+    /// Whether it ended its process.
+    pub killed: bool,
+}
+
+/// A stack in a snapshot.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// An index into its stacks.
+    pub stack: usize,
+}
+
+/// The kinds of events. The words are those of the JSON.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum EventKind {
+    /// A signal was given to the program.
+    Signal,
+    /// A process started another.
+    Fork,
+    /// A process became another program.
+    Exec,
+    /// A process ended by itself.
+    Exit,
+}
+
+impl Events {
+    /// Notes an event. Of very many, only those that ended a process are kept.
+    pub(super) fn add(&mut self, event: Event) {
+        self.total += 1;
+        if self.kept.len() < MOST || (event.killed && self.kept.len() < 2 * MOST) {
+            self.kept.push(event);
+        }
+    }
+}
+
+/// A signal's name: `SIGTERM`, `SIGRTMIN+2`, or its number.
+pub fn signal_name(signal: i32) -> String {
+    let first = libc::SIGRTMIN();
+    match Signal::try_from(signal) {
+        Ok(known) => known.as_str().to_owned(),
+        Err(_) if signal == first => "SIGRTMIN".to_owned(),
+        Err(_) if (first..=libc::SIGRTMAX()).contains(&signal) => format!("SIGRTMIN+{}", signal - first),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
+/// A signal and where it came from.
+pub(super) fn signal_message(signal: i32, from: Option<i32>) -> String {
+    match from {
+        Some(sender) => format!("{} from process {sender}", signal_name(signal)),
+        None => format!("{} from the kernel", signal_name(signal)),
+    }
+}
+
+/// How a process ended.
+pub(super) fn outcome_message(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Exited(code) => format!("exit code {code}"),
+        Outcome::Killed { signal, core: false } => format!("ended by {}", signal_name(signal)),
+        Outcome::Killed { signal, core: true } => format!("ended by {}, with a core file", signal_name(signal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_has_a_name() {
+        let real_time = format!("SIGRTMIN+{}", 40 - libc::SIGRTMIN());
+        assert_eq!([11, 40, 0].map(signal_name), ["SIGSEGV".to_owned(), real_time, "signal 0".to_owned()]);
+    }
+}

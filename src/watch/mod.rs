@@ -1,0 +1,62 @@
+//! Launches a program and watches every stack that it uses until it ends.
+//!
+//! You give a command line; you get a [`Watched`]: how the program ended, what its stacks needed, and what happened.
+//! The program keeps its streams and its terminal, and what signals it gets is what it would get without us.
+//! Nothing here prints.
+//!
+//! Words: a *look* is one snapshot of one process; a process is looked at each *period*, and once more before it ends.
+
+mod events;
+mod pace;
+mod relay;
+mod run;
+mod usage;
+
+use std::time::Duration;
+
+use crate::target::{LaunchError, Outcome, StopError};
+
+pub use events::{Event, EventKind, Events, Look, signal_name};
+pub use run::{Options, run};
+pub use usage::{Deep, Group, Peaks, Usage};
+
+/// What was seen of a program from its start to its end.
+#[derive(Debug)]
+pub struct Watched {
+    /// Its command line.
+    pub command: Vec<String>,
+    /// The number of its process.
+    pub pid: i32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it ran.
+    pub duration: Duration,
+    /// How many looks there were.
+    pub looks: usize,
+    /// The time between two looks, as it came out on average; `None` where there were fewer than two.
+    pub period: Option<Duration>,
+    /// How long its processes stood still for all looks together.
+    pub stopped: Duration,
+    /// Since when forks, threads and fatal signals were not all seen; `None` where they were to the end.
+    pub exact_until: Option<Duration>,
+    /// What its stacks needed.
+    pub usage: Usage,
+    /// What happened.
+    pub events: Events,
+    /// What could not be seen, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why a program could not be watched. It was not started then.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program can't be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// It can't be followed.
+    #[error("cannot follow the program")]
+    Follow(#[source] StopError),
+    /// Our own signals or threads can't be set up.
+    #[error("cannot get ready to watch")]
+    Prepare(#[from] std::io::Error),
+}

@@ -1,0 +1,83 @@
+//! When to look next: each interval, but so seldom that the program stands still at most 1 % of the time.
+
+use std::time::{Duration, Instant};
+
+/// How many times as long as a stop the program runs after it.
+const RUN_PER_STOP: u32 = 100;
+
+/// The first look comes soon, so that short programs are seen at work.
+const FIRST: Duration = Duration::from_millis(50);
+
+/// Says when the next look is due, and adds up what the looks took.
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    due: Instant,
+    /// How long looks have had the program stand still.
+    pub(super) stopped: Duration,
+    /// How many looks there were in rounds of their own, and when the first and the last of these were.
+    rounds: Option<(u32, Instant, Instant)>,
+}
+
+impl Pace {
+    /// A pace of one look each `interval`, from now on.
+    pub(super) fn new(interval: Duration) -> Pace {
+        Pace { interval, due: Instant::now() + FIRST.min(interval), stopped: Duration::ZERO, rounds: None }
+    }
+
+    /// When the next round of looks is due.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Notes a round of looks that ends now and had the program stand for `stopped`.
+    pub(super) fn round(&mut self, stopped: Duration) {
+        let now = Instant::now();
+        self.stopped += stopped;
+        self.due = now + self.interval.max(stopped * RUN_PER_STOP);
+        let (count, first, _) = self.rounds.unwrap_or((0, now, now));
+        self.rounds = Some((count + 1, first, now));
+    }
+
+    /// Notes a look out of turn.
+    pub(super) fn extra(&mut self, stopped: Duration) {
+        self.stopped += stopped;
+        self.due = self.due.max(Instant::now() + stopped * RUN_PER_STOP);
+    }
+
+    /// Whether a look out of turn is within the budget of a program that has run for `duration`.
+    pub(super) fn allows_extra(&self, duration: Duration) -> bool {
+        self.stopped * RUN_PER_STOP <= duration
+    }
+
+    /// The time from one round to the next, as it came out on average.
+    pub(super) fn period(&self) -> Option<Duration> {
+        let (count, first, last) = self.rounds?;
+        (count > 1).then(|| last.duration_since(first) / (count - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_stop_stretches_the_period() {
+        let mut pace = Pace::new(Duration::from_millis(1000));
+        let start = Instant::now();
+        pace.round(Duration::from_millis(1));
+        assert!(pace.due() < start + Duration::from_millis(1500));
+        pace.round(Duration::from_millis(100));
+        assert!(pace.due() >= start + Duration::from_secs(10));
+        assert_eq!(pace.stopped, Duration::from_millis(101));
+        assert!(!pace.allows_extra(Duration::from_secs(10)));
+        assert!(pace.allows_extra(Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn a_short_interval_is_kept_from_the_start() {
+        let pace = Pace::new(Duration::from_millis(5));
+        assert!(pace.due() <= Instant::now() + Duration::from_millis(5));
+        assert_eq!(pace.period(), None);
+    }
+}

@@ -1,0 +1,322 @@
+//! The course of a watch: launch, take in what happens, look when it is due, and see the program to its end.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+use super::events::{self, Event, EventKind, Events, Look};
+use super::pace::Pace;
+use super::relay::Relay;
+use super::usage::Usage;
+use super::{RunError, Watched};
+use crate::image::Modules;
+use crate::image::names::Lines;
+use crate::snapshot::{self, Snapshot};
+use crate::target::{self, Happened, Happening, Inbox, Launched, Live, Outcome, Received, Signalled, TooBusy, Tracees};
+
+/// How many processes are looked at in one round.
+const PROCESSES_PER_ROUND: usize = 16;
+
+/// How many different warnings are kept.
+const MOST_WARNINGS: usize = 100;
+
+/// What to run, and how often to look.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program, looked for in `PATH` unless its name holds a slash.
+    pub program: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// The time from one look to the next, if the looks are short enough for it.
+    pub interval: Duration,
+}
+
+/// What comes in while we watch.
+enum Input {
+    Program(Happened),
+    Signal(Received),
+}
+
+/// Launches a program and watches it to its end.
+///
+/// To be called before any other thread is started, since it blocks signals for all of them.
+///
+/// # Errors
+/// The program could not be started or followed. What goes wrong later is a warning in the result.
+pub fn run(options: &Options) -> Result<Watched, RunError> {
+    let inbox = Inbox::open()?;
+    let launched = target::launch(&options.program, &options.arguments, inbox.inherited())?;
+    let (sender, inputs) = mpsc::channel();
+    let mut watch = Watch::new(&launched, options, sender)?;
+    let signals = watch.sender.clone();
+    inbox.listen(move |received| {
+        let _ = signals.send(Input::Signal(received));
+    })?;
+    launched.go()?;
+    let outcome = watch.watch_to_end(&inputs);
+    Ok(watch.finish(options, outcome))
+}
+
+struct Watch {
+    pid: i32,
+    start: Instant,
+    sender: Sender<Input>,
+    /// Whether the process has become the program.
+    launched: bool,
+    /// `None` once the program was let go.
+    tracees: Option<Tracees>,
+    /// The processes to look at; the first of the next round is the first above `looked_at`.
+    processes: BTreeSet<i32>,
+    looked_at: i32,
+    /// What was read of the files of each process.
+    modules: HashMap<i32, Option<Modules>>,
+    pace: Pace,
+    relay: Relay,
+    usage: Usage,
+    events: Events,
+    looks: usize,
+    exact_until: Option<Duration>,
+    warnings: BTreeSet<String>,
+}
+
+impl Watch {
+    fn new(launched: &Launched, options: &Options, sender: Sender<Input>) -> Result<Watch, RunError> {
+        let pid = launched.pid();
+        let happenings = sender.clone();
+        let tracees = Tracees::seize(pid, move |happened| {
+            let _ = happenings.send(Input::Program(happened));
+        });
+        Ok(Watch {
+            pid,
+            start: Instant::now(),
+            sender,
+            launched: false,
+            tracees: Some(tracees.map_err(RunError::Follow)?),
+            processes: BTreeSet::from([pid]),
+            looked_at: 0,
+            modules: HashMap::new(),
+            pace: Pace::new(options.interval),
+            relay: Relay::default(),
+            usage: Usage::default(),
+            events: Events::default(),
+            looks: 0,
+            exact_until: None,
+            warnings: BTreeSet::new(),
+        })
+    }
+
+    /// Watches until the program has ended.
+    fn watch_to_end(&mut self, inputs: &Receiver<Input>) -> Outcome {
+        loop {
+            let due = self.relay.due().map_or(self.pace.due(), |relay| relay.min(self.pace.due()));
+            match inputs.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Input::Program(happened)) => {
+                    if let Some(outcome) = self.happened(happened) {
+                        return outcome;
+                    }
+                }
+                Ok(Input::Signal(received)) => self.relay.received(received, Instant::now()),
+                Err(RecvTimeoutError::Timeout) => self.due(),
+                // We hold a sender ourselves.
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
+            if self.relay.stops_us() {
+                target::stop_ourselves();
+            }
+        }
+    }
+
+    /// Does what is due by now.
+    fn due(&mut self) {
+        let now = Instant::now();
+        for signal in self.relay.take_due(now) {
+            target::pass_on(self.pid, signal);
+        }
+        if self.pace.due() <= now {
+            self.round();
+        }
+    }
+
+    /// Takes in what happened; gives the program's outcome once it has ended.
+    fn happened(&mut self, happened: Happened) -> Option<Outcome> {
+        let time = happened.at.saturating_duration_since(self.start);
+        match happened.what {
+            Happening::Forked { parent, child } => {
+                self.processes.insert(child);
+                self.usage.thread_started(child, child);
+                self.note(EventKind::Fork, time, parent, format!("started process {child}"));
+            }
+            Happening::Executed { pid } => {
+                // That the process that we launched becomes the program is no news.
+                if std::mem::replace(&mut self.launched, true) {
+                    self.note(EventKind::Exec, time, pid, format!("became {}", program_name(pid)));
+                    self.usage.process_ended(pid);
+                }
+                self.usage.thread_started(pid, pid);
+            }
+            Happening::ThreadStarted { pid, tid } => self.usage.thread_started(pid, tid),
+            Happening::ThreadEnded { pid, tid } => self.usage.thread_ended(pid, tid),
+            Happening::Signal(signalled) => self.signal(signalled, happened.at, None),
+            Happening::Fatal(signalled) => self.fatal(signalled, happened.at),
+            Happening::Ending { pid } => self.ending(pid),
+            Happening::Paused { pid, signal } if pid == self.pid => self.relay.program_stopped(signal, happened.at),
+            Happening::Paused { .. } => {}
+            Happening::Ended { pid, outcome } => return self.ended(pid, outcome, time),
+            Happening::LetGo(why) => self.let_go(why, time),
+        }
+        None
+    }
+
+    fn note(&mut self, kind: EventKind, time: Duration, pid: i32, message: String) {
+        self.events.add(Event { kind, time, pid, thread: None, message, look: None, killed: false });
+    }
+
+    fn signal(&mut self, signalled: Signalled, at: Instant, look: Option<Look>) {
+        let Signalled { pid, tid, signal, from } = signalled;
+        if pid == self.pid {
+            self.relay.seen(Received { signal, from }, at);
+        }
+        let time = at.saturating_duration_since(self.start);
+        let message = events::signal_message(signal, from);
+        let killed = look.is_some();
+        self.events.add(Event { kind: EventKind::Signal, time, pid, thread: Some(tid), message, look, killed });
+    }
+
+    /// A process is about to be ended by a signal: the stacks are as they were when that was decided.
+    fn fatal(&mut self, signalled: Signalled, at: Instant) {
+        let look = self.look_before_end(signalled.pid, true).and_then(|snapshot| {
+            let thread = snapshot.threads.iter().find(|thread| thread.tid == signalled.tid)?;
+            Some(Look { stack: thread.stack, snapshot: Arc::clone(&snapshot) })
+        });
+        self.release(signalled.pid);
+        self.signal(signalled, at, look);
+    }
+
+    fn ending(&mut self, pid: i32) {
+        self.look_before_end(pid, false);
+        self.release(pid);
+    }
+
+    /// A last look at a process; at processes that the program started, only as far as the budget goes.
+    fn look_before_end(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
+        if pid != self.pid && !self.pace.allows_extra(self.start.elapsed()) {
+            return None;
+        }
+        let began = Instant::now();
+        let snapshot = self.look(pid, named);
+        // The process stands until its names are found: what they are read from goes with it.
+        self.pace.extra(began.elapsed());
+        snapshot
+    }
+
+    fn release(&self, pid: i32) {
+        if let Some(tracees) = &self.tracees {
+            tracees.release(pid);
+        }
+    }
+
+    fn ended(&mut self, pid: i32, outcome: Outcome, time: Duration) -> Option<Outcome> {
+        self.processes.remove(&pid);
+        self.modules.remove(&pid);
+        self.usage.process_ended(pid);
+        self.events.add(Event {
+            kind: EventKind::Exit,
+            time,
+            pid,
+            thread: None,
+            message: events::outcome_message(outcome),
+            look: None,
+            killed: matches!(outcome, Outcome::Killed { .. }),
+        });
+        (pid == self.pid).then_some(outcome)
+    }
+
+    /// The program is too busy to be followed: from now on it is looked at from time to time only.
+    fn let_go(&mut self, why: TooBusy, time: Duration) {
+        self.exact_until = Some(time);
+        self.tracees = None;
+        self.processes = BTreeSet::from([self.pid]);
+        self.warnings.insert(let_go_message(why, time));
+        let (pid, sender) = (self.pid, self.sender.clone());
+        target::await_end(pid, move |what| {
+            let _ = sender.send(Input::Program(Happened { at: Instant::now(), what }));
+        });
+    }
+
+    /// Looks at the processes whose turn it is.
+    fn round(&mut self) {
+        let turn: Vec<i32> = self.processes.range(self.looked_at + 1..).chain(&self.processes).copied().collect();
+        let count = self.processes.len().min(PROCESSES_PER_ROUND);
+        let mut stopped = Duration::ZERO;
+        for pid in turn.into_iter().take(count) {
+            if let Some(snapshot) = self.look(pid, true) {
+                stopped += snapshot.stopped;
+            }
+            self.looked_at = pid;
+        }
+        self.pace.round(stopped);
+    }
+
+    /// Looks at one process.
+    fn look(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
+        let opened = match &self.tracees {
+            Some(tracees) => tracees.open(pid),
+            None => Live::open(pid),
+        };
+        // A process that can't be looked at has ended, in nearly all cases; what it is otherwise, the log tells.
+        let live = opened.inspect_err(|error| debug!("no look at {pid}: {error}")).ok()?;
+        let kept = self.modules.entry(pid).or_default();
+        let snapshot = snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)
+            .inspect_err(|error| debug!("no look at {pid}: {error}"))
+            .ok()?;
+        let snapshot = Arc::new(snapshot);
+        self.looks += 1;
+        let room = MOST_WARNINGS.saturating_sub(self.warnings.len());
+        self.warnings.extend(snapshot.warnings.iter().take(room).cloned());
+        self.usage.look(&snapshot, named);
+        if self.tracees.is_none() {
+            self.usage.only_living(&snapshot);
+        }
+        Some(snapshot)
+    }
+
+    fn finish(mut self, options: &Options, outcome: Outcome) -> Watched {
+        let duration = self.start.elapsed();
+        self.usage.finish();
+        let words = std::iter::once(&options.program).chain(&options.arguments);
+        Watched {
+            command: words.map(|word| word.to_string_lossy().into_owned()).collect(),
+            pid: self.pid,
+            outcome,
+            duration,
+            looks: self.looks,
+            period: self.pace.period(),
+            stopped: self.pace.stopped,
+            exact_until: self.exact_until,
+            usage: self.usage,
+            events: self.events,
+            warnings: self.warnings.into_iter().collect(),
+        }
+    }
+}
+
+fn let_go_message(why: TooBusy, time: Duration) -> String {
+    let what = match why {
+        TooBusy::Signals(most) => format!("more than {most} signals came in a second"),
+        TooBusy::Starts(most) => format!("far more than {most} threads and processes started and ended in a second"),
+    };
+    let seconds = time.as_secs_f64();
+    format!(
+        "{what}: since {seconds:.3} s the program is not followed, so that it is not slowed down; from then on its new \
+         processes, its signals and its short-lived threads are not seen"
+    )
+}
+
+/// The program that a process has become.
+fn program_name(pid: i32) -> String {
+    target::program(pid).map_or_else(|| "another program".into(), |program| program.display().to_string())
+}

@@ -41,7 +41,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     let snapshot = match take(args) {
         Ok(snapshot) => snapshot,
-        Err(error) => return output::fail(&error),
+        Err(error) => return output::fail_with_remedy(&error, error.remedy()),
     };
     match write(args, common, &snapshot) {
         Err(error) => output::fail(&error),
@@ -57,6 +57,17 @@ enum DumpError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Stop(#[from] StopError),
+}
+
+impl DumpError {
+    /// What to do about it, where the kernel forbids the look.
+    fn remedy(&self) -> Option<String> {
+        match self {
+            DumpError::Open(OpenError::NoPermission { pid, why })
+            | DumpError::Stop(StopError::NoPermission { pid, why }) => Some(why.remedy(*pid)),
+            _ => None,
+        }
+    }
 }
 
 fn take(args: &Args) -> Result<Snapshot, DumpError> {

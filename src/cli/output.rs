@@ -48,11 +48,19 @@ pub(super) fn create(path: &Path) -> Result<File, OutputError> {
 
 /// Tells what went wrong, with its causes, and gives the exit code for our own failures.
 pub(super) fn fail(error: &dyn Error) -> ExitCode {
+    fail_with_remedy(error, None)
+}
+
+/// The same with what to do about it.
+pub(super) fn fail_with_remedy(error: &dyn Error, remedy: Option<String>) -> ExitCode {
     let mut text = format!("stackscope: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(&format!(": {error}"));
         cause = error.source();
+    }
+    if let Some(remedy) = remedy {
+        text.push_str(&format!("\n  fix: {remedy}"));
     }
     // Where stderr is closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "{text}");

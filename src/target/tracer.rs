@@ -200,11 +200,11 @@ impl Stop {
     fn seize_new(&mut self) -> Result<usize, StopError> {
         let before = self.tracees.len();
         let listed = procfs::threads(self.pid).map_err(|_| StopError::Ended { pid: self.pid })?;
-        for tid in listed {
-            if self.known.insert(tid)
-                && let Some(state) = self.seize(tid)?
-            {
-                let name = procfs::thread_name(self.pid, tid);
+        let new = listed.into_iter().filter(|tid| self.known.insert(*tid));
+        // Names are read before: a thread that is seized stands still from its next signal on, until it is looked at.
+        let named: Vec<_> = new.map(|tid| (tid, procfs::thread_name(self.pid, tid))).collect();
+        for (tid, name) in named {
+            if let Some(state) = self.seize(tid)? {
                 self.tracees.push(Tracee { tid, name, state });
             }
         }

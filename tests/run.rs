@@ -202,6 +202,22 @@ fn threads_are_grouped_by_what_they_were_started_for() {
 }
 
 #[test]
+fn without_a_program_a_demo_is_run() {
+    let file = scratch("run").join("report.json");
+    let output = stackscope().args(["run", "--json", "-o"]).arg(&file).args(["--interval", "100"]).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("demo: "));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let coroutines: Vec<&Value> =
+        report["groups"].as_array().unwrap().iter().filter(|group| group["kind"] == "coroutine").collect();
+    assert!(!coroutines.is_empty(), "{report:#}");
+    for group in coroutines {
+        assert!(group["entry"].as_str().unwrap().starts_with("stackscope::cli::demo::"), "{group:#}");
+        assert_eq!((&group["size"], &group["guard"]), (&(1 << 20).into(), &"ok".into()), "{group:#}");
+    }
+}
+
+#[test]
 fn forks_and_execs_are_followed() {
     let (report, output) = report(&["sh", "-c", "sh -c 'exec sleep 0'; true"]);
     assert!(output.status.success());
@@ -339,4 +355,11 @@ fn a_death_by_signal_is_told_as_the_shell_does() {
     kill("KILL", pid);
     let status = started.tool.wait().unwrap();
     assert_eq!((status.code(), status.signal()), (Some(137), None));
+}
+
+#[test]
+fn a_shell_with_a_terminal_controls_the_program_as_ever() {
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/job_control.py");
+    let output = Command::new("python3").args([driver, env!("CARGO_BIN_EXE_stackscope")]).output().unwrap();
+    assert!(output.stdout == b"as without the tool\n", "{}", String::from_utf8_lossy(&output.stderr));
 }

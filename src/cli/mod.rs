@@ -1,5 +1,6 @@
 //! The `stackscope` command: verbs, options and exit codes as `docs/CLI.md` promises them.
 
+mod demo;
 mod doctor;
 mod dump;
 mod generate;
@@ -68,6 +69,9 @@ struct Common {
 /// The hidden verb of the child that `doctor` starts.
 const STAND: &str = "stand";
 
+/// The hidden verb of the program that `run` watches where none is named.
+const DEMO: &str = "demo";
+
 /// When to colour text.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum Color {
@@ -91,6 +95,9 @@ enum Verb {
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man,
+    /// Let coroutines take turns for some seconds: what `run` watches where no program is named
+    #[command(name = DEMO, hide = true)]
+    Demo,
     /// Stand until stdin ends: what `doctor` looks at
     #[command(name = STAND, hide = true)]
     Stand,
@@ -111,6 +118,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(args, &cli.common),
         Verb::Completions(args) => generate::completions(args, &mut Cli::command()),
         Verb::Man => generate::man(Cli::command()),
+        Verb::Demo => demo::run(),
         Verb::Stand => stand(),
     }
 }

@@ -32,8 +32,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FACTOR", default_value_t = 1.5, value_parser = margin)]
     margin: f64,
 
-    /// The program and its arguments
-    #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
+    /// The program and its arguments; without one, a demo with coroutines is run
+    #[arg(trailing_var_arg = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
 }
 
@@ -50,6 +50,7 @@ EXIT CODE:
   125 stackscope failed, 126 the program can't be executed, 127 it was not found
 
 EXAMPLES:
+  stackscope run
   stackscope run ./server --port 9000
   stackscope run --json -o stacks.json -- make test";
 
@@ -65,9 +66,14 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
         Ok(file) => file,
         Err(error) => return output::fail(&error),
     };
-    let mut words = args.command.iter().cloned();
-    let Some(program) = words.next() else { return ExitCode::from(exit::FAILED) };
-    let options = Options { program, arguments: words.collect(), interval: Duration::from_millis(args.interval) };
+    let (program, arguments) = match args.command.split_first() {
+        Some((program, arguments)) => (program.clone(), arguments.to_vec()),
+        None => match std::env::current_exe() {
+            Ok(ourselves) => (ourselves.into_os_string(), vec![super::DEMO.into()]),
+            Err(error) => return output::fail(&error),
+        },
+    };
+    let options = Options { program, arguments, interval: Duration::from_millis(args.interval) };
     let watched = match watch::run(&options) {
         Ok(watched) => watched,
         Err(error) => return refused(&error),

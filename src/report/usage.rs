@@ -74,7 +74,7 @@ fn clock(duration: Duration) -> String {
 }
 
 fn table(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
-    let names: Vec<String> = groups.iter().map(|group| shortened(&style.fit(&name(group)), style)).collect();
+    let names: Vec<String> = groups.iter().map(|group| name(group, style)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
     let [peak, free] = bar_signs(style);
     let bar = format!("PEAK{peak} FREE{free}");
@@ -202,8 +202,8 @@ pub fn saved_bytes(group: &Group, margin: f64) -> Option<u64> {
 }
 
 /// What a group is called: what its stacks were started for, and what they serve where that is not a thread.
-fn name(group: &Group) -> String {
-    let entry = group.entry.as_ref().map(|entry| printable(entry).into_owned());
+fn name(group: &Group, style: Style) -> String {
+    let entry = group.entry.as_ref().map(|entry| shortened(&style.fit(&printable(entry)), style));
     let kind = match group.kind {
         Kind::Thread => None,
         Kind::Coroutine => Some("coroutine"),
@@ -220,12 +220,15 @@ fn name(group: &Group) -> String {
     }
 }
 
+/// The end of a long name: of a path of modules, that is the function.
 fn shortened(name: &str, style: Style) -> String {
-    if name.chars().count() <= WIDEST_NAME {
+    let length = name.chars().count();
+    if length <= WIDEST_NAME {
         return name.to_owned();
     }
-    let (sign, length) = if style.ascii { ("...", 3) } else { ("…", 1) };
-    name.chars().take(WIDEST_NAME - length).chain(sign.chars()).collect()
+    let sign = if style.ascii { "..." } else { "…" };
+    let kept = WIDEST_NAME - sign.chars().count();
+    sign.chars().chain(name.chars().skip(length - kept)).collect()
 }
 
 fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
@@ -238,8 +241,8 @@ fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> 
     writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
     for group in groups.iter().filter(|group| matches!(group.guarded, Some(Some(false) | None))) {
         let which = if group.guarded == Some(None) { "some of its stacks have" } else { "it runs with" };
-        let line = format!("{}: {which} no guard page; an overflow there would be silent", name(group));
-        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&line))?;
+        let line = format!("{}: {which} no guard page; an overflow there would be silent", name(group, style));
+        writeln!(out, "{} {line}", style.paint(Tone::Warning, "warning:"))?;
     }
     Ok(())
 }
@@ -325,7 +328,8 @@ worker        8     8M   2.38M   2.38M  > 2.38M  ######............|   . 70 %   
     #[test]
     fn long_names_are_shortened_with_a_sign() {
         assert_eq!(shortened(&"x".repeat(50), Style::default()).chars().count(), 40);
-        assert!(shortened(&"x".repeat(50), Style::default()).ends_with('…'));
+        assert!(shortened(&format!("{}::end", "x".repeat(50)), Style::default()).starts_with('…'));
+        assert!(shortened(&format!("{}::end", "x".repeat(50)), Style::default()).ends_with("x::end"));
     }
 
     #[test]

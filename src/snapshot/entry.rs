@@ -20,7 +20,8 @@ const FOREIGN_SOURCES: &[&str] = &[
     "../sysdeps/",
 ];
 
-/// First parts of function names that belong to a language's own start-up code, and of C's start files.
+/// First parts of function names that belong to a language's own start-up code, to C's start files, and to our own
+/// coroutines.
 const FOREIGN_NAMES: &[&str] = &[
     "std::",
     "core::",
@@ -38,6 +39,8 @@ const FOREIGN_NAMES: &[&str] = &[
     "decltype",
     "runtime.",
     "__gnu_cxx::",
+    "stackscope::switch::",
+    "<stackscope::switch::",
 ];
 
 /// The outermost function of the program's own code on a stack; the outermost known function where none is its own.

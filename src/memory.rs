@@ -96,6 +96,58 @@ impl Memory for Copied {
     }
 }
 
+/// Parts of a target's memory that already lie somewhere in ours: in a buffer, or in a mapped core file.
+#[derive(Clone, Default, Debug)]
+pub struct Slices<'a> {
+    /// Sorted by address, none overlapping another.
+    pieces: Vec<(Addr, &'a [u8])>,
+}
+
+impl<'a> Slices<'a> {
+    /// Of pieces that overlap, the one that begins first stays.
+    pub fn new(mut pieces: Vec<(Addr, &'a [u8])>) -> Slices<'a> {
+        pieces.sort_by_key(|(at, _)| *at);
+        let mut end = 0;
+        pieces.retain(|(at, bytes)| {
+            let stays = at.0 >= end && !bytes.is_empty();
+            if stays {
+                end = at.0.saturating_add(bytes.len() as u64);
+            }
+            stays
+        });
+        Slices { pieces }
+    }
+
+    /// The pieces in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (Addr, &'a [u8])> + '_ {
+        self.pieces.iter().copied()
+    }
+
+    /// The bytes from `at` to the end of the piece that holds it; empty where none does.
+    pub fn tail(&self, at: Addr) -> &'a [u8] {
+        let position = self.pieces.partition_point(|(start, _)| *start <= at);
+        let Some((start, bytes)) = position.checked_sub(1).and_then(|position| self.pieces.get(position)) else {
+            return &[];
+        };
+        usize::try_from(at.0 - start.0).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default()
+    }
+}
+
+impl Memory for Slices<'_> {
+    fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), Unreadable> {
+        into.copy_from_slice(self.tail(at).get(..into.len()).ok_or(Unreadable { at })?);
+        Ok(())
+    }
+
+    fn read_u64(&self, at: Addr) -> Result<u64, Unreadable> {
+        self.tail(at).first_chunk().map(|word| u64::from_le_bytes(*word)).ok_or(Unreadable { at })
+    }
+
+    fn held(&self, at: Addr) -> &[u8] {
+        self.tail(at)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +172,17 @@ mod tests {
         assert_eq!(copied.bytes(), 16);
         copied.insert(Addr(0x1010), Box::new([4; 8]));
         assert_eq!(copied.bytes(), 24);
+    }
+
+    #[test]
+    fn slices_are_read_where_they_lie() {
+        let (low, high) = ([1; 16], [2; 16]);
+        let slices = Slices::new(vec![(Addr(0x2000), &high), (Addr(0x1000), &low), (Addr(0x1008), &high)]);
+        assert_eq!(slices.iter().count(), 2);
+        assert_eq!(slices.read_u64(Addr(0x1008)), Ok(0x0101_0101_0101_0101));
+        assert_eq!(slices.read_u64(Addr(0x2008)), Ok(0x0202_0202_0202_0202));
+        assert_eq!(slices.read_u64(Addr(0x1009)), Err(Unreadable { at: Addr(0x1009) }));
+        assert_eq!(slices.read_u64(Addr(0xff8)), Err(Unreadable { at: Addr(0xff8) }));
+        assert!(slices.tail(Addr(u64::MAX)).is_empty());
     }
 }

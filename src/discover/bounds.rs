@@ -16,6 +16,9 @@ const LONGEST_LONE_STACK: u64 = 64 << 20;
 /// The page size by which guards and touched pages are told apart.
 pub const PAGE: u64 = 4096;
 
+/// The addresses of programs on any CPU known here: the kernel's own begin above.
+pub const EVERYTHING: AddrRange = AddrRange { low: Addr(0), high: Addr(1 << 56) };
+
 /// What the bounds of a stack rest on. The words are those of the JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum BoundsFrom {
@@ -25,6 +28,8 @@ pub enum BoundsFrom {
     Guard,
     /// The stack has a mapping to itself.
     Mapping,
+    /// The allocator's own header says how long the block is that it lies in.
+    Malloc,
     /// It is a thread's own: the kernel's `[stack]`, or the mapping that holds the thread's descriptor.
     Thread,
     /// None of these; nothing sure is known.
@@ -61,7 +66,7 @@ impl Bounds {
     /// Nothing is known.
     pub const UNKNOWN: Bounds = Bounds { low: None, high: None, from: BoundsFrom::Inferred, guard: Guard::Unknown };
 
-    fn of(range: AddrRange, from: BoundsFrom, guard: Guard) -> Bounds {
+    pub(super) fn of(range: AddrRange, from: BoundsFrom, guard: Guard) -> Bounds {
         Bounds { low: Some(range.low), high: Some(range.high), from, guard }
     }
 

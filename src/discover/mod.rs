@@ -4,4 +4,11 @@
 
 pub mod bounds;
 pub mod chain;
+pub mod chains;
+pub mod choose;
+pub mod classify;
+pub mod contexts;
 pub mod descriptors;
+pub mod heap;
+pub mod sites;
+pub mod spans;

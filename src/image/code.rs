@@ -119,6 +119,31 @@ pub fn slot_transfers(code: CodeBytes<'_>, wanted: impl Fn(u64) -> bool) -> Vec<
     memchr::memchr_iter(0xff, code.bytes).filter_map(transfer).collect()
 }
 
+/// The return addresses behind `call r/m` (`FF /2`), in order.
+pub fn indirect_calls(code: CodeBytes<'_>) -> Vec<u64> {
+    let after = |index: usize| {
+        let tail = &code.bytes[index..];
+        let length = indirect_call_length(tail)?;
+        (length <= tail.len()).then(|| code.svma.wrapping_add((index + length) as u64))
+    };
+    memchr::memchr_iter(0xff, code.bytes).filter_map(after).collect()
+}
+
+/// The length of a `call r/m` that begins here, by its ModRM and SIB bytes.
+fn indirect_call_length(code: &[u8]) -> Option<usize> {
+    let modrm = *code.get(1)?;
+    let (mode, rm) = (modrm >> 6, modrm & 7);
+    let has_sib = mode != 3 && rm == 4;
+    let displacement = match mode {
+        0 if rm == 5 => 4,
+        0 if has_sib && code.get(2)? & 7 == 5 => 4,
+        1 => 1,
+        2 => 4,
+        _ => 0,
+    };
+    (modrm >> 3 & 7 == 2).then_some(2 + usize::from(has_sib) + displacement)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

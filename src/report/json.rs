@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::addr::Addr;
 use crate::discover::bounds::{BoundsFrom, Guard as StackGuard};
-use crate::snapshot::{Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame, State};
+use crate::snapshot::{
+    Confidence, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame, State,
+};
 use crate::target::Source;
 use crate::unwind::{Ended, FoundBy};
 
@@ -185,6 +187,7 @@ impl<'s> Stack<'s> {
                 BoundsFrom::Call => "call",
                 BoundsFrom::Guard => "guard",
                 BoundsFrom::Mapping => "mapping",
+                BoundsFrom::Malloc => "malloc",
                 BoundsFrom::Thread => "thread",
                 BoundsFrom::Inferred => "inferred",
             },
@@ -208,8 +211,11 @@ impl<'s> Stack<'s> {
             },
             resumed_by: stack.resumed_by.map(|stack| ResumedBy { stack, found_by: "cfi" }),
             last_resumer: Unmeasured,
-            // Every stack listed so far is one that a thread's registers or the rules of its frames lead to.
-            confidence: "certain",
+            confidence: match stack.confidence {
+                Confidence::Certain => "certain",
+                Confidence::Likely => "likely",
+                Confidence::Guess => "guess",
+            },
         }
     }
 }
@@ -229,6 +235,7 @@ pub(super) fn frames<'s>(snapshot: &'s Snapshot, frame: &StackFrame) -> Vec<Fram
         bytes: frame.bytes,
         found_by: match frame.frame.found_by {
             FoundBy::Context => "context",
+            FoundBy::Descriptor => "descriptor",
             FoundBy::Cfi => "cfi",
             FoundBy::FramePointer => "frame_pointer",
             FoundBy::Scan => "scan",
@@ -286,6 +293,9 @@ fn state(state: State) -> &'static str {
     match state {
         State::Running => "running",
         State::Resuming => "resuming",
+        State::Suspended => "suspended",
+        State::New => "new",
+        State::Finished => "finished",
     }
 }
 

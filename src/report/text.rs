@@ -247,7 +247,7 @@ fn write_frames(out: &mut impl Write, snapshot: &Snapshot, stack: &Stack, style:
 fn frame_rows<'s>(snapshot: &'s Snapshot, frame: &StackFrame) -> Vec<Row<'s>> {
     let place = snapshot.place(frame.frame.pc);
     let mark = match frame.frame.found_by {
-        FoundBy::Context | FoundBy::Cfi => "",
+        FoundBy::Context | FoundBy::Descriptor | FoundBy::Cfi => "",
         FoundBy::FramePointer => "  (by frame pointer)",
         FoundBy::Scan => "  (by scan: a guess)",
     };

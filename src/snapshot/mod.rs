@@ -8,6 +8,7 @@ mod places;
 mod segments;
 mod stacks;
 mod survey;
+mod suspended;
 mod take;
 
 use std::sync::Arc;
@@ -19,8 +20,9 @@ use crate::discover::bounds::Bounds;
 use crate::target::Process;
 use crate::unwind::{Ended, Frame};
 
+pub use crate::discover::classify::Confidence;
 pub use places::{Place, Places};
-pub use take::{of_core, of_live, of_live_again};
+pub use take::{Kept, of_core, of_live, of_live_again};
 
 /// One look at a target.
 #[derive(Debug)]
@@ -81,6 +83,8 @@ pub struct Stack {
     pub ended: Ended,
     /// Where the stitched backtrace goes on: the stack that resumed this one, an index into [`Snapshot::stacks`].
     pub resumed_by: Option<usize>,
+    /// How sure it is that the stack is there, and in this state.
+    pub confidence: Confidence,
 }
 
 /// What a stack serves. The words are those of the JSON.
@@ -105,6 +109,12 @@ pub enum State {
     Running,
     /// It resumed another stack and waits for that one to come back.
     Resuming,
+    /// It waits for someone to resume it.
+    Suspended,
+    /// It was prepared, and nothing has run on it yet.
+    New,
+    /// What ran on it has ended, and it is kept.
+    Finished,
 }
 
 /// The most bytes that a stack ever held, found by its touched pages: true to a page, and at most too high.

@@ -1,7 +1,7 @@
 //! From chains of frames to stacks: each chain cut where it passes to another stack, each stack measured.
 
 use super::survey::Chain;
-use super::{Kind, Peak, Stack, StackFrame, State, ThreadEntry};
+use super::{Confidence, Kind, Peak, Stack, StackFrame, State, ThreadEntry};
 use crate::addr::{Addr, AddrRange};
 use crate::discover::bounds::{self, Bounds, Owner};
 use crate::discover::chain::{self, Part};
@@ -25,7 +25,7 @@ pub(super) struct Ground<'g> {
 
 impl Ground<'_> {
     /// The lowest thread descriptor above `addr` in the same mapping.
-    fn descriptor_above(&self, addr: Addr) -> Option<Addr> {
+    pub(super) fn descriptor_above(&self, addr: Addr) -> Option<Addr> {
         let next = self.descriptors.partition_point(|descriptor| *descriptor <= addr);
         let mapping = mapping_at(self.mappings, addr)?;
         self.descriptors.get(next).copied().filter(|descriptor| mapping.range.contains(*descriptor))
@@ -73,6 +73,7 @@ fn unseen(chain: &Chain) -> Stack {
         frames: Vec::new(),
         ended: Ended::NoRule,
         resumed_by: None,
+        confidence: Confidence::Certain,
     }
 }
 
@@ -112,6 +113,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
         frames: sized(chain, part),
         ended: chain.ended.unwrap_or(Ended::NoRule),
         resumed_by: None,
+        confidence: Confidence::Certain,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Takes a snapshot: look, let go, and only then find out what it all means.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use log::debug;
@@ -7,14 +8,17 @@ use log::debug;
 use super::places::Places;
 use super::stacks::{Ground, descriptors, stacks};
 use super::survey::{Chain, survey};
-use super::{Snapshot, entry, segments};
+use super::suspended::{Known, Suspended};
+use super::{Snapshot, entry, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
+use crate::discover::bounds;
+use crate::discover::sites::{Derived, Sites, sites as sites_of};
 use crate::image::names::{self, Lines, Names};
 use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
-use crate::target::{Core, Live, Process, StopError, Stopped, Target};
+use crate::target::{Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, TouchedCopy};
 use crate::unwind::{Rules, Tables};
 
 /// How long a process's threads are waited for before they are listed as not stopped.
@@ -28,20 +32,27 @@ pub fn of_live(live: &Live, lines: Lines) -> Result<Snapshot, StopError> {
     of_live_again(live, Some(lines), &mut None)
 }
 
+/// What one look at a process leaves for the next: its files and what was worked out from them.
+#[derive(Default)]
+pub struct Kept {
+    modules: Modules,
+    derived: Derived,
+}
+
 /// One of many looks at the same process: `kept` goes from each to the next, so that a file is read once.
 ///
 /// Without `lines` nothing is named, which saves most of the time: the stacks are measured, and frames are addresses.
 ///
 /// # Errors
 /// As [`of_live`].
-pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Modules>) -> Result<Snapshot, StopError> {
+pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>) -> Result<Snapshot, StopError> {
     let mappings = live.mappings().unwrap_or_default();
-    let modules = match kept.take() {
-        Some(before) => before.reload(&mappings, &live.memory(), live),
-        None => Modules::load(&mappings, &live.memory(), live),
+    let (modules, mut derived) = match kept.take() {
+        Some(before) => (before.modules.reload(&mappings, &live.memory(), live), before.derived),
+        None => (Modules::load(&mappings, &live.memory(), live), Derived::default()),
     };
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
-    let (stopped, chains, modules) = look(live, &mappings, modules)?;
+    let Look { stopped, chains, modules, pages, sites, copy } = look(live, &mappings, modules, &mut derived)?;
     let mut warnings = Vec::new();
     if !stopped.all_threads_seen() {
         warnings.push("the program starts threads faster than they can be stopped: some may be missing".to_owned());
@@ -53,18 +64,23 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Module
         mappings: &released.mappings,
         descriptors: descriptors(&released.threads),
         stack_limit: live.stack_limit(),
-        pages: &|range| released.pages(range),
+        pages: &|range| match &pages {
+            Ok(pages) => Ok(pages.within(range)),
+            Err(_) => released.pages(range),
+        },
     };
-    let seen = Seen {
-        process: &released.process,
-        arch: released.arch,
-        stopped: released.stopped_for,
-        chains,
-        warnings,
-        lines,
-    };
+    let tables = Tables::new(released.arch, &modules);
+    let suspended = copy.map_or(Vec::new(), |copy| {
+        if copy.is_missing_some() {
+            warnings.push("not all of the program's memory could be searched for suspended contexts".to_owned());
+        }
+        let known = Known { sites: &sites, modules: &modules, tables: &tables, threads: &chains, ground: &ground };
+        suspended::find(&copy.slices(), &known, &mut warnings)
+    });
+    let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
+    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines };
     let snapshot = understand(seen, &ground, &modules, &live.memory(), live);
-    *kept = Some(modules);
+    *kept = Some(Kept { modules, derived });
     Ok(snapshot)
 }
 
@@ -73,45 +89,83 @@ pub fn of_core(core: &Core, lines: Lines) -> Snapshot {
     let modules = Modules::load(core.mappings(), core, core);
     let tables = Tables::new(core.arch(), &modules);
     let chains = survey(core, &mut Rules::new(&tables));
-    let warnings = core.warnings().iter().map(ToString::to_string).collect();
+    let mut warnings = core.warnings().iter().map(ToString::to_string).collect();
+    let sites = sites_of(&modules, &tables, core, &mut Derived::default());
+    let pages = core.pages(bounds::EVERYTHING);
     let ground = Ground {
         pid: core.process().pid,
         mappings: core.mappings(),
         descriptors: descriptors(core.threads()),
         stack_limit: None,
-        pages: &|range| core.pages(range),
+        pages: &|range| pages.as_ref().map(|pages| pages.within(range)).map_err(|unknown| *unknown),
     };
-    let seen = Seen {
-        process: core.process(),
-        arch: core.arch(),
-        stopped: Duration::ZERO,
-        chains,
-        warnings,
-        lines: Some(lines),
+    let known = Known { sites: &sites, modules: &modules, tables: &tables, threads: &chains, ground: &ground };
+    let suspended = match suspended::worth_a_look(&sites) {
+        true => suspended::find(&core.writable(), &known, &mut warnings),
+        false => Vec::new(),
     };
+    let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
+    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines: Some(lines) };
     understand(seen, &ground, &modules, core, core)
 }
 
-/// Stops the process and walks its threads' chains. Where its code is not what `modules` was made of any more, that is
-/// done again, while the process stands.
+/// What was taken from a process in the stop.
+struct Look<'l> {
+    stopped: Stopped<'l>,
+    chains: Vec<Chain>,
+    modules: Modules,
+    /// Of the whole address space.
+    pages: Result<Pages, PagesUnknown>,
+    sites: Sites,
+    /// `None` where there is nothing to look for in it.
+    copy: Option<TouchedCopy>,
+}
+
+/// Stops the process, walks its threads' chains, and copies its memory. Where its code is not what `modules` was made of
+/// any more, that is done again, while the process stands.
 fn look<'l>(
     live: &'l Live,
     mappings: &[Mapping],
     modules: Modules,
-) -> Result<(Stopped<'l>, Vec<Chain>, Modules), StopError> {
+    derived: &mut Derived,
+) -> Result<Look<'l>, StopError> {
     let tables = Tables::new(live.arch(), &modules);
     let mut rules = Rules::new(&tables);
-    debug!("unwind tables are ready");
+    let (sites, mut copy) = prepare(live, &modules, &tables, derived);
+    debug!("unwind tables and {} resume words are ready", sites.sites.len());
     let stopped = live.stop(STOP_LIMIT)?;
+    let pages = stopped.pages(bounds::EVERYTHING);
+    if let (Some(copy), Ok(pages)) = (&mut copy, &pages) {
+        stopped.copy_touched(pages, copy);
+        debug!("{} bytes are copied", copy.bytes());
+    }
     if code(mappings).eq(code(stopped.mappings())) {
         let chains = survey(&stopped, &mut rules);
-        return Ok((stopped, chains, modules));
+        return Ok(Look { stopped, chains, modules, pages, sites, copy });
     }
     debug!("the program's code changed meanwhile");
     let modules = Modules::load(stopped.mappings(), &stopped, live);
     let tables = Tables::new(stopped.arch(), &modules);
     let chains = survey(&stopped, &mut Rules::new(&tables));
-    Ok((stopped, chains, modules))
+    let sites = sites_of(&modules, &tables, &live.memory(), derived);
+    Ok(Look { stopped, chains, modules, pages, sites, copy })
+}
+
+/// Reads the code for what a suspended context looks like, and makes room for a copy of the memory to look for them in.
+///
+/// Both take about as long, so each has a thread of its own; where the code switches no stacks, there is no copy.
+fn prepare(live: &Live, modules: &Modules, tables: &Tables<'_>, derived: &mut Derived) -> (Sites, Option<TouchedCopy>) {
+    let given_up = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let room = scope.spawn(|| {
+            let pages = live.pages(bounds::EVERYTHING).ok()?;
+            Some(TouchedCopy::with_room_for(&pages, &given_up))
+        });
+        let sites = sites_of(modules, tables, &live.memory(), derived);
+        let is_worth_it = suspended::worth_a_look(&sites);
+        given_up.store(!is_worth_it, Ordering::Relaxed);
+        (sites, room.join().ok().flatten().filter(|_| is_worth_it))
+    })
 }
 
 /// What decides which code lies where.
@@ -125,6 +179,7 @@ struct Seen<'s> {
     arch: &'static Arch,
     stopped: Duration,
     chains: Vec<Chain>,
+    suspended: Vec<Suspended>,
     warnings: Vec<String>,
     lines: Option<Lines>,
 }
@@ -144,6 +199,7 @@ fn understand(
         }
     }
     let (threads, mut stacks) = stacks(&seen.chains, ground);
+    suspended::add(&mut stacks, seen.suspended, &seen.chains);
     debug!("{} stacks are measured", stacks.len());
     let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));

@@ -23,7 +23,7 @@ use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
-use crate::memory::{Memory, Unreadable};
+use crate::memory::{Memory, Slices, Unreadable};
 
 /// The unit in which pages of a core file are judged, in bytes.
 const PAGE: u64 = 4096;
@@ -172,6 +172,16 @@ impl Core {
                 *place = Some(Supplied(content.clone()));
             }
         }
+    }
+
+    /// The writable memory that the file holds, where it lies in the mapped file.
+    pub fn writable(&self) -> Slices<'_> {
+        let writable = self.segments.iter().filter(|segment| segment.access.write);
+        let pieces = writable.filter_map(|segment| {
+            let part = self.held(segment.range.low, usize::MAX)?;
+            Some((segment.range.low, self.bytes.as_ref().get(part)?))
+        });
+        Slices::new(pieces.collect())
     }
 
     /// Where in the core file as many bytes at `at` stand as one segment holds, at most `limit`.

@@ -12,12 +12,14 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use super::error::{self, OpenError, StopError};
+use super::pagemap::Pagemap;
 use super::permission::Refusal;
 use super::procfs::{self, Stat, Status};
 use super::remote::RemoteMemory;
 use super::stopped::Stopped;
 use super::tracees::Line;
-use super::{Process, Source, files, maps};
+use super::{Pages, PagesUnknown, Process, Source, files, maps};
+use crate::addr::AddrRange;
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
@@ -86,6 +88,17 @@ impl Live {
     /// Its memory, read while it runs: what is read may change in the next moment.
     pub fn memory(&self) -> RemoteMemory {
         RemoteMemory::of_thread(self.living_thread())
+    }
+
+    /// Which pages of `range` hold something now: in the next moment there may be more.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn pages(&self, range: AddrRange) -> Result<Pages, PagesUnknown> {
+        let directory = self.directory();
+        let mappings = maps::read(&directory).map_err(|_| PagesUnknown)?;
+        let pagemap = Pagemap::open(&directory).map_err(|_| PagesUnknown)?;
+        pagemap.pages(range, &mappings, &self.memory()).map_err(|_| PagesUnknown)
     }
 
     /// The limit of the main stack's size in bytes (`RLIMIT_STACK`); `None` where there is none or it can't be read.

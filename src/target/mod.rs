@@ -26,6 +26,7 @@ mod remote;
 mod segments;
 mod stopped;
 mod this;
+mod touched;
 mod tracees;
 #[cfg(test)]
 mod tracees_tests;
@@ -51,6 +52,7 @@ pub use procfs::program;
 pub use remote::RemoteMemory;
 pub use stopped::{Released, Stopped};
 pub use this::This;
+pub use touched::TouchedCopy;
 pub use tracees::{Happened, Happening, Outcome, Signalled, TooBusy, Tracees};
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.

@@ -49,6 +49,11 @@ impl Overlay {
         kept.fetch(&self.source, &missing);
     }
 
+    /// Where it reads from.
+    pub(super) fn source(&self) -> &RemoteMemory {
+        &self.source
+    }
+
     /// What was read so far.
     pub(super) fn into_kept(self) -> Kept {
         self.kept.into_inner()

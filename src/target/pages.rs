@@ -1,6 +1,6 @@
 //! Which pages of a range hold something.
 
-use crate::addr::AddrRange;
+use crate::addr::{Addr, AddrRange};
 
 /// The state of the pages of a range: runs sorted by address, pages that were never touched left out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -9,6 +9,29 @@ pub struct Pages {
     pub runs: Vec<PageRun>,
     /// Whether guards made by `MADV_GUARD_INSTALL` would have been seen: `PAGEMAP_SCAN` with `PAGE_IS_GUARD`, or bit 58 of a pagemap entry.
     pub sees_guards: bool,
+}
+
+impl Pages {
+    /// The part of it that lies in `range`, runs that reach beyond cut.
+    pub fn within(&self, range: AddrRange) -> Pages {
+        let first = self.runs.partition_point(|run| run.range.high <= range.low);
+        let inside = self.runs[first..].iter().take_while(|run| run.range.low < range.high);
+        let cut = |run: &PageRun| Some(PageRun { range: run.range.intersection(range)?, ..*run });
+        Pages { runs: inside.filter_map(cut).collect(), sees_guards: self.sees_guards }
+    }
+
+    /// The guards alone.
+    pub fn guards(&self) -> Pages {
+        let guards = self.runs.iter().filter(|run| run.state == PageState::Guard);
+        Pages { runs: guards.copied().collect(), sees_guards: self.sees_guards }
+    }
+
+    /// The run around `at` or the next one below, and the next one above.
+    pub fn around(&self, at: Addr) -> Pages {
+        let above = self.runs.partition_point(|run| run.range.low <= at);
+        let nearest = self.runs[above.saturating_sub(1)..].iter().take(2);
+        Pages { runs: nearest.copied().collect(), sees_guards: self.sees_guards }
+    }
 }
 
 /// Neighbouring pages in one state.

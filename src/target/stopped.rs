@@ -12,6 +12,7 @@ use super::live::Live;
 use super::overlay::{Kept, Overlay};
 use super::pagemap::Pagemap;
 use super::remote::RemoteMemory;
+use super::touched::TouchedCopy;
 use super::tracer::{self, Held};
 use super::{Pages, PagesUnknown, Process, Target, Thread, procfs};
 use crate::addr::{Addr, AddrRange};
@@ -149,6 +150,11 @@ impl<'live> Stopped<'live> {
     /// The memory, to read much at once: [`Overlay::prefetch`].
     pub fn overlay(&self) -> &Overlay {
         &self.memory
+    }
+
+    /// Fills `copy` with all memory that `pages`, asked for in this stop, say was touched.
+    pub fn copy_touched(&self, pages: &Pages, copy: &mut TouchedCopy) {
+        copy.fill(self.memory.source(), pages);
     }
 
     /// Lets the process go on, and keeps what was read of it.

@@ -31,4 +31,4 @@ mod tests;
 
 pub use tables::{Code, Placed, Tables};
 pub use unwinder::Rules;
-pub use walk::{Ended, FoundBy, Frame, walk};
+pub use walk::{Ended, FoundBy, Frame, walk, walk_from};

@@ -277,6 +277,11 @@ pub(super) struct FullRow<'d> {
 }
 
 impl FullRow<'_> {
+    /// Whether the CFA is worked out by an expression rather than counted from a register.
+    pub(super) fn cfa_is_expression(&self) -> bool {
+        matches!(self.cfa, Cfa::Expression(_))
+    }
+
     pub(super) fn cfa(&self, registers: &Registers, memory: &dyn Memory) -> Option<Addr> {
         match self.cfa {
             Cfa::Register(register, offset) => Some(registers.addr(register)?.offset(offset)),

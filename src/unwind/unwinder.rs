@@ -43,6 +43,12 @@ impl<'t, 'd> Rules<'t, 'd> {
         self.tables
     }
 
+    /// Whether the CFA of a frame at `pc` is worked out by an expression, as a trampoline does that leads to another stack.
+    pub fn cfa_is_expression(&mut self, pc: Pc, memory: &dyn Memory) -> bool {
+        let row = *self.row(pc, memory);
+        row.kind == Kind::Full && self.full(&row).is_some_and(FullRow::cfa_is_expression)
+    }
+
     /// The row for `pc`.
     #[inline]
     pub(super) fn row(&mut self, pc: Pc, memory: &dyn Memory) -> &Row {

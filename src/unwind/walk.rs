@@ -29,6 +29,8 @@ pub struct Frame {
 pub enum FoundBy {
     /// Its registers were saved whole: the context that the walk started at, or one that the kernel saved for a signal.
     Context,
+    /// What its switch routine saved. No walk finds it: it is where one starts that the finder makes.
+    Descriptor,
     /// Call frame information of the frame it called.
     Cfi,
     /// The chain of frame pointers: a guess that was checked. Frames may be missing before it.
@@ -61,13 +63,24 @@ pub fn walk<M: Memory + ?Sized>(
     memory: &M,
     start: Registers,
     limit: usize,
+    visit: impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
+) -> Ended {
+    let Some(pc) = start.addr(rules.tables().arch().pc) else { return Ended::NoRule };
+    walk_from(rules, memory, Pc::At(pc), start, limit, visit)
+}
+
+/// The same from a context that stands at `pc`, which may be a return address.
+pub fn walk_from<M: Memory + ?Sized>(
+    rules: &mut Rules<'_, '_>,
+    memory: &M,
+    pc: Pc,
+    start: Registers,
+    limit: usize,
     mut visit: impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
 ) -> Ended {
-    let arch = rules.tables().arch();
-    let Some(pc) = start.addr(arch.pc) else { return Ended::NoRule };
     let mut passed = std::mem::take(&mut rules.passed);
     passed.clear();
-    let place = Place { pc: Pc::At(pc), sp: start.addr(arch.sp), found_by: FoundBy::Context };
+    let place = Place { pc, sp: start.addr(rules.tables().arch().sp), found_by: FoundBy::Context };
     let mut walk = Walk { rules, window: Window::new(memory), registers: start, passed };
     let ended = walk.run(place, limit, &mut visit);
     walk.rules.passed = walk.passed;

@@ -13,9 +13,8 @@ use super::pace::Pace;
 use super::relay::Relay;
 use super::usage::Usage;
 use super::{RunError, Watched};
-use crate::image::Modules;
 use crate::image::names::Lines;
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Kept, Snapshot};
 use crate::target::{self, Happened, Happening, Inbox, Launched, Live, Outcome, Received, Signalled, TooBusy, Tracees};
 
 /// How many processes are looked at in one round.
@@ -73,7 +72,7 @@ struct Watch {
     processes: BTreeSet<i32>,
     looked_at: i32,
     /// What was read of the files of each process.
-    modules: HashMap<i32, Option<Modules>>,
+    modules: HashMap<i32, Option<Kept>>,
     pace: Pace,
     relay: Relay,
     usage: Usage,

@@ -1,0 +1,213 @@
+//! Unwinds a hypothesis: it may be a context only if its chain of frames leads to a believable root.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::contexts::{self, Hypothesis, Scene};
+use super::sites::{Origin, Sites};
+use crate::addr::{Addr, AddrRange, Pc};
+use crate::mapping::{Mapping, mapping_at};
+use crate::registers::{Register, Registers};
+use crate::unwind::{Ended, FoundBy, Frame, Rules, walk_from};
+
+/// The most frames of one chain.
+const MOST_FRAMES: usize = 1 << 16;
+
+/// The most frames of all chains together: it bounds time and memory on a heap full of false contexts.
+const MOST_FRAMES_IN_ALL: usize = 1 << 23;
+
+/// Code without unwind rules is a library's start code if it lies this close to a switch routine, in bytes.
+const NEAR: u64 = 1024;
+
+/// A CFA that an expression gives may lie this far above a register of its frame, in bytes, to count as one of the
+/// same stack: functions that realign their stack keep the caller's stack pointer close by.
+const REALIGNED: u64 = 1024;
+
+/// Why a chain has no more frames on its stack.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Root {
+    /// The rules or a zero say that nobody called the outermost frame, or its return address was put there by hand.
+    Marked,
+    /// The outermost frame's rules lead to whoever resumed it last.
+    Link,
+    /// The outermost frame stands in a library's start code, for which there are no rules.
+    StartCode,
+    /// The next return address would lie above the memory that holds the stack.
+    TopOfMemory,
+}
+
+/// A hypothesis that unwinds to a root.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chain {
+    /// Where it was found.
+    pub hypothesis: Hypothesis,
+    /// The stack pointer with which it goes on.
+    pub sp: Addr,
+    /// Its frames: a range of [`Chains::frames`].
+    pub frames: std::ops::Range<usize>,
+    /// Where it ended.
+    pub root: Root,
+    /// The highest address that its frames reach.
+    pub top: Addr,
+    /// Why there are no more frames.
+    pub ended: Ended,
+}
+
+/// Chains and their frames.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Chains {
+    /// Those that unwind to a root.
+    pub chains: Vec<Chain>,
+    /// The frames of all, each chain's innermost first.
+    pub frames: Vec<Frame>,
+    /// Whether the limit was reached, so that there may be more.
+    pub cut: bool,
+}
+
+impl Chains {
+    /// The frames of `chain`.
+    pub fn frames_of(&self, chain: &Chain) -> &[Frame] {
+        &self.frames[chain.frames.clone()]
+    }
+}
+
+/// Unwinds every hypothesis; those that lead nowhere are dropped.
+pub fn unwind(
+    scene: &Scene<'_>,
+    sites: &Sites,
+    mappings: &[Mapping],
+    rules: &mut Rules<'_, '_>,
+    hypotheses: Vec<Hypothesis>,
+) -> Chains {
+    let mut found = Chains::default();
+    let mut unwinding = Unwinding { scene, sites, mappings, rules, big_frames: HashSet::new() };
+    for hypothesis in hypotheses {
+        if found.frames.len() >= MOST_FRAMES_IN_ALL {
+            found.cut = true;
+            break;
+        }
+        let start = found.frames.len();
+        match unwinding.unwind(hypothesis, &mut found.frames) {
+            Some(chain) => found.chains.push(chain),
+            None => found.frames.truncate(start),
+        }
+    }
+    found
+}
+
+/// Unwinds hypotheses one after another.
+struct Unwinding<'u, 't, 'd> {
+    scene: &'u Scene<'u>,
+    sites: &'u Sites,
+    mappings: &'u [Mapping],
+    rules: &'u mut Rules<'t, 'd>,
+    /// Places whose frames are so big that their CFA lies far from every register, though it is counted from one.
+    big_frames: HashSet<Pc>,
+}
+
+impl Unwinding<'_, '_, '_> {
+    fn unwind(&mut self, hypothesis: Hypothesis, frames: &mut Vec<Frame>) -> Option<Chain> {
+        let registers = contexts::registers(self.scene, self.sites, &hypothesis);
+        let pc = contexts::resumes_at(self.scene, self.sites, &hypothesis)?;
+        let is_fresh = self.sites.sites[hypothesis.site as usize].origin == Origin::Fresh;
+        let sp = if is_fresh { hypothesis.saved_sp } else { Addr(registers.get(STACK_POINTER)?) };
+        // A stack lies in memory of no file; tables of addresses, which look like fresh ones, often do not.
+        let mapping = mapping_at(self.mappings, hypothesis.saved_sp)?;
+        let memory = mapping.range;
+        if mapping.file().is_some() || !mapping.access.write {
+            return None;
+        }
+        let start = frames.len();
+        let (climb, ended) = loop {
+            frames.truncate(start);
+            let mut climb = Climb { memory, top: sp, stop: None, big_frames: &self.big_frames };
+            let ended =
+                walk_from(self.rules, self.scene.memory, pc, registers.clone(), MOST_FRAMES, |frame, registers| {
+                    climb.visit(frame, registers, frames)
+                });
+            let (top, stop) = (climb.top, climb.stop);
+            match (stop, frames.last()) {
+                (Some(Stop::Leaves { on_this_stack }), Some(last)) => {
+                    let is_link = self.rules.cfa_is_expression(last.pc, self.scene.memory);
+                    // Each time around one more place is known, and a chain has a limited number of them.
+                    match is_link || !on_this_stack || !self.big_frames.insert(last.pc) {
+                        true if is_link => break ((top, stop), ended),
+                        true => return None,
+                        false => {}
+                    }
+                }
+                _ => break ((top, stop), ended),
+            }
+        };
+        let (top, stop) = climb;
+        let last = frames[start..].last()?;
+        let in_start_code = last.cfa.is_none() && is_near_switch(self.sites, last.pc);
+        let root = match (stop, ended) {
+            (Some(Stop::Leaves { .. }), _) => Root::Link,
+            (Some(Stop::Guessed), _) | (None, Ended::NoRule) if in_start_code => Root::StartCode,
+            (Some(Stop::Guessed), _) => return None,
+            (None, Ended::Root) => Root::Marked,
+            (None, Ended::Unreadable(at)) if at >= memory.high.offset(-8) => Root::TopOfMemory,
+            (None, _) if is_fresh && frames.len() == start + 1 => Root::StartCode,
+            (None, _) => return None,
+        };
+        let ended = if stop.is_some() { Ended::Root } else { ended };
+        Some(Chain { hypothesis, sp, frames: start..frames.len(), root, top, ended })
+    }
+}
+
+const STACK_POINTER: Register = Register(7);
+const FRAME_POINTER: Register = Register(6);
+
+/// Why a walk was stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// A frame's CFA is far from its registers, or below the last one, or in another mapping.
+    Leaves {
+        /// Whether it may nevertheless be of the same stack.
+        on_this_stack: bool,
+    },
+    /// The next frame would be a guess.
+    Guessed,
+}
+
+/// A walk up one stack.
+struct Climb<'b> {
+    /// The mapping that holds the stack.
+    memory: AddrRange,
+    /// The highest CFA so far.
+    top: Addr,
+    stop: Option<Stop>,
+    big_frames: &'b HashSet<Pc>,
+}
+
+impl Climb<'_> {
+    fn visit(&mut self, frame: &Frame, registers: &Registers, frames: &mut Vec<Frame>) -> ControlFlow<()> {
+        if matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan) {
+            self.stop = Some(Stop::Guessed);
+            return ControlFlow::Break(());
+        }
+        let Some(cfa) = frame.cfa else {
+            frames.push(*frame);
+            return ControlFlow::Continue(());
+        };
+        let on_this_stack = self.top < cfa && cfa <= self.memory.high;
+        let is_close = |register| registers.get(register).is_some_and(|value| cfa.0.wrapping_sub(value) <= REALIGNED);
+        let is_plain = is_close(STACK_POINTER) || is_close(FRAME_POINTER) || self.big_frames.contains(&frame.pc);
+        if on_this_stack && is_plain {
+            self.top = cfa;
+            frames.push(*frame);
+            return ControlFlow::Continue(());
+        }
+        frames.push(Frame { cfa: None, ..*frame });
+        self.stop = Some(Stop::Leaves { on_this_stack });
+        ControlFlow::Break(())
+    }
+}
+
+/// Whether code lies close to a switch routine.
+fn is_near_switch(sites: &Sites, pc: Pc) -> bool {
+    let at = pc.addr().0;
+    let next = sites.entries.partition_point(|entry| *entry < at.saturating_sub(NEAR));
+    sites.entries.get(next).is_some_and(|entry| *entry <= at.saturating_add(NEAR))
+}

@@ -1,0 +1,200 @@
+//! Decides which chain is the context of each stack, where memory allows several.
+//!
+//! Frames that ran earlier leave whole chains of their own below the live ones, with resume words and all. What tells
+//! them apart is who keeps a pointer to them, and from where.
+
+use std::collections::{HashMap, HashSet};
+
+use super::chains::{Chain, Chains, Root};
+use super::sites::{Origin, Sites};
+use crate::addr::{Addr, AddrRange, Pc};
+use crate::mapping::{Mapping, mapping_at};
+
+/// A root is common if this share of the most common root's chains has it.
+const COMMON: usize = 10;
+
+/// A pointer this shortly below the lowest stack pointer of a stack is taken to lie on that stack, in bytes.
+const LEFTOVER: i64 = 4096;
+
+/// The chains with one top: those of one stack.
+struct Group {
+    top: Addr,
+    /// Indices into [`Chains::chains`].
+    chains: Vec<usize>,
+    /// From the lowest saved stack pointer to the top.
+    extent: AddrRange,
+}
+
+/// The chain that was chosen for a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// An index into [`Chains::chains`].
+    pub chain: usize,
+    /// How many different stack pointers the stack's chains have that something points to.
+    pub candidates: usize,
+    /// Where the pointer lies.
+    pub holder: Holder,
+}
+
+/// Where a pointer to a saved stack pointer lies; the better it fits a suspended context, the further down.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Holder {
+    /// Nowhere.
+    None,
+    /// On the stack itself.
+    SameStack,
+    /// On another stack.
+    OtherStack,
+    /// On no stack: on the heap or in a variable.
+    Elsewhere,
+}
+
+/// A thread, for knowing the stacks that it is on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Running {
+    /// Its stack pointer.
+    pub sp: Addr,
+    /// The CFAs of all its frames, sorted.
+    pub cfas: Vec<Addr>,
+}
+
+/// Chooses one chain for each stack that none of `running` is on, by address.
+pub fn choose(chains: &Chains, sites: &Sites, mappings: &[Mapping], running: &[Running]) -> Vec<Choice> {
+    let believable = believable(chains);
+    let mut groups = groups(chains, &believable);
+    drop_running(&mut groups, mappings, running);
+    drop_leftovers(chains, &mut groups);
+    let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
+    groups.iter().filter_map(|group| choose_one(chains, sites, group, &extents)).collect()
+}
+
+/// For each chain, whether its root is one: code that stands in the middle of chains more often is none.
+fn believable(chains: &Chains) -> Vec<bool> {
+    let root_of = |chain: &Chain| chains.frames_of(chain).last().map(|frame| frame.pc);
+    let mut seen: HashMap<Pc, (usize, usize)> = HashMap::new();
+    for pc in chains.chains.iter().filter_map(root_of) {
+        seen.entry(pc).or_default().0 += 1;
+    }
+    for chain in &chains.chains {
+        let frames = chains.frames_of(chain);
+        for frame in frames.iter().take(frames.len().saturating_sub(1)) {
+            if let Some((_, inside)) = seen.get_mut(&frame.pc) {
+                *inside += 1;
+            }
+        }
+    }
+    let is_root = |chain| root_of(chain).is_some_and(|pc| seen[&pc].0 > seen[&pc].1);
+    chains.chains.iter().map(is_root).collect()
+}
+
+fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {
+    let mut by_top: Vec<usize> = (0..chains.chains.len()).filter(|index| believable[*index]).collect();
+    by_top.sort_by_key(|index| (chains.chains[*index].top, chains.chains[*index].hypothesis.saved_sp));
+    let same_top = |left: &usize, right: &usize| chains.chains[*left].top == chains.chains[*right].top;
+    let group = |indices: &[usize]| {
+        let first = &chains.chains[indices[0]];
+        let low = first.hypothesis.saved_sp;
+        Group { top: first.top, chains: indices.to_vec(), extent: AddrRange::new(low, first.top) }
+    };
+    by_top.chunk_by(same_top).map(group).collect()
+}
+
+/// Drops the stacks that threads are on: those whose top a thread's frames reach, and where a thread stands in a switch
+/// routine that nothing unwinds, the one around its stack pointer.
+fn drop_running(groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Running]) {
+    let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
+    let around = |thread: &Running| {
+        let top = *tops.get(tops.partition_point(|top| *top <= thread.sp))?;
+        let same_mapping = mapping_at(mappings, thread.sp)?.range.contains(top.offset(-1));
+        let is_near = stride(&tops).is_none_or(|stride| top.0 - thread.sp.0 <= stride);
+        (same_mapping && is_near).then_some(top)
+    };
+    let mut dropped: HashSet<Addr> = HashSet::new();
+    for thread in running {
+        let before = dropped.len();
+        dropped.extend(thread.cfas.iter().filter(|cfa| tops.binary_search(cfa).is_ok()));
+        if dropped.len() == before {
+            dropped.extend(around(thread));
+        }
+    }
+    groups.retain(|group| !dropped.contains(&group.top));
+}
+
+/// Drops stacks with a rare root that lie less than one stack below one with a common root: what is left of an earlier use.
+fn drop_leftovers(chains: &Chains, groups: &mut Vec<Group>) {
+    let root_of = |group: &Group| {
+        let chain = &chains.chains[group.chains[0]];
+        chains.frames_of(chain).last().map(|frame| (frame.pc, chain.root))
+    };
+    let mut counts: HashMap<(Pc, Root), usize> = HashMap::new();
+    for root in groups.iter().filter_map(root_of) {
+        *counts.entry(root).or_default() += 1;
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    let is_common = |group: &Group| root_of(group).is_some_and(|root| counts[&root] * COMMON >= most);
+    let tops: Vec<Addr> = groups.iter().filter(|group| is_common(group)).map(|group| group.top).collect();
+    let Some(stride) = stride(&tops) else { return };
+    groups.retain(|group| {
+        let next = tops.partition_point(|top| *top <= group.top);
+        let is_below = tops.get(next).is_some_and(|top| top.0 - group.top.0 < stride);
+        is_common(group) || !is_below
+    });
+}
+
+/// How far apart stacks are: the first percentile of the distances of their tops. `None` where there are too few to tell.
+fn stride(tops: &[Addr]) -> Option<u64> {
+    const FEWEST: usize = 16;
+    if tops.len() < FEWEST {
+        return None;
+    }
+    let mut distances: Vec<u64> = tops.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    distances.sort_unstable();
+    distances.get(distances.len() / 100).copied()
+}
+
+fn choose_one(chains: &Chains, sites: &Sites, group: &Group, extents: &[AddrRange]) -> Option<Choice> {
+    let rank = |index: usize| {
+        let chain = &chains.chains[index];
+        let holder = holder(chain, group, extents);
+        let origin = sites.sites[chain.hypothesis.site as usize].origin;
+        (origin_rank(origin, holder), holder, std::cmp::Reverse(chain.hypothesis.saved_sp))
+    };
+    let best = group.chains.iter().copied().max_by_key(|index| rank(*index))?;
+    let origin = sites.sites[chains.chains[best].hypothesis.site as usize].origin;
+    if origin == Origin::Fresh && rank(best).1 <= Holder::SameStack {
+        return None;
+    }
+    let held = group.chains.iter().filter(|index| chains.chains[**index].hypothesis.holder.is_some());
+    let mut pointers: Vec<Addr> = held.map(|index| chains.chains[*index].hypothesis.saved_sp).collect();
+    pointers.sort_unstable();
+    pointers.dedup();
+    Some(Choice { chain: best, candidates: pointers.len(), holder: rank(best).1 })
+}
+
+/// A switch that something points to is the best sign of a context, then a saved one, then a prepared one, then a
+/// switch that nothing points to any more.
+fn origin_rank(origin: Origin, holder: Holder) -> u8 {
+    match (holder, origin) {
+        (Holder::None, _) => 0,
+        // A fresh stack holds nothing yet, so what points into it from there is left from an earlier use.
+        (Holder::SameStack, Origin::Fresh) => 0,
+        (_, Origin::Fresh) => 1,
+        (_, Origin::SavedOnly) => 2,
+        (_, Origin::Switch) => 3,
+    }
+}
+
+fn holder(chain: &Chain, group: &Group, extents: &[AddrRange]) -> Holder {
+    let Some(at) = chain.hypothesis.holder else { return Holder::None };
+    // The functions of a stack's earlier use kept pointers shortly below its top.
+    let low = group.extent.low.offset(-LEFTOVER);
+    if AddrRange::new(low, group.extent.high).contains(at) {
+        return Holder::SameStack;
+    }
+    // The stacks are sorted by their tops and rarely overlap.
+    let next = extents.partition_point(|extent| extent.high <= at);
+    match extents.get(next).is_some_and(|extent| extent.contains(at)) {
+        true => Holder::OtherStack,
+        false => Holder::Elsewhere,
+    }
+}

@@ -1,0 +1,313 @@
+//! Finds places in memory that may hold a suspended context: a resume word, and an exact pointer to the saved stack
+//! pointer that it implies.
+//!
+//! Pure: two passes over memory that was copied while the target stood still. A find is a hypothesis; whether it is a
+//! context is for unwinding to confirm ([`super::chains`]) and for [`super::choose`] to decide.
+
+use std::collections::HashMap;
+
+use super::descriptors::{Layout, Mangling, Place};
+use super::sites::{Origin, Site, Sites};
+use crate::addr::{Addr, AddrRange};
+use crate::memory::{Memory, Slices};
+use crate::registers::{Register, Registers};
+
+/// More resume words than this in memory are not looked at: it bounds what a hostile target can make us do.
+const MOST_HITS: usize = 1 << 22;
+
+/// At most this many places that hold one saved stack pointer are kept.
+const MOST_HOLDERS: usize = 8;
+
+/// `rbp`, which `setjmp` hides like the stack pointer (DWARF number, System V ABI figure 3.36).
+const FRAME_POINTER: Register = Register(6);
+const STACK_POINTER: Register = Register(7);
+
+/// What is searched.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    /// The writable memory that holds something.
+    pub memory: &'a Slices<'a>,
+    /// Parts of it that nobody uses: below the stack pointer of each thread, on its own stack. Sorted.
+    pub dead: &'a [AddrRange],
+    /// The thread pointer of any thread: the guard by which pointers are hidden is the same for all.
+    pub thread_pointer: Option<u64>,
+}
+
+/// A context that may be suspended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hypothesis {
+    /// The resume word: an index into [`Sites::sites`].
+    pub site: u32,
+    /// What was saved where: an index into [`Sites::layouts`].
+    pub layout: u32,
+    /// Where the resume word lies.
+    pub word_at: Addr,
+    /// The saved stack pointer.
+    pub saved_sp: Addr,
+    /// Where the program keeps it; `None` where no such place was found.
+    pub holder: Option<Addr>,
+    /// The start of the block that registers are saved in.
+    pub block: Option<Addr>,
+}
+
+/// A resume word that was found.
+#[derive(Clone, Copy)]
+struct Hit {
+    at: u64,
+    site: u32,
+}
+
+/// All hypotheses that memory allows, by the address of the resume word.
+pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Vec<Hypothesis> {
+    if sites.sites.is_empty() {
+        return Vec::new();
+    }
+    let words = Words::new(scene, sites);
+    let hits = words.find(scene);
+    let mut found = Vec::new();
+    let mut implied: Vec<(Hypothesis, u64)> = Vec::new();
+    for hit in hits {
+        let site = &sites.sites[hit.site as usize];
+        for layout in &site.layouts {
+            match imply(scene, sites, hit, *layout) {
+                Some(Implied::Whole(hypothesis)) => found.push(hypothesis),
+                Some(Implied::NeedsHolder(hypothesis)) => implied.push((hypothesis.clone(), hypothesis.saved_sp.0)),
+                None => {}
+            }
+        }
+    }
+    let holders = Holders::find(scene, implied.iter().map(|(_, sp)| *sp));
+    for (hypothesis, sp) in implied {
+        found.extend(with_holders(scene, sites, hypothesis, holders.of(sp)));
+    }
+    found
+}
+
+/// What a resume word at its place implies.
+enum Implied {
+    /// It lies in a block, which also holds the stack pointer.
+    Whole(Hypothesis),
+    /// It lies on the stack; somebody must hold the saved stack pointer.
+    NeedsHolder(Hypothesis),
+}
+
+fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Implied> {
+    let site = &sites.sites[hit.site as usize];
+    let layout = &sites.layouts[index as usize];
+    let at = Addr(hit.at);
+    let hypothesis =
+        |saved_sp| Hypothesis { site: hit.site, layout: index, word_at: at, saved_sp, holder: None, block: None };
+    match layout.resume_word {
+        Place::Stack(offset) => Some(Implied::NeedsHolder(hypothesis(at.offset(-offset)))),
+        // A fresh context has its start label where the first function will return to.
+        Place::Block(_) if site.origin == Origin::Fresh => Some(Implied::NeedsHolder(hypothesis(at))),
+        Place::Block(offset) => {
+            let block = at.offset(-offset);
+            let slot = block.offset(layout.sp_slot?);
+            let saved_sp = Addr(reveal(scene, layout.mangling, scene.memory.read_u64(slot).ok()?)?);
+            let is_aligned = saved_sp.0.is_multiple_of(8) && !scene.memory.tail(saved_sp.offset(-8)).is_empty();
+            let copy = layout.stack_copy.map(|offset| scene.memory.read_u64(saved_sp.offset(offset)));
+            let is_copied = copy.is_none_or(|copy| copy == Ok(site.word));
+            (is_aligned && is_copied)
+                .then(|| Implied::Whole(Hypothesis { holder: Some(slot), block: Some(block), ..hypothesis(saved_sp) }))
+        }
+    }
+}
+
+/// The hypothesis once for each place that holds its saved stack pointer and fits; without one where none does.
+fn with_holders(scene: &Scene<'_>, sites: &Sites, hypothesis: Hypothesis, holders: &[u64]) -> Vec<Hypothesis> {
+    let layout = &sites.layouts[hypothesis.layout as usize];
+    let site = &sites.sites[hypothesis.site as usize];
+    let held = |holder: &u64| {
+        let block = layout.sp_slot.map(|slot| Addr(*holder).offset(-slot));
+        if let (Place::Block(pc_slot), Some(block)) = (layout.resume_word, block) {
+            // A fresh block: the function to begin with stands in it.
+            scene.memory.read_u64(block.offset(pc_slot)).ok().filter(|pc| *pc != 0)?;
+        }
+        Some(Hypothesis { holder: Some(Addr(*holder)), block, ..hypothesis.clone() })
+    };
+    let mut found: Vec<Hypothesis> = holders.iter().filter_map(held).collect();
+    let in_block = layout.registers.iter().any(|(_, place)| matches!(place, Place::Block(_)));
+    if found.is_empty() && site.origin == Origin::Switch && !in_block {
+        found.push(hypothesis);
+    }
+    found
+}
+
+fn reveal(scene: &Scene<'_>, mangling: Option<Mangling>, word: u64) -> Option<u64> {
+    match mangling {
+        None => Some(word),
+        Some(mangling) => Some(mangling.reveal(word, guard(scene, mangling)?)),
+    }
+}
+
+fn guard(scene: &Scene<'_>, mangling: Mangling) -> Option<u64> {
+    scene.memory.read_u64(Addr(scene.thread_pointer?).offset(i64::from(mangling.guard))).ok()
+}
+
+/// The registers with which a context goes on.
+pub fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis) -> Registers {
+    let layout = &sites.layouts[hypothesis.layout as usize];
+    let site = &sites.sites[hypothesis.site as usize];
+    let mut registers = Registers::unknown();
+    for (register, place) in &layout.registers {
+        let hidden = layout.mangling.filter(|_| *register == FRAME_POINTER);
+        let value = place_of(hypothesis, *place).and_then(|at| reveal(scene, hidden, scene.memory.read_u64(at).ok()?));
+        if let Some(value) = value {
+            registers.set(*register, value);
+        }
+    }
+    let after = if is_fresh_block(layout, site) { 0 } else { layout.sp_after };
+    registers.set(STACK_POINTER, hypothesis.saved_sp.offset(after).0);
+    registers
+}
+
+/// Where execution goes on: at the site, or for a fresh block at the function that stands in it.
+pub fn resumes_at(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis) -> Option<crate::addr::Pc> {
+    let layout = &sites.layouts[hypothesis.layout as usize];
+    let site = &sites.sites[hypothesis.site as usize];
+    if !is_fresh_block(layout, site) {
+        return Some(site.pc);
+    }
+    let pc = scene.memory.read_u64(place_of(hypothesis, layout.resume_word)?).ok()?;
+    Some(crate::addr::Pc::At(Addr(pc)))
+}
+
+fn is_fresh_block(layout: &Layout, site: &Site) -> bool {
+    site.origin == Origin::Fresh && matches!(layout.resume_word, Place::Block(_))
+}
+
+fn place_of(hypothesis: &Hypothesis, place: Place) -> Option<Addr> {
+    match place {
+        Place::Stack(offset) => Some(hypothesis.saved_sp.offset(offset)),
+        Place::Block(offset) => Some(hypothesis.block?.offset(offset)),
+    }
+}
+
+/// A set of words, asked for each word of memory: a bit for each of a million hashes first, then a table.
+struct Words {
+    filter: Filter,
+    sites: HashMap<u64, Vec<u32>>,
+}
+
+impl Words {
+    fn new(scene: &Scene<'_>, sites: &Sites) -> Words {
+        let mut words: HashMap<u64, Vec<u32>> = HashMap::new();
+        for (index, site) in sites.sites.iter().enumerate() {
+            for layout in &site.layouts {
+                let mangling = sites.layouts[*layout as usize].mangling;
+                let word = match mangling {
+                    None => Some(site.word),
+                    Some(mangling) => guard(scene, mangling).map(|guard| mangling.hide(site.word, guard)),
+                };
+                let Some(word) = word else { continue };
+                let known = words.entry(word).or_default();
+                if !known.contains(&(index as u32)) {
+                    known.push(index as u32);
+                }
+            }
+        }
+        let mut filter = Filter::new(20);
+        words.keys().for_each(|word| filter.add(*word));
+        Words { filter, sites: words }
+    }
+
+    fn find(&self, scene: &Scene<'_>) -> Vec<Hit> {
+        let mut hits = Vec::new();
+        for_each_match(scene, &self.filter, |at, word| {
+            let sites = self.sites.get(&word).map_or(&[][..], Vec::as_slice);
+            if hits.len() < MOST_HITS {
+                hits.extend(sites.iter().map(|site| Hit { at, site: *site }));
+            }
+        });
+        hits
+    }
+}
+
+/// Where each of a set of values is held.
+struct Holders {
+    /// Sorted by value, then by place.
+    held: Vec<(u64, u64)>,
+    places: Vec<u64>,
+}
+
+impl Holders {
+    fn find(scene: &Scene<'_>, values: impl Iterator<Item = u64>) -> Holders {
+        let mut values: Vec<u64> = values.collect();
+        values.sort_unstable();
+        values.dedup();
+        let (Some(low), Some(high)) = (values.first().copied(), values.last().copied()) else {
+            return Holders { held: Vec::new(), places: Vec::new() };
+        };
+        let mut filter = Filter::new(22);
+        values.iter().for_each(|value| filter.add(*value));
+        filter.range = low..=high;
+        let mut held = Vec::new();
+        for_each_match(scene, &filter, |at, word| {
+            if held.len() < MOST_HITS && values.binary_search(&word).is_ok() {
+                held.push((word, at));
+            }
+        });
+        held.sort_unstable();
+        let places = held.iter().map(|(_, at)| *at).collect();
+        Holders { held, places }
+    }
+
+    fn of(&self, value: u64) -> &[u64] {
+        let first = self.held.partition_point(|(held, _)| *held < value);
+        let count = self.held[first..].iter().take(MOST_HOLDERS).take_while(|(held, _)| *held == value).count();
+        &self.places[first..first + count]
+    }
+}
+
+/// A quick look whether a word may belong to a set.
+struct Filter {
+    bits: Vec<u64>,
+    shift: u32,
+    range: std::ops::RangeInclusive<u64>,
+}
+
+impl Filter {
+    /// With 2 to the power of `size` bits.
+    fn new(size: u32) -> Filter {
+        Filter { bits: vec![0; 1 << (size - 6)], shift: 64 - size, range: 1..=u64::MAX }
+    }
+
+    fn place(&self, word: u64) -> usize {
+        // The golden ratio's fraction: it spreads neighbouring addresses over all bits.
+        (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
+    }
+
+    fn add(&mut self, word: u64) {
+        let place = self.place(word);
+        self.bits[place >> 6] |= 1 << (place & 63);
+    }
+
+    #[inline]
+    fn may_have(&self, word: u64) -> bool {
+        let place = self.place(word);
+        self.range.contains(&word) && self.bits[place >> 6] >> (place & 63) & 1 == 1
+    }
+}
+
+/// Shows each aligned word that `filter` lets through, and that lies in no dead part, to `visit`.
+fn for_each_match(scene: &Scene<'_>, filter: &Filter, mut visit: impl FnMut(u64, u64)) {
+    for (start, bytes) in scene.memory.iter() {
+        // Pieces are whole pages.
+        let words = bytes.as_chunks::<8>().0;
+        for (index, word) in words.iter().enumerate() {
+            let word = u64::from_le_bytes(*word);
+            if filter.may_have(word) {
+                let at = start.0 + 8 * index as u64;
+                if !is_dead(scene.dead, at) {
+                    visit(at, word);
+                }
+            }
+        }
+    }
+}
+
+fn is_dead(dead: &[AddrRange], at: u64) -> bool {
+    let next = dead.partition_point(|range| range.low.0 <= at);
+    next.checked_sub(1).and_then(|index| dead.get(index)).is_some_and(|range| range.contains(Addr(at)))
+}

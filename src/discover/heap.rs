@@ -1,0 +1,101 @@
+//! Blocks of glibc's `malloc`, found by walking from header to header.
+//!
+//! The word before a block holds its size and three flags (glibc `malloc/malloc.c`, "malloc_chunk"); the next header lies
+//! that far on. Walked are the heap that grows by `brk`, which begins with a header, and blocks so big that each was
+//! mapped by itself. Other allocators keep other books: then the walk ends at once and finds nothing.
+
+use crate::addr::{Addr, AddrRange};
+use crate::memory::Slices;
+
+/// The flags in the low bits of a size.
+const FLAGS: u64 = 7;
+/// `IS_MMAPPED`: the block has a mapping to itself.
+const MAPPED: u64 = 2;
+/// Two words: the size of the block before, and the size of this one with its flags.
+const HEADER: u64 = 16;
+const SMALLEST: u64 = 32;
+
+/// More blocks than this are not walked over.
+const MOST_BLOCKS: usize = 1 << 22;
+
+/// The block in the mapping `range` that holds each of `places`, which are sorted; `None` where no walk leads there.
+///
+/// Free blocks count too: what was a stack is still one while its memory says so.
+pub fn blocks_around(memory: &Slices<'_>, range: AddrRange, places: &[Addr]) -> Vec<Option<AddrRange>> {
+    let mut found = vec![None; places.len()];
+    let mut next = 0;
+    let mut at = range.low;
+    for _ in 0..MOST_BLOCKS {
+        let Some(block) = block(memory, range, at) else { break };
+        while let Some(place) = places.get(next).filter(|place| **place < block.high) {
+            found[next] = block.contains(*place).then_some(block);
+            next += 1;
+        }
+        if next == places.len() {
+            break;
+        }
+        at = chunk_end(memory, at);
+    }
+    found
+}
+
+/// The user's part of the chunk that begins at `at`, if what stands there can be one.
+fn block(memory: &Slices<'_>, range: AddrRange, at: Addr) -> Option<AddrRange> {
+    let word = word(memory, at.offset(8))?;
+    let size = word & !FLAGS;
+    let end = at.0.checked_add(size)?;
+    let fits = size >= SMALLEST && size.is_multiple_of(16) && end <= range.high.0;
+    // A chunk lends its last word from the next one's header; one that is mapped has no next one.
+    let lent = if word & MAPPED == 0 { 8 } else { 0 };
+    fits.then(|| AddrRange::new(Addr(at.0 + HEADER), Addr(end + lent)))
+}
+
+fn chunk_end(memory: &Slices<'_>, at: Addr) -> Addr {
+    let size = word(memory, at.offset(8)).map_or(0, |word| word & !FLAGS);
+    Addr(at.0.saturating_add(size))
+}
+
+fn word(memory: &Slices<'_>, at: Addr) -> Option<u64> {
+    memory.tail(at).first_chunk().map(|word| u64::from_le_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A heap of chunks of these sizes with their flags.
+    fn heap(sizes: &[u64]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for size in sizes {
+            let start = bytes.len();
+            bytes.resize(start + (size & !FLAGS) as usize, 0);
+            bytes[start + 8..start + 16].copy_from_slice(&size.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn check(sizes: &[u64], place: u64, expected: Option<(u64, u64)>) {
+        let bytes = heap(sizes);
+        let range = AddrRange::new(Addr(0x1000), Addr(0x1000 + bytes.len() as u64));
+        let memory = Slices::new(vec![(range.low, &bytes)]);
+        let expected = expected.map(|(low, high)| AddrRange::new(Addr(low), Addr(high)));
+        assert_eq!(blocks_around(&memory, range, &[Addr(place)]), [expected]);
+    }
+
+    #[test]
+    fn a_block_reaches_into_the_next_header() {
+        check(&[0x291, 0x101, 0x41], 0x1300, Some((0x12a0, 0x1398)));
+        check(&[0x291, 0x101, 0x41], 0x1010, Some((0x1010, 0x1298)));
+        check(&[0x1002], 0x1800, Some((0x1010, 0x2000)));
+    }
+
+    #[test]
+    fn what_is_no_heap_has_no_blocks() {
+        check(&[0x29, 0x101], 0x1030, None);
+        check(&[0x291, 0x101], 0x5000, None);
+        let zeros = [0; 64];
+        let range = AddrRange::new(Addr(0x1000), Addr(0x9000));
+        let memory = Slices::new(vec![(range.low, &zeros)]);
+        assert_eq!(blocks_around(&memory, range, &[Addr(0x1010), Addr(0x2000)]), [None, None]);
+    }
+}

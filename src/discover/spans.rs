@@ -1,0 +1,92 @@
+//! Bounds of stacks whose mapping holds more than one: blocks of `malloc`, slabs, and neighbours that the kernel joined.
+//!
+//! [`super::bounds`] looks at one stack; here what is known of all of them is put together.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::bounds::{Bounds, BoundsFrom, Guard, PAGE};
+use super::heap;
+use crate::addr::{Addr, AddrRange};
+use crate::mapping::{Mapping, mapping_at};
+use crate::memory::Slices;
+
+/// A stack that nothing runs on, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// Its stack pointer.
+    pub sp: Addr,
+    /// The highest address that its frames reach.
+    pub top: Addr,
+    /// What a look at its mapping alone gave.
+    pub bounds: Bounds,
+}
+
+/// Betters the bounds of `spans`, which are sorted by top.
+pub fn refine(spans: &mut [Span], mappings: &[Mapping], memory: &Slices<'_>) {
+    let mut by_mapping: BTreeMap<Addr, (AddrRange, Vec<usize>)> = BTreeMap::new();
+    for (index, span) in spans.iter().enumerate() {
+        if let Some(mapping) = mapping_at(mappings, span.sp) {
+            by_mapping.entry(mapping.range.low).or_insert((mapping.range, Vec::new())).1.push(index);
+        }
+    }
+    cut_joined(spans);
+    for (range, members) in by_mapping.values() {
+        in_malloc(spans, *range, members, memory);
+        in_slab(spans, *range, members);
+    }
+}
+
+/// A guarded stack that seems longer than most has another mapping's pages joined to its own.
+fn cut_joined(spans: &mut [Span]) {
+    let mut sizes: HashMap<u64, usize> = HashMap::new();
+    let guarded = |span: &Span| span.bounds.range().filter(|_| matches!(span.bounds.guard, Guard::Ok(_)));
+    for range in spans.iter().filter_map(guarded) {
+        *sizes.entry(range.len()).or_default() += 1;
+    }
+    let Some((common, count)) = sizes.into_iter().max_by_key(|(_, count)| *count) else { return };
+    if count * 2 < spans.len() || count < 2 {
+        return;
+    }
+    for span in spans {
+        let Some(range) = guarded(span) else { continue };
+        let high = range.low.offset(common as i64);
+        if range.high > high && span.top <= high {
+            span.bounds.high = Some(high);
+            span.bounds.from = BoundsFrom::Inferred;
+        }
+    }
+}
+
+/// Stacks in blocks of `malloc`.
+fn in_malloc(spans: &mut [Span], mapping: AddrRange, members: &[usize], memory: &Slices<'_>) {
+    let unguarded: Vec<usize> =
+        members.iter().copied().filter(|index| !matches!(spans[*index].bounds.guard, Guard::Ok(_))).collect();
+    let mut places: Vec<(Addr, usize)> = unguarded.iter().map(|index| (spans[*index].sp, *index)).collect();
+    places.sort_unstable();
+    let addresses: Vec<Addr> = places.iter().map(|(sp, _)| *sp).collect();
+    let blocks = heap::blocks_around(memory, mapping, &addresses);
+    for ((_, index), block) in places.iter().zip(blocks) {
+        if let Some(block) = block.filter(|block| spans[*index].top <= block.high) {
+            spans[*index].bounds = Bounds::of(block, BoundsFrom::Malloc, Guard::None);
+        }
+    }
+}
+
+/// Stacks side by side in one mapping: each as long as the least distance between two.
+fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
+    let is_open = |bounds: &Bounds| {
+        !matches!(bounds.guard, Guard::Ok(_)) && matches!(bounds.from, BoundsFrom::Mapping | BoundsFrom::Inferred)
+    };
+    let open: Vec<usize> = members.iter().copied().filter(|index| is_open(&spans[*index].bounds)).collect();
+    let highs: Vec<Addr> = open.iter().map(|index| spans[*index].top.align_up(PAGE)).collect();
+    let Some(stride) = highs.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0).min() else {
+        return;
+    };
+    for (index, high) in open.into_iter().zip(highs) {
+        let low = Addr(high.0.saturating_sub(stride)).max(mapping.low);
+        let span = &mut spans[index];
+        if high <= mapping.high && low <= span.sp {
+            span.bounds = Bounds::of(AddrRange::new(low, high), BoundsFrom::Inferred, Guard::None);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The contexts that no thread runs: found in memory that was copied while the target stood still.
+
+use log::debug;
+
+use super::stacks::Ground;
+use super::survey::Chain;
+use super::{Kind, Peak, Stack, StackFrame, State};
+use crate::addr::{Addr, AddrRange};
+use crate::discover::bounds::{self, Bounds, Owner};
+use crate::discover::chains;
+use crate::discover::choose::{Running, choose};
+use crate::discover::classify::{self, CodeView, Context, classify};
+use crate::discover::contexts::{Scene, hypotheses};
+use crate::discover::sites::{Origin, Sites};
+use crate::discover::spans::{self, Span};
+use crate::image::Modules;
+use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
+use crate::memory::Slices;
+use crate::unwind::{FoundBy, Rules, Tables};
+
+/// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
+const RED_ZONE: i64 = 128;
+
+/// Whether the target has code that makes a look through its memory worth while.
+pub(super) fn worth_a_look(sites: &Sites) -> bool {
+    // The C library itself saves contexts that it hides, in every program: alone they switch no stacks.
+    sites.sites.iter().any(|site| {
+        let hidden = site.layouts.iter().all(|layout| sites.layouts[*layout as usize].mangling.is_some());
+        site.origin == Origin::Switch || site.origin == Origin::SavedOnly && !hidden
+    })
+}
+
+/// What is known of a target when its memory is searched.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'k> {
+    pub(super) sites: &'k Sites,
+    pub(super) modules: &'k Modules,
+    pub(super) tables: &'k Tables<'k>,
+    pub(super) threads: &'k [Chain],
+    pub(super) ground: &'k Ground<'k>,
+}
+
+/// A context that no thread runs, and the stack that it is on.
+pub(super) struct Suspended {
+    context: Context,
+    /// The thread that began on that stack, by its place in the list of threads; `None` for a coroutine's.
+    thread: Option<usize>,
+    bounds: Bounds,
+    peak: Option<Peak>,
+}
+
+/// Finds the suspended contexts in `memory`.
+pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<String>) -> Vec<Suspended> {
+    let Known { sites, modules, tables, threads, ground } = *known;
+    let (mappings, pid) = (ground.mappings, ground.pid);
+    let dead = dead(threads, pid, mappings);
+    let thread_pointer = threads.iter().find_map(|chain| chain.thread.thread_pointer);
+    let scene = Scene { memory, dead: &dead, thread_pointer };
+    let hypotheses = hypotheses(&scene, sites);
+    debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.len());
+    let chains = chains::unwind(&scene, sites, mappings, &mut Rules::new(tables), hypotheses);
+    debug!("{} of them unwind to a root", chains.chains.len());
+    if chains.cut {
+        warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
+    }
+    let running = threads.iter().filter_map(|chain| {
+        let mut cfas: Vec<Addr> = chain.frames.iter().filter_map(|frame| frame.cfa).collect();
+        cfas.sort_unstable();
+        Some(Running { sp: chain.sp?, cfas })
+    });
+    let choices = choose(&chains, sites, mappings, &running.collect::<Vec<_>>());
+    let code =
+        CodeView { read: &|at, into| modules.code(at, into), function_start: &|at| tables.function_start(at), memory };
+    let contexts = classify(&chains, sites, &choices, code);
+    debug!("{} contexts are suspended", contexts.len());
+    let found = located(contexts, memory, threads, ground);
+    debug!("their stacks are measured");
+    found
+}
+
+/// Finds out for each context whose stack it is on and where that lies.
+fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], ground: &Ground<'_>) -> Vec<Suspended> {
+    let owner = |context: &Context| {
+        let mapping = mapping_at(ground.mappings, context.sp)?;
+        threads.iter().position(|chain| is_own_stack(chain, ground.pid, mapping, context.sp))
+    };
+    let owners: Vec<Option<usize>> = contexts.iter().map(owner).collect();
+    let guards = (ground.pages)(bounds::EVERYTHING).map(|pages| pages.guards());
+    let span = |(context, owner): (&Context, &Option<usize>)| {
+        let foreign = ground.descriptor_above(context.top);
+        let owner = owner.map_or(Owner::Other { outermost: context.top.offset(-1), foreign }, |_| Owner::Thread);
+        let around = guards.as_ref().map(|guards| guards.around(context.sp)).map_err(|unknown| *unknown);
+        let bounds = bounds::bounds(owner, context.sp, ground.mappings, ground.stack_limit, &around);
+        Span { sp: context.sp, top: context.top, bounds }
+    };
+    let mut spans: Vec<Span> = contexts.iter().zip(&owners).map(span).collect();
+    spans::refine(&mut spans, ground.mappings, memory);
+    let suspended = |((context, thread), span): ((Context, Option<usize>), Span)| {
+        let pages = span.bounds.range().and_then(|range| (ground.pages)(range).ok());
+        let touched = pages.and_then(|pages| bounds::touched(&span.bounds, &pages));
+        Suspended { context, thread, bounds: span.bounds, peak: touched.map(|bytes| Peak { bytes }) }
+    };
+    contexts.into_iter().zip(owners).zip(spans).map(suspended).collect()
+}
+
+/// The parts of the threads' own stacks that nobody uses, sorted.
+fn dead(threads: &[Chain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
+    let below = |chain: &Chain| {
+        let sp = chain.sp?;
+        let mapping = mapping_at(mappings, sp)?;
+        let is_own = is_own_stack(chain, pid, mapping, sp);
+        is_own.then(|| AddrRange::new(mapping.range.low, sp.offset(-RED_ZONE)))
+    };
+    let mut dead: Vec<AddrRange> = threads.iter().filter_map(below).collect();
+    dead.sort_unstable();
+    dead
+}
+
+/// Whether `at`, in `mapping`, lies on the stack that a thread of process `pid` began on: the first thread on the kernel's
+/// `[stack]`, any other below its descriptor.
+fn is_own_stack(chain: &Chain, pid: i32, mapping: &Mapping, at: Addr) -> bool {
+    let holds = |pointer: u64| mapping.range.contains(Addr(pointer)) && at < Addr(pointer);
+    match chain.thread.tid == pid {
+        true => mapping.origin == MappingOrigin::MainStack,
+        false => chain.thread.thread_pointer.is_some_and(holds),
+    }
+}
+
+/// Adds a stack for each context. One on a thread's own stack is where that thread left it to resume what it runs now.
+pub(super) fn add(stacks: &mut Vec<Stack>, suspended: Vec<Suspended>, threads: &[Chain]) {
+    for found in suspended {
+        match found.thread.and_then(|thread| threads.get(thread)) {
+            Some(chain) => add_parked(stacks, found, chain),
+            None => stacks.push(stack(found)),
+        }
+    }
+}
+
+/// The stack of a thread that runs a coroutine now.
+fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
+    let Some(running) = stacks.iter().position(|stack| stack.thread == Some(chain.thread.tid)) else { return };
+    let mut outermost = running;
+    while let Some(next) = stacks[outermost].resumed_by {
+        outermost = next;
+    }
+    // Where the thread's chain came home by itself, what was found is left over from an earlier switch.
+    if stacks[outermost].kind == Kind::Thread {
+        return;
+    }
+    if stacks[outermost].kind == Kind::Unknown {
+        stacks[outermost].kind = Kind::Coroutine;
+    }
+    stacks[outermost].resumed_by = Some(stacks.len());
+    let parked = Stack { kind: Kind::Thread, name: chain.thread.name.clone(), state: State::Resuming, ..stack(found) };
+    stacks.push(parked);
+}
+
+fn stack(found: Suspended) -> Stack {
+    let context = found.context;
+    let mut sp = Some(context.sp);
+    let frames = context.frames.iter().enumerate().map(|(index, frame)| {
+        let mut frame = *frame;
+        if index == 0 {
+            frame.found_by = FoundBy::Descriptor;
+        }
+        let bytes = sp.zip(frame.cfa).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
+        sp = frame.cfa;
+        StackFrame { frame, bytes }
+    });
+    Stack {
+        kind: Kind::Coroutine,
+        name: None,
+        state: match context.state {
+            classify::State::Suspended => State::Suspended,
+            classify::State::New => State::New,
+            classify::State::Finished => State::Finished,
+        },
+        thread: None,
+        bounds: found.bounds,
+        sp: Some(context.sp),
+        peak: found.peak,
+        entry: None,
+        frames: frames.collect(),
+        ended: context.ended,
+        resumed_by: None,
+        confidence: context.confidence,
+    }
+}

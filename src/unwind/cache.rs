@@ -7,7 +7,7 @@ use super::rules::{Key, Row};
 
 /// The table holds at most this many slots: 64 MiB of rows.
 const MOST_SLOTS: usize = 1 << 20;
-const FEWEST_SLOTS: usize = 1 << 8;
+const FEWEST_SLOTS: usize = 1 << 6;
 
 /// Compiled rows by what they were compiled for.
 pub(super) struct Cache {

@@ -11,29 +11,35 @@ use crate::addr::Addr;
 #[derive(Default)]
 pub(super) struct Passed {
     rising: Vec<(Addr, Addr)>,
-    /// Empty as long as the CFA rises.
+    /// What the next CFA must lie above to go into the list.
+    last: Addr,
     all: HashSet<(Addr, Addr)>,
 }
 
 impl Passed {
     pub(super) fn clear(&mut self) {
         self.rising.clear();
-        self.all.clear();
+        self.last = Addr(0);
+        if !self.all.is_empty() {
+            self.all = HashSet::new();
+        }
     }
 
     /// Notes a frame; says whether it was there before.
     #[inline]
     pub(super) fn again(&mut self, pc: Addr, cfa: Addr) -> bool {
-        let rises = self.rising.last().is_none_or(|(_, last)| *last < cfa);
-        if rises && self.all.is_empty() {
-            self.rising.push((pc, cfa));
-            return false;
+        if cfa <= self.last {
+            return self.again_in_set(pc, cfa);
         }
-        self.again_in_set(pc, cfa)
+        self.last = cfa;
+        self.rising.push((pc, cfa));
+        false
     }
 
     #[cold]
     fn again_in_set(&mut self, pc: Addr, cfa: Addr) -> bool {
+        // Nothing lies above this: from here on all go into the set.
+        self.last = Addr(u64::MAX);
         self.all.extend(self.rising.drain(..));
         !self.all.insert((pc, cfa))
     }

@@ -70,6 +70,8 @@ pub(super) enum Standing {
 
 /// How many saved registers fit a [`Row`]: x86_64 has 7 to save, aarch64 12, the return address among them.
 const MOST_SAVED: usize = 12;
+/// How far apart, in words, they may lie.
+const MOST_WORDS: usize = 32;
 /// Saved registers are read in groups of this many.
 const GROUP: usize = 4;
 
@@ -179,11 +181,18 @@ impl Row {
         window: &mut Window<'_, M>,
     ) -> Step {
         let low = cfa.offset(8 * i64::from(self.lowest));
-        let words = window.bytes(low, 8 * usize::from(self.span)).map(|bytes| bytes.as_chunks::<8>().0);
-        let word = |at: u8| words.and_then(|words| words.get(usize::from(at))).map(|word| u64::from_le_bytes(*word));
-        let Some(return_address) = word(self.words[0][0]) else {
-            return self.step_by_word(arch, cfa, registers, window.memory);
-        };
+        match window.bytes(low, 8 * usize::from(self.span)) {
+            Some(bytes) => self.take(arch, cfa, registers, bytes),
+            None => self.step_by_copy(arch, cfa, registers, window.memory),
+        }
+    }
+
+    /// Takes the saved registers out of the bytes from the lowest saved word on.
+    #[inline]
+    fn take(&self, arch: &Arch, cfa: Addr, registers: &mut Registers, bytes: &[u8]) -> Step {
+        let (words, _) = bytes.as_chunks::<8>();
+        let word = |at: u8| words.get(usize::from(at)).map(|word| u64::from_le_bytes(*word));
+        let Some(return_address) = word(self.words[0][0]) else { return Step::Stuck };
         registers.change(self.keeps, self.saves);
         for (group, at) in self.registers.iter().zip(&self.words).take(usize::from(self.groups)) {
             for (register, at) in group.iter().zip(at) {
@@ -196,8 +205,20 @@ impl Row {
         Step::Up(Addr(return_address))
     }
 
-    /// The same where the saved words are not to be had in one piece.
+    /// The same for memory that has to be asked.
     #[cold]
+    fn step_by_copy(&self, arch: &Arch, cfa: Addr, registers: &mut Registers, memory: &(impl Memory + ?Sized)) -> Step {
+        let mut copied = [0; 8 * MOST_WORDS];
+        let low = cfa.offset(8 * i64::from(self.lowest));
+        if let Some(copied) = copied.get_mut(..8 * usize::from(self.span))
+            && memory.read(low, copied).is_ok()
+        {
+            return self.take(arch, cfa, registers, copied);
+        }
+        self.step_by_word(arch, cfa, registers, memory)
+    }
+
+    /// The same where not all saved words can be read.
     fn step_by_word(&self, arch: &Arch, cfa: Addr, registers: &mut Registers, memory: &(impl Memory + ?Sized)) -> Step {
         let at = |word: u8| cfa.offset(8 * (i64::from(self.lowest) + i64::from(word)));
         let return_address = match memory.read_u64(at(self.words[0][0])) {
@@ -227,39 +248,30 @@ pub(super) struct Window<'m, M: ?Sized> {
     pub(super) memory: &'m M,
     start: Addr,
     held: &'m [u8],
-    copied: [u8; 8 * Window::<'static, ()>::WORDS],
-}
-
-impl Window<'static, ()> {
-    /// How many words are copied in one go from memory that holds nothing ready.
-    const WORDS: usize = 32;
 }
 
 impl<'m, M: Memory + ?Sized> Window<'m, M> {
     pub(super) fn new(memory: &'m M) -> Window<'m, M> {
-        Window { memory, start: Addr(0), held: &[], copied: [0; _] }
+        Window { memory, start: Addr(0), held: &[] }
     }
 
-    /// The `length` bytes at `at`, if they can be had in one piece.
+    /// The `length` bytes at `at`, if memory holds them ready.
     #[inline]
-    fn bytes(&mut self, at: Addr, length: usize) -> Option<&[u8]> {
+    fn bytes(&mut self, at: Addr, length: usize) -> Option<&'m [u8]> {
         let offset = at.0.wrapping_sub(self.start.0) as usize;
-        if offset.checked_add(length).is_some_and(|end| end <= self.held.len()) {
-            return self.held.get(offset..offset + length);
+        if offset.checked_add(length).is_none_or(|end| end > self.held.len()) {
+            return self.bytes_elsewhere(at, length);
         }
-        self.bytes_elsewhere(at, length)
+        self.held.get(offset..offset + length)
     }
 
     #[cold]
-    fn bytes_elsewhere(&mut self, at: Addr, length: usize) -> Option<&[u8]> {
+    fn bytes_elsewhere(&mut self, at: Addr, length: usize) -> Option<&'m [u8]> {
         let held = self.memory.held(at);
         if length <= held.len() {
             (self.start, self.held) = (at, held);
-            return self.held.get(..length);
         }
-        let copied = self.copied.get_mut(..length)?;
-        self.memory.read(at, copied).ok()?;
-        Some(copied)
+        held.get(..length)
     }
 }
 
@@ -406,6 +418,6 @@ impl Saved {
             *word = (self.words[number] - row.lowest) as u8;
             row.saves |= 1 << register.0;
         }
-        (usize::from(row.span) <= Window::WORDS).then_some(())
+        (usize::from(row.span) <= MOST_WORDS).then_some(())
     }
 }

@@ -74,14 +74,14 @@ pub fn walk_from<M: Memory + ?Sized>(
     rules: &mut Rules<'_, '_>,
     memory: &M,
     pc: Pc,
-    start: Registers,
+    mut start: Registers,
     limit: usize,
     mut visit: impl FnMut(&Frame, &Registers) -> ControlFlow<()>,
 ) -> Ended {
     let mut passed = std::mem::take(&mut rules.passed);
     passed.clear();
     let place = Place { pc, sp: start.addr(rules.tables().arch().sp), found_by: FoundBy::Context };
-    let mut walk = Walk { rules, window: Window::new(memory), registers: start, passed };
+    let mut walk = Walk { rules, window: Window::new(memory), registers: &mut start, passed };
     let ended = walk.run(place, limit, &mut visit);
     walk.rules.passed = walk.passed;
     ended
@@ -92,7 +92,7 @@ struct Walk<'w, 't, 'd, 'm, M: ?Sized> {
     rules: &'w mut Rules<'t, 'd>,
     window: Window<'m, M>,
     /// Those of the frame where the walk stands.
-    registers: Registers,
+    registers: &'w mut Registers,
     passed: Passed,
 }
 
@@ -117,7 +117,7 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         let arch = self.rules.tables().arch();
         for _ in 0..limit {
             let row = self.rules.row(place.pc, &self.window.memory);
-            let cfa = if row.is_plain() { row.cfa_by(arch, place.sp, &self.registers) } else { None };
+            let cfa = if row.is_plain() { row.cfa_by(arch, place.sp, self.registers) } else { None };
             let Some(cfa) = cfa else {
                 let row = *row;
                 match self.odd_frame(place, row, visit) {
@@ -129,10 +129,10 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
             if self.passed.again(place.pc.addr(), cfa) {
                 return Ended::Repeats;
             }
-            if show(place, Some(cfa), Role::Routine, &self.registers, visit).is_break() {
+            if show(place, Some(cfa), Role::Routine, self.registers, visit).is_break() {
                 return Ended::TooDeep;
             }
-            let mut address = match row.step(arch, cfa, &mut self.registers, &mut self.window) {
+            let mut address = match row.step(arch, cfa, self.registers, &mut self.window) {
                 Step::Up(address) => address,
                 Step::Unreadable(at) => return Ended::Unreadable(at),
                 Step::Root | Step::Stuck => return Ended::NoRule,
@@ -160,20 +160,20 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         let memory = self.window.memory;
         let arch = self.rules.tables().arch();
         let Settled { place, row, is_last } = self.settle(place, row)?;
-        let cfa = follow::cfa(self.rules, &row, &self.registers, &memory);
+        let cfa = follow::cfa(self.rules, &row, self.registers, &memory);
         // What tells the frame from others at the same address: its CFA, or what comes nearest to it.
         let mark = cfa.or(self.registers.addr(arch.sp)).or(self.registers.addr(arch.fp));
         if self.passed.again(place.pc.addr(), mark.unwrap_or_default()) {
             return Err(Ended::Repeats);
         }
         let role = if row.standing == Standing::Signal { Role::Trampoline } else { Role::Routine };
-        if show(place, cfa, role, &self.registers, visit).is_break() {
+        if show(place, cfa, role, self.registers, visit).is_break() {
             return Err(Ended::TooDeep);
         }
         if is_last {
             return Err(Ended::Root);
         }
-        let (address, found_by) = match follow::step(self.rules, &row, &mut self.registers, &memory) {
+        let (address, found_by) = match follow::step(self.rules, &row, self.registers, &memory) {
             Step::Up(address) if row.kind == Kind::Trampoline => (address, FoundBy::Context),
             Step::Up(address) => (address, FoundBy::Cfi),
             Step::Root => return Err(Ended::Root),
@@ -201,13 +201,13 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         match row.standing {
             Standing::Ordinary => return Ok(as_it_seems),
             Standing::Signal => return Ok(Settled { place, ..as_it_seems }),
-            Standing::Doubtful if follow::lead(self.rules, &row, &self.registers, &memory) != Lead::Astray => {
+            Standing::Doubtful if follow::lead(self.rules, &row, self.registers, &memory) != Lead::Astray => {
                 return Ok(as_it_seems);
             }
             Standing::Doubtful | Standing::Planted | Standing::Stray => {}
         }
         let here = *self.rules.row(place.pc, &memory);
-        let leads_on = follow::lead(self.rules, &here, &self.registers, &memory) == Lead::On;
+        let leads_on = follow::lead(self.rules, &here, self.registers, &memory) == Lead::On;
         if row.standing == Standing::Stray && !leads_on {
             return Err(Ended::NoRule);
         }
@@ -221,10 +221,10 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         // A frame pointer of zero marks the outermost frame (System V ABI, AMD64 supplement, section 3.4.1).
         let is_marked = self.registers.get(arch.fp) == Some(0);
         let found_by = if matches!(row.kind, Kind::Missing | Kind::NotCode) {
-            let guess = fallback::caller(self.rules, place.pc, &mut self.registers, &memory);
+            let guess = fallback::caller(self.rules, place.pc, self.registers, &memory);
             guess.ok_or(if is_marked { Ended::Root } else { Ended::NoRule })?
         } else {
-            fallback::frame_pointer(self.rules, &mut self.registers, &memory).ok_or(Ended::NoRule)?;
+            fallback::frame_pointer(self.rules, self.registers, &memory).ok_or(Ended::NoRule)?;
             FoundBy::FramePointer
         };
         Ok((self.registers.addr(arch.pc).ok_or(Ended::NoRule)?, found_by))

@@ -246,7 +246,8 @@ fn a_fatal_signal_is_shown_with_its_backtrace() {
     assert_eq!(output.status.code(), Some(139));
     assert_eq!((&report["program"]["exit_code"], &report["program"]["signal"]), (&Value::Null, &11.into()));
     let fatal = events(&report, "signal")[0];
-    assert_eq!((&fatal["result"], &fatal["frames"][0]["function"]), (&"killed".into(), &"recurse".into()));
+    let first = &fatal["frames"][0]["function"];
+    assert_eq!((&fatal["result"], first), (&"killed".into(), &"recurse".into()), "{:.2000}", format!("{report:#}"));
     assert!(fatal["frames_total"].as_u64().unwrap() > 10_000);
 }
 
@@ -297,6 +298,21 @@ fn the_program_lives_on_if_we_are_killed() {
 }
 
 #[test]
+fn no_signal_is_lost_whenever_we_are_killed() {
+    let storm = built("signal_storm");
+    for moment in 0..20 {
+        let mut command = stackscope();
+        command.args(["run", "--interval", "1", "-o", "/dev/null"]).arg(&storm).arg("3000");
+        let mut started = Started::new(&mut command);
+        for _ in 0..moment * 50 {
+            std::thread::yield_now();
+        }
+        started.tool.kill().unwrap();
+        assert_eq!(started.next_line(), "3000 signals, in order", "killed at moment {moment}");
+    }
+}
+
+#[test]
 fn a_program_that_stops_itself_stays_stopped_until_continued() {
     let (mut started, pid) = Started::script("kill -STOP $$; echo on; exit 4");
     wait_until("the program is stopped", || states(pid).iter().all(|state| matches!(state, 't' | 'T')));
@@ -326,15 +342,20 @@ fn a_storm_of_threads_ends_the_following() {
     let storm = built("thread_storm");
     let mut command = stackscope();
     let file = scratch("run").join("report.json");
-    command.args(["run", "--json", "-o"]).arg(&file).arg(&storm);
+    command.args(["run", "--json", "--interval", "20", "-o"]).arg(&file).arg(&storm);
     let mut started = Started::new(&mut command);
     let program = wait_for_child(started.pid());
     wait_until("the program was let go", || status_field(program, "TracerPid") == "0");
+    wait_until("it is looked at", || status_field(program, "TracerPid") != "0");
     drop(started.tool.stdin.take());
     assert!(started.next_line().ends_with(" threads"));
     assert!(started.tool.wait().unwrap().success());
     let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert!(report["coverage"]["exact_until_ns"].is_u64(), "{report:#}");
+    // It was looked at all the same, and all threads that were found stopped for that.
+    let warnings = report["warnings"].to_string();
+    assert!(!warnings.contains("was not stopped"), "{warnings}");
+    assert!(report["coverage"]["snapshots"].as_u64() > Some(1), "{report:#}");
 }
 
 /// The number of the process that a tool has started.

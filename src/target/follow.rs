@@ -213,12 +213,19 @@ impl<'t> Follower<'t> {
         }
     }
 
-    /// A tracee whose parent's report has not come yet.
+    /// Takes in a new tracee, which either its parent's report or one of its own tells of first: the other may never
+    /// come, if one of them ends.
     fn adopt(&mut self, tid: i32) -> Option<i32> {
         let status = procfs::Status::read(&procfs::directory(tid)).ok()?;
-        let pid = i32::try_from(status.number("Tgid")?).ok()?;
+        let number = |field| status.number(field).and_then(|number| i32::try_from(number).ok());
+        // The end of one that is traced no longer was taken in before.
+        let pid = number("Tgid").filter(|_| number("TracerPid") != Some(0))?;
         self.tracees.insert(tid, Tracee { pid, state: State::Running });
         self.processes.entry(pid).or_default();
+        self.happened(match tid == pid {
+            true => Happening::Forked { parent: number("PPid").unwrap_or(0), child: pid },
+            false => Happening::ThreadStarted { pid, tid },
+        });
         Some(pid)
     }
 
@@ -230,7 +237,7 @@ impl<'t> Follower<'t> {
             return;
         }
         let process = self.processes.entry(pid).or_default();
-        if !process.stands() && !process.ending_told && ends_process(pid, tid, signal) {
+        if !process.ending_told && ends_process(pid, tid, signal) {
             process.at_end = true;
             process.ending_told = true;
             self.fatal += 1;
@@ -257,7 +264,7 @@ impl<'t> Follower<'t> {
 
     fn event(&mut self, pid: i32, tid: i32, event: i32) {
         match event {
-            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => self.started(pid, tid),
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => self.started(tid),
             libc::PTRACE_EVENT_EXEC => {
                 // The kernel takes no request by the number that the thread has now before the news is taken away
                 // (`looks_like_a_spurious_pid` in kernel/ptrace.c).
@@ -282,14 +289,11 @@ impl<'t> Follower<'t> {
     }
 
     /// A tracee started a process or a thread.
-    fn started(&mut self, pid: i32, tid: i32) {
+    fn started(&mut self, tid: i32) {
         if let Some(new) = ptrace::event_number(tid)
-            && let Some(owner) = self.tracees.get(&new).map(|tracee| tracee.pid).or_else(|| self.adopt(new))
+            && !self.tracees.contains_key(&new)
         {
-            self.happened(match owner == pid {
-                true => Happening::ThreadStarted { pid, tid: new },
-                false => Happening::Forked { parent: pid, child: owner },
-            });
+            self.adopt(new);
         }
         self.count_start();
         self.stand_or(tid, Next::Go);

@@ -8,16 +8,18 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::thread;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
 
-use super::tracees::{Happening, Outcome};
+use super::tracees::Outcome;
 
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -113,35 +115,43 @@ impl Launched {
     }
 }
 
-/// Tells of a child of ours, which nobody follows, when it stops and that it has ended; on a thread of its own, or, if
-/// there can be none, before this returns.
-pub fn await_end(pid: i32, tell: impl Fn(Happening) + Send + Sync + 'static) {
+/// Tells that a child of ours, which nobody follows, has ended; on a thread of its own, or, if there can be none, before
+/// this returns.
+pub fn await_end(pid: i32, tell: impl Fn(Outcome) + Send + Sync + 'static) {
     let tell = Arc::new(tell);
     let told = Arc::clone(&tell);
-    let body = move || wait_for_end(pid, &*told);
+    let body = move || told(wait_for_end(pid));
     let started = thread::Builder::new().name("stackscope-wait".into()).stack_size(128 << 10).spawn(body);
     if started.is_err() {
-        wait_for_end(pid, &*tell);
+        tell(wait_for_end(pid));
     }
 }
 
-fn wait_for_end(pid: i32, tell: &dyn Fn(Happening)) {
+/// Waits by a file descriptor first: `waitpid` would take away the stops of looks, which another thread of ours waits
+/// for, whatever its options ("we see ptrace'd stopped tasks regardless of options", `wait_task_stopped` in
+/// kernel/exit.c).
+fn wait_for_end(pid: i32) -> Outcome {
+    // SAFETY: the call takes two plain numbers.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if let Ok(number) = i32::try_from(opened)
+        && number >= 0
+    {
+        // SAFETY: the kernel has just opened this descriptor for us.
+        let process = unsafe { OwnedFd::from_raw_fd(number) };
+        let mut events = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut events, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    }
     loop {
         let mut status = 0;
         // SAFETY: the kernel writes one int to `status`.
-        let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) };
-        if waited == -1 && nix::errno::Errno::last() == nix::errno::Errno::EINTR {
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        if waited == -1 && Errno::last() == Errno::EINTR || waited == pid && libc::WIFSTOPPED(status) {
             continue;
         }
-        if waited == pid && libc::WIFSTOPPED(status) {
-            tell(Happening::Paused { pid, signal: libc::WSTOPSIG(status) });
-            continue;
-        }
-        let outcome = match libc::WIFSIGNALED(status) {
+        return match libc::WIFSIGNALED(status) {
             true => Outcome::Killed { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) },
             false => Outcome::Exited(libc::WEXITSTATUS(status)),
         };
-        return tell(Happening::Ended { pid, outcome });
     }
 }
 
@@ -161,7 +171,7 @@ fn become_program(words: &[*const libc::c_char], go: &OwnedFd, failed: &OwnedFd,
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&inherited.mask), None);
         // SAFETY: `words` holds pointers to strings that end in zero bytes, and a null pointer at its end.
         unsafe { libc::execvp(words[0], words.as_ptr()) };
-        let number = nix::errno::Errno::last_raw().to_ne_bytes();
+        let number = Errno::last_raw().to_ne_bytes();
         // SAFETY: `number` is four bytes of ours.
         unsafe { libc::write(failed.as_raw_fd(), number.as_ptr().cast(), number.len()) };
     }

@@ -118,7 +118,7 @@ impl Watch {
                         return outcome;
                     }
                 }
-                Ok(Input::Signal(received)) => self.relay.received(received, Instant::now()),
+                Ok(Input::Signal(received)) => self.received(received),
                 Err(RecvTimeoutError::Timeout) => self.due(),
                 // We hold a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => {}
@@ -126,6 +126,16 @@ impl Watch {
             if self.relay.stops_us() {
                 target::stop_ourselves();
             }
+        }
+    }
+
+    /// Takes in a signal that was sent to us.
+    fn received(&mut self, received: Received) {
+        let now = Instant::now();
+        self.relay.received(received, now);
+        if self.tracees.is_none() {
+            // Nobody tells us whether the program has stopped as well.
+            self.relay.program_stopped(received.signal, now);
         }
     }
 
@@ -241,7 +251,8 @@ impl Watch {
         self.processes = BTreeSet::from([self.pid]);
         self.warnings.insert(let_go_message(why, time));
         let (pid, sender) = (self.pid, self.sender.clone());
-        target::await_end(pid, move |what| {
+        target::await_end(pid, move |outcome| {
+            let what = Happening::Ended { pid, outcome };
             let _ = sender.send(Input::Program(Happened { at: Instant::now(), what }));
         });
     }

@@ -157,7 +157,9 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
         let header =
             below_top.wrapping_sub(below_top.addr() % align_of::<Header<F, Return>>()).cast::<Header<F, Return>>();
         // SAFETY: a header's address is a multiple of 16, and below it the stack has room for the root: see `LEAST_ROOM`.
-        let sp = unsafe { arch::init_returning(header.cast(), run::<F, Input, Yield, Return> as *const () as usize) };
+        let sp = unsafe {
+            arch::init_returning(range.base(), header.cast(), run::<F, Input, Yield, Return> as *const () as usize)
+        };
         let entry = stack.entry();
         let control = Control {
             sp: Cell::new(sp),

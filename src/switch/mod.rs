@@ -4,6 +4,7 @@
 //! - [`raw`]: a saved context is one pointer, and a switch is one call.
 //! - [`on_stack`], [`replace_stack`]: run one function on another stack.
 //! - [`Stack`], [`OwnedStack`] and the [`StackSource`]s: where stacks come from.
+//! - [`maybe_grow`] and its like: deep recursion on stacks that grow by segments.
 //! - [`Coroutine`]: a function that can be suspended and resumed, with typed values both ways. No `unsafe` to use it.
 //!
 //! Each routine that touches the stack pointer has call frame information for each of its instructions,
@@ -40,6 +41,8 @@ mod stack;
 #[cfg(feature = "std")]
 mod coroutine;
 #[cfg(feature = "std")]
+mod grow;
+#[cfg(feature = "std")]
 mod owned;
 #[cfg(feature = "std")]
 mod roster;
@@ -54,6 +57,8 @@ pub use stack::{Stack, StackError};
 
 #[cfg(feature = "std")]
 pub use coroutine::{Coroutine, SendCoroutine, State, Yielder};
+#[cfg(feature = "std")]
+pub use grow::{Budget, Crossing, GrowError, crossings, grow, maybe_grow, remaining_stack, try_grow};
 #[cfg(feature = "std")]
 pub use owned::{OwnedStack, StackSource};
 #[cfg(feature = "std")]

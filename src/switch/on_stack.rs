@@ -55,19 +55,50 @@ pub unsafe fn on_stack<R, F: FnOnce() -> R>(base: *mut u8, size: usize, callback
     unsafe extern "C-unwind" fn run<F: FnOnce() -> R, R>(data: *mut u8) {
         // SAFETY: `data` is the parcel below, which still holds the callback; it is taken out once.
         let callback = unsafe { data.cast::<F>().read() };
-        let result = callback();
+        let result = crossing::pack(callback);
         // SAFETY: the parcel outlives this call, and the callback is no longer in it.
-        unsafe { data.cast::<R>().write(result) };
+        unsafe { data.cast::<crossing::Packed<R>>().write(result) };
     }
 
     if cfg!(debug_assertions) {
         Stack::check(base, size);
     }
-    let mut parcel = MaybeUninit::new(Parcel::<F, R> { callback: ManuallyDrop::new(callback) });
+    let callback = ManuallyDrop::new(callback);
+    let mut parcel = MaybeUninit::new(Parcel::<F, crossing::Packed<R>> { callback });
     // SAFETY: the caller promises a stack of its own at `base`, aligned at its end; `run` gets the parcel it expects.
-    unsafe { arch::on_stack(parcel.as_mut_ptr().cast(), run::<F, R>, base.wrapping_add(size)) };
+    unsafe { arch::on_stack(parcel.as_mut_ptr().cast(), run::<F, R>, base.wrapping_add(size), base) };
     // SAFETY: `run` has returned, so the parcel holds the result.
-    unsafe { parcel.as_ptr().cast::<R>().read() }
+    crossing::unpack(unsafe { parcel.as_ptr().cast::<crossing::Packed<R>>().read() })
+}
+
+/// How a result comes back: as it is where a panic unwinds from one stack to the other by itself.
+#[cfg(not(all(windows, feature = "std")))]
+mod crossing {
+    pub(super) type Packed<R> = R;
+
+    #[inline(always)]
+    pub(super) fn pack<R>(callback: impl FnOnce() -> R) -> R {
+        callback()
+    }
+
+    #[inline(always)]
+    pub(super) fn unpack<R>(result: R) -> R {
+        result
+    }
+}
+
+/// Windows does not unwind from one stack to another, so a panic is carried over as a value.
+#[cfg(all(windows, feature = "std"))]
+mod crossing {
+    pub(super) type Packed<R> = std::thread::Result<R>;
+
+    pub(super) fn pack<R>(callback: impl FnOnce() -> R) -> Packed<R> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback))
+    }
+
+    pub(super) fn unpack<R>(result: Packed<R>) -> R {
+        result.unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    }
 }
 
 /// Runs `callback` on the stack memory `base..base + size`, never to come back.
@@ -103,7 +134,7 @@ pub unsafe fn replace_stack<F: FnOnce()>(base: *mut u8, size: usize, callback: F
     }
     let mut callback = ManuallyDrop::new(callback);
     // SAFETY: as in `on_stack`; `run` does not return.
-    unsafe { arch::replace_stack((&raw mut callback).cast(), run::<F>, base.wrapping_add(size)) }
+    unsafe { arch::replace_stack((&raw mut callback).cast(), run::<F>, base.wrapping_add(size), base) }
 }
 
 #[cfg(all(test, feature = "std"))]

@@ -58,7 +58,7 @@ use super::stack::Stack;
 pub unsafe fn init(stack: Stack, f: unsafe extern "C" fn(usize, *mut usize)) -> *mut usize {
     debug_assert!(stack.size() >= arch::ROOT_SIZE, "a stack of {} bytes has no room for its root", stack.size());
     // SAFETY: the caller gives the stack to us alone, and it is aligned and large enough.
-    unsafe { arch::init(stack.top().cast(), f as *const () as usize) }
+    unsafe { arch::init(stack.base(), stack.top().cast(), f as *const () as usize) }
 }
 
 /// Switches to the context `new_sp` on the stack whose top is `sp`, and links that stack to this one.

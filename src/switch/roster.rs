@@ -7,8 +7,9 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 /// What is found through the symbol `stackscope_roster`, through the note, or by its first bytes.
 #[repr(C)]
@@ -63,6 +64,8 @@ pub(super) mod state {
     pub(in super::super) const STARTED: u32 = 3;
     /// A coroutine that is over.
     pub(in super::super) const FINISHED: u32 = 4;
+    /// A segment that `grow` put under another stack.
+    pub(in super::super) const SEGMENT: u32 = 5;
 }
 
 #[unsafe(no_mangle)]
@@ -93,8 +96,29 @@ core::arch::global_asm!(
 /// Lines that are not in use.
 static FREE: Mutex<Vec<&'static Entry>> = Mutex::new(Vec::new());
 
+/// The stacks that exist, low end by high end.
+static BOUNDS: RwLock<BTreeMap<usize, usize>> = RwLock::new(BTreeMap::new());
+
+/// Counts the changes of [`BOUNDS`]; never 0 once there was one.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// A number that changes whenever a stack is listed or taken off the list.
+#[inline]
+pub(super) fn generation() -> u64 {
+    GENERATION.load(Ordering::Acquire)
+}
+
+/// The bounds of the listed stack that `address` is on.
+pub(super) fn bounds(address: usize) -> Option<(usize, usize)> {
+    let bounds = BOUNDS.read().unwrap_or_else(PoisonError::into_inner);
+    let (&high, &low) = bounds.range(address + 1..).next()?;
+    (low <= address).then_some((low, high))
+}
+
 /// Lists the idle stack `low..high`.
 pub(super) fn list(low: usize, high: usize, source: &str) -> &'static Entry {
+    BOUNDS.write().unwrap_or_else(PoisonError::into_inner).insert(high, low);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
     let entry = unused();
     entry.change(|| {
         entry.low.store(low as u64, Ordering::Relaxed);
@@ -109,6 +133,9 @@ pub(super) fn list(low: usize, high: usize, source: &str) -> &'static Entry {
 
 /// Takes a stack off the list.
 pub(super) fn unlist(entry: &'static Entry) {
+    let high = entry.high.load(Ordering::Relaxed) as usize;
+    BOUNDS.write().unwrap_or_else(PoisonError::into_inner).remove(&high);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
     entry.change(|| entry.state.store(state::UNUSED, Ordering::Relaxed));
     FREE.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
 }

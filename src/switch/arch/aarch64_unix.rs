@@ -63,11 +63,12 @@ const _: () = assert!(offset_of!(SavedFrame, x29) == 0 && offset_of!(SavedFrame,
 pub(crate) const ROOT_SIZE: usize = ROOT + SAVED;
 
 /// Writes the root of a stack below `top`, so that the first [`enter`] calls `entry`; gives the stack pointer for it.
+/// Only Windows needs to know the stack's base.
 ///
 /// # Safety
 /// The [`ROOT_SIZE`] bytes below `top` can be written and are not used for anything else; `top` is a multiple of
 /// [`STACK_ALIGN`].
-pub(crate) unsafe fn init(top: *mut usize, entry: usize) -> *mut usize {
+pub(crate) unsafe fn init(_base: *mut u8, top: *mut usize, entry: usize) -> *mut usize {
     // SAFETY: the caller's promises are those asked for.
     unsafe { write_root(top, entry, start as *const () as usize) }
 }
@@ -78,7 +79,7 @@ pub(crate) unsafe fn init(top: *mut usize, entry: usize) -> *mut usize {
 /// As for [`init`].
 #[cfg(feature = "std")]
 #[inline]
-pub(crate) unsafe fn init_returning(top: *mut usize, entry: usize) -> *mut usize {
+pub(crate) unsafe fn init_returning(_base: *mut u8, top: *mut usize, entry: usize) -> *mut usize {
     // SAFETY: the caller's promises are those asked for.
     unsafe { write_root(top, entry, start_returning as *const () as usize) }
 }
@@ -326,6 +327,7 @@ pub(crate) unsafe extern "C-unwind" fn on_stack(
     data: *mut u8,
     function: unsafe extern "C-unwind" fn(*mut u8),
     top: *mut u8,
+    base: *mut u8,
 ) {
     naked_asm!(
         ".cfi_startproc",
@@ -393,6 +395,7 @@ pub(crate) unsafe extern "C" fn replace_stack(
     data: *mut u8,
     function: unsafe extern "C" fn(*mut u8) -> !,
     top: *mut u8,
+    base: *mut u8,
 ) -> ! {
     naked_asm!(".cfi_startproc", "mov sp, x2", ".cfi_undefined x30", "mov x29, xzr", "blr x1", "brk #1", ".cfi_endproc",)
 }

@@ -10,11 +10,15 @@ use core::mem::MaybeUninit;
 mod aarch64_unix;
 #[cfg(all(target_arch = "x86_64", not(windows)))]
 mod x86_64_unix;
+#[cfg(all(target_arch = "x86_64", windows))]
+mod x86_64_windows;
 
 #[cfg(all(target_arch = "aarch64", not(windows)))]
 pub(crate) use aarch64_unix::*;
 #[cfg(all(target_arch = "x86_64", not(windows)))]
 pub(crate) use x86_64_unix::*;
+#[cfg(all(target_arch = "x86_64", windows))]
+pub(crate) use x86_64_windows::*;
 
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", not(windows)))))]
 compile_error!("stackscope's `switch` knows x86_64, and aarch64 other than on Windows");

@@ -10,6 +10,8 @@ packages=(
   gcc g++ libc6-dev golang-go musl-tools python3             # compilers and interpreters of the fixtures
   libboost-context-dev                                       # a switching library that the fixtures use
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU
+  rustc-web cargo-web rust-web-src                           # Rust for other platforms (their standard libraries: below)
+  gcc-mingw-w64-x86-64-win32 wine64                          # Windows
   tmux                                                       # terminal tests
   xz-utils zstd                                              # compressed core files
 )
@@ -29,7 +31,14 @@ if [ ${#missing[@]} -gt 0 ]; then
   "${as_root[@]}" apt-get update -q
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 fi
-echo "all ${#packages[@]} packages are installed"
+if [ "$(dpkg-query -W -f='${db:Status-Status}' libstd-rust-web-dev:arm64 2>/dev/null)" != installed ]; then
+  as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  "${as_root[@]}" dpkg --add-architecture arm64
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libstd-rust-web-dev:arm64
+fi
+echo "all $((${#packages[@]} + 1)) packages are installed"
 
 step "format"
 cargo fmt --all --check
@@ -44,5 +53,14 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 step "tests"
 cargo test --workspace
+
+step "switch without the standard library"
+tests/platforms/bare.sh
+
+step "switch on aarch64 Linux"
+tests/platforms/aarch64.sh
+
+step "switch on x86_64 Windows"
+tests/platforms/windows.sh
 
 printf '\ntest.sh: format, lints, documentation and tests are all in order\n'

@@ -22,5 +22,6 @@ fi
 export RUSTC_BOOTSTRAP=1 WINEDEBUG=-all WINEPREFIX="$folder/wine" WINEPATH="$folder/deps"
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
+mkdir -p "$WINEPREFIX"
 common=(-Z build-std=std,panic_unwind,test --target "$target" --target-dir "$folder" -p stackscope)
 cargo test "${common[@]}" --no-default-features --features std --lib --test switch -- switch:: chain:: model::

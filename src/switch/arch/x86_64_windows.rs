@@ -4,13 +4,17 @@
 //! - Windows keeps the bounds of the current stack in the thread information block: where it begins, down to where its
 //!   pages are there, and where its reservation ends. Each switch saves and restores them. The saved frame is:
 //! ```text
-//!   sp + 40  | pc                      |
-//!   sp + 32  | rbp                     | <- the link
-//!   sp + 24  | rbx                     |
-//!   sp + 16  | stack base              |
-//!   sp +  8  | stack limit             |
-//!   sp       | deallocation stack      |
+//!   sp + 48  | pc                      |
+//!   sp + 40  | rbp                     | <- the link
+//!   sp + 32  | rbx                     |
+//!   sp + 24  | stack base              |
+//!   sp + 16  | stack limit             |
+//!   sp +  8  | deallocation stack      |
+//!   sp       | exception list          |
 //! ```
+//! - The exception list is not used by 64-bit Windows, but Wine keeps handlers in it that lie on the thread's own stack.
+//!   It takes each that lies below the current frame for a callee's and would end its search there, which was seen as
+//!   panics that failed on stacks above the thread's. So a new stack starts with an empty list.
 //! - A called function may use 32 bytes above its return address, which `start` leaves free.
 //! - More registers are preserved by calls (rsi, rdi, xmm6 to xmm15), so more are clobbered by a switch.
 //! - The unwind information is that of Windows (SEH). It describes the frames that others are called from, and is
@@ -31,13 +35,18 @@ use super::Word;
 pub(crate) const STACK_ALIGN: usize = 16;
 
 /// Offsets in the thread information block, which gs points to (`NT_TIB`, and `TEB` for the last).
+const EXCEPTION_LIST: usize = 0x00;
 const STACK_BASE: usize = 0x08;
 const STACK_LIMIT: usize = 0x10;
 const DEALLOCATION_STACK: usize = 0x1478;
 
+/// The end of an exception list: -1, which fits an immediate operand.
+const EMPTY: isize = -1;
+
 /// What a context keeps on its stack while it does not run; the stack pointer is its address.
 #[repr(C)]
 struct SavedFrame {
+    exception_list: usize,
     deallocation_stack: usize,
     stack_limit: usize,
     stack_base: usize,
@@ -59,7 +68,7 @@ struct Root {
 const ROOT: usize = size_of::<Root>();
 const SAVED: usize = size_of::<SavedFrame>();
 const _: () = assert!(ROOT.is_multiple_of(STACK_ALIGN), "`entry` is called with an aligned stack pointer");
-const _: () = assert!(offset_of!(SavedFrame, rbp) == 32 && offset_of!(SavedFrame, rbx) == 24, "as `resumed_by` says");
+const _: () = assert!(offset_of!(SavedFrame, rbp) == offset_of!(SavedFrame, rbx) + 8, "as `resumed_by` says");
 
 /// The bytes that [`init`] writes below the high end of a stack.
 pub(crate) const ROOT_SIZE: usize = ROOT + SAVED;
@@ -96,6 +105,7 @@ unsafe fn write_root(base: *mut u8, top: *mut usize, entry: usize, start: usize)
     // SAFETY: the caller promises that these bytes below `top` are ours to write; both structures are of words only.
     unsafe { root.write(Root { link: 0, resumed_by: resumed_by as *const () as usize + 1, entry, zero: 0 }) };
     let frame = SavedFrame {
+        exception_list: EMPTY.cast_unsigned(),
         deallocation_stack: base.addr(),
         stack_limit: base.addr(),
         stack_base: top.addr(),
@@ -194,9 +204,12 @@ unsafe extern "C" fn enter_routine() {
         ".seh_stackalloc 8",
         "push qword ptr gs:[{deallocation}]",
         ".seh_stackalloc 8",
+        "push qword ptr gs:[{list}]",
+        ".seh_stackalloc 8",
         ".seh_endprologue",
         "mov rdx, rsp",
         "mov rsp, r9",
+        "pop qword ptr gs:[{list}]",
         "pop qword ptr gs:[{deallocation}]",
         "pop qword ptr gs:[{limit}]",
         "pop qword ptr gs:[{base}]",
@@ -207,6 +220,7 @@ unsafe extern "C" fn enter_routine() {
         ".seh_endproc",
         name = sym enter_routine,
         link = const ROOT - offset_of!(Root, link),
+        list = const EXCEPTION_LIST,
         base = const STACK_BASE,
         limit = const STACK_LIMIT,
         deallocation = const DEALLOCATION_STACK,
@@ -230,9 +244,12 @@ unsafe extern "C" fn leave_routine() {
         ".seh_stackalloc 8",
         "push qword ptr gs:[{deallocation}]",
         ".seh_stackalloc 8",
+        "push qword ptr gs:[{list}]",
+        ".seh_stackalloc 8",
         ".seh_endprologue",
         "mov rdx, rsp",
         "mov rsp, r9",
+        "pop qword ptr gs:[{list}]",
         "pop qword ptr gs:[{deallocation}]",
         "pop qword ptr gs:[{limit}]",
         "pop qword ptr gs:[{base}]",
@@ -241,6 +258,7 @@ unsafe extern "C" fn leave_routine() {
         "ret",
         ".seh_endproc",
         name = sym leave_routine,
+        list = const EXCEPTION_LIST,
         base = const STACK_BASE,
         limit = const STACK_LIMIT,
         deallocation = const DEALLOCATION_STACK,
@@ -285,6 +303,7 @@ unsafe extern "C" fn start_returning() {
         "xor edx, edx",
         "mov r8, [rbp]",
         "lea rsp, [r8 - {rbp}]",
+        "pop qword ptr gs:[{list}]",
         "pop qword ptr gs:[{deallocation}]",
         "pop qword ptr gs:[{limit}]",
         "pop qword ptr gs:[{base}]",
@@ -296,6 +315,7 @@ unsafe extern "C" fn start_returning() {
         root = const ROOT,
         entry = const offset_of!(Root, entry),
         rbp = const offset_of!(SavedFrame, rbp),
+        list = const EXCEPTION_LIST,
         base = const STACK_BASE,
         limit = const STACK_LIMIT,
         deallocation = const DEALLOCATION_STACK,
@@ -339,21 +359,24 @@ pub(crate) unsafe extern "C-unwind" fn on_stack(
         "push qword ptr gs:[{base}]",
         "push qword ptr gs:[{limit}]",
         "push qword ptr gs:[{deallocation}]",
+        "push qword ptr gs:[{list}]",
         "lea rax, [rip + {called_from}]",
         "inc rax",
         "mov [r8 - 8], rax",
-        "lea rax, [rsp + 24]",
+        "lea rax, [rsp + 32]",
         "mov [r8 - 16], rax",
         "lea rbp, [r8 - 16]",
         ".seh_setframe rbp, 0",
         ".seh_endprologue",
+        "mov qword ptr gs:[{list}], {empty}",
         "mov gs:[{base}], r8",
         "mov gs:[{limit}], r9",
         "mov gs:[{deallocation}], r9",
         "lea rsp, [rbp - 32]",
         "call rdx",
         "mov rax, [rbp]",
-        "lea rsp, [rax - 24]",
+        "lea rsp, [rax - 32]",
+        "pop qword ptr gs:[{list}]",
         "pop qword ptr gs:[{deallocation}]",
         "pop qword ptr gs:[{limit}]",
         "pop qword ptr gs:[{base}]",
@@ -361,7 +384,9 @@ pub(crate) unsafe extern "C-unwind" fn on_stack(
         "ret",
         ".seh_endproc",
         name = sym on_stack,
+        empty = const EMPTY,
         called_from = sym called_from,
+        list = const EXCEPTION_LIST,
         base = const STACK_BASE,
         limit = const STACK_LIMIT,
         deallocation = const DEALLOCATION_STACK,
@@ -396,6 +421,7 @@ pub(crate) unsafe extern "C" fn replace_stack(
 ) -> ! {
     naked_asm!(
         ".seh_proc {name}",
+        "mov qword ptr gs:[{list}], {empty}",
         "mov gs:[{base}], r8",
         "mov gs:[{limit}], r9",
         "mov gs:[{deallocation}], r9",
@@ -409,6 +435,8 @@ pub(crate) unsafe extern "C" fn replace_stack(
         "ud2",
         ".seh_endproc",
         name = sym replace_stack,
+        empty = const EMPTY,
+        list = const EXCEPTION_LIST,
         base = const STACK_BASE,
         limit = const STACK_LIMIT,
         deallocation = const DEALLOCATION_STACK,

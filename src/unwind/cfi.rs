@@ -206,6 +206,10 @@ impl Iterator for EntryOffsets<'_> {
     }
 }
 
+/// How many CIEs an index is built with, for no section to cost hundreds of megabytes. A program has one for each object
+/// file at most.
+const MOST_CIES: usize = 1 << 16;
+
 /// A sorted table that we make ourselves.
 #[derive(Debug, Default)]
 struct Index(Vec<Line>);
@@ -230,7 +234,7 @@ impl Index {
                         lines.push(Line { start: fde.initial_address(), offset });
                     }
                 }
-                Err(gimli::Error::NotCiePointer(_)) => {
+                Err(gimli::Error::NotCiePointer(_)) if cies.len() < MOST_CIES => {
                     cies.extend(section.cie_from_offset(bases, offset.into()).ok().map(|cie| (offset, cie)));
                 }
                 Err(_) => {}

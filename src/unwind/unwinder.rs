@@ -11,7 +11,7 @@ use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
 
 /// How many rows may be kept that do not fit a cache line.
-const MOST_FULL: usize = 1 << 16;
+const MOST_FULL: usize = 1 << 14;
 
 /// Compiled rows. One serves any number of walks, one after another; threads of ours have one each.
 pub struct Rules<'t, 'd> {

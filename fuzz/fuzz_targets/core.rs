@@ -1,0 +1,21 @@
+//! An arbitrary core file: opens it, walks its threads, finds stacks and names, and writes the report.
+#![no_main]
+
+use std::fs;
+
+use libfuzzer_sys::fuzz_target;
+use stackscope::image::names::Lines;
+use stackscope::report::{json, style::Style, text};
+use stackscope::snapshot;
+use stackscope::target::Core;
+
+fuzz_target!(|content: &[u8]| {
+    let path = std::env::temp_dir().join(format!("stackscope-fuzz-{}", std::process::id()));
+    fs::write(&path, content).unwrap();
+    let opened = Core::open(&path);
+    fs::remove_file(&path).unwrap();
+    let Ok(core) = opened else { return };
+    let snapshot = snapshot::of_core(&core, Lines::Everywhere);
+    json::write(&mut Vec::new(), &snapshot).unwrap();
+    text::write(&mut String::new(), &snapshot, text::Listing::Grouped, Style::default()).unwrap();
+});

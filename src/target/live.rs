@@ -192,7 +192,7 @@ fn ended(pid: i32, stat: Stat) -> OpenError {
 }
 
 /// The first thread, or where that has ended another one.
-fn living_thread(pid: i32) -> Option<i32> {
+pub(super) fn living_thread(pid: i32) -> Option<i32> {
     let lives = |tid: &i32| procfs::stat(&procfs::thread_directory(pid, *tid)).is_some_and(|stat| !stat.has_ended());
     lives(&pid).then_some(pid).or_else(|| procfs::threads(pid).ok()?.into_iter().find(lives))
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::error::StopError;
 use super::ptrace::{self, News};
 use super::stopped::Hold;
-use super::{NotStopped, Thread, procfs};
+use super::{NotStopped, Thread, live, procfs};
 use crate::arch::Arch;
 
 /// How often the list of threads is read before the first one is stopped. A program that keeps starting threads is
@@ -179,28 +179,35 @@ impl Stop {
             if gone > 0 {
                 self.recheck_leader(deadline);
             }
-            if self.all_seen() {
-                break;
+            if self.all_seen() && self.holds_any() {
+                return Ok(true);
             }
             self.forget_replaced_leader();
             asked = self.tracees.len();
             // Threads that are just ending are counted and not listed; they need a moment.
             fruitless = if self.seize_new()? == 0 { fruitless + 1 } else { 0 };
-            if Instant::now() >= deadline || fruitless == 8 {
+            let settled = fruitless >= 8 && self.holds_any();
+            if settled || Instant::now() >= deadline || live::living_thread(self.pid).is_none() {
                 break;
             }
+            thread::yield_now();
         }
-        match self.tracees.iter().any(|tracee| !tracee.is_over()) {
-            true => Ok(self.all_seen() || fruitless == 8),
+        match self.holds_any() {
+            true => Ok(self.all_seen() || fruitless >= 8),
             false => Err(StopError::Ended { pid: self.pid }),
         }
+    }
+
+    /// Whether there is a thread that stands, or that did not stop in time.
+    fn holds_any(&self) -> bool {
+        self.tracees.iter().any(|tracee| !tracee.is_over())
     }
 
     /// Seizes the threads that are not known yet; tells how many that were.
     fn seize_new(&mut self) -> Result<usize, StopError> {
         let before = self.tracees.len();
-        let listed = procfs::threads(self.pid).map_err(|_| StopError::Ended { pid: self.pid })?;
-        let new = listed.into_iter().filter(|tid| self.known.insert(*tid));
+        // In the middle of an `execve` there may be no list for a moment.
+        let new = procfs::threads(self.pid).unwrap_or_default().into_iter().filter(|tid| self.known.insert(*tid));
         // Names are read before: a thread that is seized stands still from its next signal on, until it is looked at.
         let named: Vec<_> = new.map(|tid| (tid, procfs::thread_name(self.pid, tid))).collect();
         for (tid, name) in named {

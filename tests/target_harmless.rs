@@ -108,7 +108,10 @@ fn a_program_that_replaces_itself_is_followed() {
     let live = Live::open(fixture.pid()).unwrap();
     let mut seen = 0;
     loop {
-        match live.stop(LIMIT) {
+        let start = Instant::now();
+        let outcome = live.stop(LIMIT);
+        assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
+        match outcome {
             Ok(stopped) => {
                 // Of a program that was replaced between two looks, the map is that of the new one.
                 let arch = stopped.arch();

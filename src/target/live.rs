@@ -24,6 +24,9 @@ use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
 
+/// How often a process that looks dead is looked at again.
+const OPEN_TRIES: usize = 8;
+
 /// A process that runs, and may be stopped for a look.
 #[derive(Debug)]
 pub struct Live {
@@ -44,8 +47,19 @@ impl Live {
         if pid == std::process::id() as i32 {
             return Err(OpenError::Ourselves { pid });
         }
-        let witness = check(pid)?;
-        Live::of_witness(pid, witness)
+        let mut tries = 0;
+        loop {
+            match check(pid).and_then(|witness| Live::of_witness(pid, witness)) {
+                // In the middle of an `execve`, while a thread takes the first one's number, a living process looks dead.
+                Err(OpenError::NoProcess { .. } | OpenError::Zombie { .. } | OpenError::Proc { .. })
+                    if tries < OPEN_TRIES && procfs::stat(&procfs::directory(pid)).is_some() =>
+                {
+                    tries += 1;
+                    std::thread::yield_now();
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Opens a process that we follow by `line`; that we trace it is no reason to refuse it.

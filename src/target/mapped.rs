@@ -1,20 +1,23 @@
 //! Files mapped into our memory for reading, safely also while somebody shortens them.
 //!
 //! Touching a mapped page that the file no longer reaches raises `SIGBUS`, which would end us. So the first mapping installs
-//! a handler that puts a page of zeros in the place of such a page and notes that the file shrank: [`MappedBytes::shrank`].
+//! a handler that puts a page of zeros in the place of such a page and notes that the file shrank: [`MappedBytes::shrank`],
+//! [`shrunken_files`].
 //! A `SIGBUS` for any other address goes to the handler that was there before.
 //!
 //! The handler may run at any moment in any thread: what it reads is a list that only ever grows, of atomic words.
 
 #![allow(unsafe_code)]
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::ptr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::pagemap::page_size;
 
@@ -25,6 +28,29 @@ pub struct MappedBytes {
     start: *const u8,
     length: usize,
     slot: Option<&'static Slot>,
+}
+
+/// The files that were found to have become shorter while they were mapped, since this process started, each once.
+/// What was read behind their end was zero.
+pub fn shrunken_files() -> Vec<PathBuf> {
+    let mut paths = paths();
+    let shrank: Vec<PathBuf> =
+        paths.mapped.iter().filter(|(slot, _)| slot.has_shrunk()).map(|(_, path)| path.clone()).collect();
+    paths.shrunken.extend(shrank);
+    paths.shrunken.iter().cloned().collect()
+}
+
+/// The names of files, which the handler has no use for.
+struct Paths {
+    /// Those that are mapped now.
+    mapped: Vec<(&'static Slot, PathBuf)>,
+    /// Those that shrank.
+    shrunken: BTreeSet<PathBuf>,
+}
+
+fn paths() -> MutexGuard<'static, Paths> {
+    static PATHS: Mutex<Paths> = Mutex::new(Paths { mapped: Vec::new(), shrunken: BTreeSet::new() });
+    PATHS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // SAFETY: the bytes are only read, and the mapping stays until the value is dropped; the slot is made of atomics.
@@ -50,12 +76,14 @@ impl MappedBytes {
             return Err(error);
         }
         slot.occupy(start as usize, length);
+        let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        paths().mapped.push((slot, path));
         Ok(MappedBytes { start: start.cast(), length, slot: Some(slot) })
     }
 
     /// Whether bytes were asked for that the file no longer had; zeros stand in their place.
     pub fn shrank(&self) -> bool {
-        self.slot.is_some_and(|slot| slot.shrank.load(Ordering::Acquire))
+        self.slot.is_some_and(Slot::has_shrunk)
     }
 }
 
@@ -74,6 +102,14 @@ impl AsRef<[u8]> for MappedBytes {
 impl Drop for MappedBytes {
     fn drop(&mut self) {
         let Some(slot) = self.slot else { return };
+        let mut paths = paths();
+        if let Some(index) = paths.mapped.iter().position(|(mapped, _)| ptr::eq(*mapped, slot)) {
+            let (_, path) = paths.mapped.swap_remove(index);
+            if slot.has_shrunk() {
+                paths.shrunken.insert(path);
+            }
+        }
+        drop(paths);
         slot.free();
         // SAFETY: the range was mapped by `map`, nobody holds a reference to it any more, and its slot is free.
         unsafe { libc::munmap(self.start.cast_mut().cast(), self.length) };
@@ -135,6 +171,10 @@ impl Slot {
     fn free(&self) {
         self.length.store(0, Ordering::Release);
         self.taken.store(false, Ordering::Release);
+    }
+
+    fn has_shrunk(&self) -> bool {
+        self.shrank.load(Ordering::Acquire)
     }
 
     fn holds(&self, address: usize) -> bool {
@@ -276,6 +316,9 @@ mod tests {
         assert_eq!(mapped.as_ref()[39_999], 0);
         assert_eq!(mapped.as_ref().iter().map(|byte| usize::from(*byte)).sum::<usize>(), 700);
         assert!(mapped.shrank());
+        assert!(shrunken_files().contains(&path));
+        drop(mapped);
+        assert!(shrunken_files().contains(&path));
         std::fs::remove_file(path).unwrap();
     }
 
@@ -287,6 +330,7 @@ mod tests {
             assert_eq!(mapped.as_ref(), b"abc");
         }
         assert!(slots().count() < 50);
+        assert!(!shrunken_files().contains(&path));
         std::fs::remove_file(path).unwrap();
     }
 

@@ -43,7 +43,7 @@ pub use facts::{Facts, PageScan};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use launch::{Inherited, LaunchError, Launched, await_end, launch};
 pub use live::Live;
-pub use mapped::MappedBytes;
+pub use mapped::{MappedBytes, shrunken_files};
 pub use notes::Fault;
 pub use overlay::{Kept, Overlay};
 pub use pages::{PageRun, PageState, Pages};

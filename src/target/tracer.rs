@@ -10,11 +10,12 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::error::StopError;
+use super::error::{self, StopError};
 use super::ptrace::{self, News};
 use super::stopped::Hold;
 use super::{NotStopped, Thread, live, procfs};
@@ -24,9 +25,12 @@ use crate::arch::Arch;
 /// caught while it stands: what is stopped starts none.
 const ROUNDS_BEFORE_STOP: usize = 4;
 
-/// How often a refused seize is tried again. In an `execve` of another thread, the kernel refuses the first thread because
-/// it has ended, and a moment later the other one lives under its number.
-const SEIZE_TRIES: usize = 16;
+/// How many refused seizes a stop puts up with. In an `execve` of another thread, the kernel refuses the first thread
+/// because it has ended, and a moment later the other one lives under its number.
+const REFUSALS: usize = 256;
+
+/// How long all others stand for the sake of threads in uninterruptible sleep. Most such sleeps wait for a disk.
+const SLEEPERS_WAITED_FOR: Duration = Duration::from_millis(50);
 
 /// How long the caller waits between two looks for ended threads that hold up an `execve`.
 const COLLECT_EVERY: Duration = Duration::from_millis(20);
@@ -129,6 +133,8 @@ struct Stop {
     pid: i32,
     tracees: Vec<Tracee>,
     known: HashSet<i32>,
+    /// How often a seize was refused.
+    refusals: usize,
     /// When the first thread was asked to stop.
     began: Instant,
 }
@@ -159,7 +165,7 @@ enum State {
 
 impl Stop {
     fn new(pid: i32) -> Stop {
-        Stop { pid, tracees: Vec::new(), known: HashSet::new(), began: Instant::now() }
+        Stop { pid, tracees: Vec::new(), known: HashSet::new(), refusals: 0, began: Instant::now() }
     }
 
     /// Stops every thread; tells whether it is certain that none was missed.
@@ -175,8 +181,7 @@ impl Stop {
         let mut fruitless = 0;
         loop {
             self.interrupt(asked);
-            let gone = self.settle(asked..self.tracees.len(), deadline);
-            if gone > 0 {
+            if self.settle(asked..self.tracees.len(), deadline) {
                 self.recheck_leader(deadline);
             }
             if self.all_seen() && self.holds_any() {
@@ -185,9 +190,11 @@ impl Stop {
             self.forget_replaced_leader();
             asked = self.tracees.len();
             // Threads that are just ending are counted and not listed; they need a moment.
-            fruitless = if self.seize_new()? == 0 { fruitless + 1 } else { 0 };
+            let refusals = self.refusals;
+            let is_fruitless = self.seize_new()? == 0 && self.refusals == refusals;
+            fruitless = if is_fruitless { fruitless + 1 } else { 0 };
             let settled = fruitless >= 8 && self.holds_any();
-            if settled || Instant::now() >= deadline || live::living_thread(self.pid).is_none() {
+            if settled || Instant::now() >= deadline || self.has_ended() {
                 break;
             }
             thread::yield_now();
@@ -196,6 +203,11 @@ impl Stop {
             true => Ok(self.all_seen() || fruitless >= 8),
             false => Err(StopError::Ended { pid: self.pid }),
         }
+    }
+
+    /// Whether the process has ended. While a thread takes the first one's number, a single look finds none alive.
+    fn has_ended(&self) -> bool {
+        (0..4).all(|_| live::living_thread(self.pid).is_none())
     }
 
     /// Whether there is a thread that stands, or that did not stop in time.
@@ -218,19 +230,26 @@ impl Stop {
         Ok(self.tracees.len() - before)
     }
 
-    /// Seizes one thread; `None` where it ended before we came.
+    /// Seizes one thread; `None` where it ended before we came, or is to be tried again.
     fn seize(&mut self, tid: i32) -> Result<Option<State>, StopError> {
+        let Err(refused) = ptrace::seize(tid) else { return Ok(Some(State::Running)) };
         let directory = procfs::thread_directory(self.pid, tid);
-        for _ in 0..SEIZE_TRIES {
-            let Err(refused) = ptrace::seize(tid) else { return Ok(Some(State::Running)) };
-            let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
-            if refused.raw_os_error() == Some(libc::ESRCH) || ended {
-                // The first thread stays listed for as long as any other lives.
-                return Ok((tid == self.pid).then_some(State::Not(NotStopped::Ended)));
-            }
-            thread::yield_now();
+        let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
+        if refused.raw_os_error() == Some(libc::ESRCH) || ended {
+            // The first thread stays listed for as long as any other lives.
+            return Ok((tid == self.pid).then_some(State::Not(NotStopped::Ended)));
         }
-        Err(StopError::of_refused_thread(self.pid, tid, &directory))
+        // Seized under another number, which it had before its `execve`.
+        if is_ours(&directory) {
+            return Ok(Some(State::Running));
+        }
+        self.refusals += 1;
+        if self.refusals > REFUSALS || error::tracer(&directory).is_some() {
+            return Err(StopError::of_refused_thread(self.pid, tid, &directory));
+        }
+        self.known.remove(&tid);
+        thread::yield_now();
+        Ok(None)
     }
 
     /// Asks the tracees from index `from` on to stop.
@@ -243,31 +262,52 @@ impl Stop {
         }
     }
 
-    /// Waits until each of these tracees stands still, has ended, or the time is up; tells how many have vanished.
-    fn settle(&mut self, indices: Range<usize>, deadline: Instant) -> usize {
-        let mut gone = 0;
-        for index in indices {
-            let mut patience = Patience::default();
-            while self.tracees[index].state == State::Running {
-                self.look(index);
-                if self.tracees[index].state != State::Running {
-                    break;
-                }
-                if patience.is_long() && self.is_ended_leader(index) {
-                    self.tracees[index].state = State::Not(NotStopped::Ended);
-                } else if !patience.wait(deadline) {
-                    self.give_up(index);
-                }
+    /// Waits until each of these tracees stands still, has ended, or the time is up; tells whether any thread vanished.
+    ///
+    /// All are looked at in turn: one in an `execve` stops only once the end of all others is collected.
+    fn settle(&mut self, indices: Range<usize>, deadline: Instant) -> bool {
+        let before = self.count_gone();
+        let mut patience = Patience::default();
+        let mut running: Vec<usize> = indices.collect();
+        loop {
+            running.retain(|index| {
+                self.look(*index, patience.is_long());
+                self.tracees[*index].state == State::Running
+            });
+            if running.is_empty() || !patience.wait(deadline) {
+                break;
             }
-            gone += usize::from(self.tracees[index].state == State::Gone);
+            if patience.is_long() {
+                self.collect_killed();
+            }
         }
-        gone
+        for index in running {
+            self.give_up(index);
+        }
+        self.count_gone() > before
     }
 
-    fn look(&mut self, index: usize) {
-        let tid = self.tracees[index].tid;
-        let state = match ptrace::news(tid) {
-            News::None => return,
+    fn count_gone(&self) -> usize {
+        self.tracees.iter().filter(|tracee| tracee.state == State::Gone).count()
+    }
+
+    /// Collects the end of threads that were killed after they had stopped.
+    fn collect_killed(&mut self) {
+        for tracee in &mut self.tracees {
+            let stood = matches!(tracee.state, State::Stopped { .. });
+            if stood && tracee.tid != self.pid && ptrace::news(tracee.tid) == News::Gone {
+                ptrace::collect_end(tracee.tid);
+                tracee.state = State::Gone;
+            }
+        }
+    }
+
+    /// Brings a tracee's state up to date. One that is awaited for long may be hopeless.
+    fn look(&mut self, index: usize, is_late: bool) {
+        let Tracee { tid, state: State::Running, .. } = self.tracees[index] else { return };
+        self.tracees[index].state = match ptrace::news(tid) {
+            News::None if is_late => self.hopeless(tid).unwrap_or(State::Running),
+            News::None => State::Running,
             News::Stopped { signal } => State::Stopped { signal },
             News::Gone => {
                 if tid != self.pid {
@@ -276,19 +316,31 @@ impl Stop {
                 State::Gone
             }
         };
-        self.tracees[index].state = state;
     }
 
-    /// A first thread that has ended gives no news before the last thread has.
-    fn is_ended_leader(&self, index: usize) -> bool {
-        self.tracees[index].tid == self.pid
-            && procfs::stat(&procfs::directory(self.pid)).is_none_or(|stat| stat.has_ended())
+    /// What a thread is, if it is not worth waiting for any longer.
+    fn hopeless(&self, tid: i32) -> Option<State> {
+        let directory = procfs::thread_directory(self.pid, tid);
+        match procfs::stat(&directory) {
+            // A first thread that has ended gives no news before the last thread has.
+            None if tid == self.pid => Some(State::Not(NotStopped::Ended)),
+            Some(stat) if tid == self.pid && stat.has_ended() => Some(State::Not(NotStopped::Ended)),
+            // Another one has its number now. Where the process is our child, we have news of it all the same.
+            Some(_) if tid == self.pid && !is_ours(&directory) => Some(State::Gone),
+            Some(stat) if stat.state == b'D' && self.began.elapsed() > SLEEPERS_WAITED_FOR => {
+                Some(State::Not(NotStopped::Uninterruptible))
+            }
+            _ => None,
+        }
     }
 
     /// An `execve` of another thread ends all threads but that one, which from then on has the first thread's number:
     /// where a thread has ended, what was seen of the first one may be of another.
     fn recheck_leader(&mut self, deadline: Instant) {
         let Some(index) = self.tracees.iter().position(|tracee| tracee.tid == self.pid) else { return };
+        if !is_ours(&procfs::directory(self.pid)) {
+            return;
+        }
         if ptrace::news(self.pid) == News::None {
             let _ = ptrace::interrupt(self.pid);
         }
@@ -296,11 +348,12 @@ impl Stop {
         self.settle(index..index + 1, deadline);
     }
 
-    /// Forgets a first thread that has ended where another one, which is no tracee yet, has taken its number.
+    /// Forgets a first thread where another one, which is no tracee yet, has taken its number.
     fn forget_replaced_leader(&mut self) {
-        let is_leader = |tracee: &Tracee| tracee.tid == self.pid && tracee.is_over();
-        let Some(index) = self.tracees.iter().position(is_leader) else { return };
-        if procfs::stat(&procfs::directory(self.pid)).is_some_and(|stat| !stat.has_ended()) {
+        let Some(index) = self.tracees.iter().position(|tracee| tracee.tid == self.pid) else { return };
+        let directory = procfs::directory(self.pid);
+        let lives = procfs::stat(&directory).is_some_and(|stat| !stat.has_ended());
+        if lives && (self.tracees[index].is_over() || !is_ours(&directory)) {
             self.tracees.remove(index);
             self.known.remove(&self.pid);
         }
@@ -339,6 +392,11 @@ impl Stop {
         }
         self.began.elapsed()
     }
+}
+
+/// Whether this thread traces the process or thread of this `/proc` directory.
+fn is_ours(directory: &Path) -> bool {
+    error::tracer(directory) == Some(nix::unistd::gettid().as_raw())
 }
 
 fn row(tracee: &Tracee, arch: &'static Arch) -> Option<Thread> {

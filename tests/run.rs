@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
@@ -22,12 +23,20 @@ fn run(options: &[&str], script: &str) -> Output {
     stackscope().arg("run").args(options).args(["--", "sh", "-c", script]).output().unwrap()
 }
 
-/// The JSON report of a command.
+/// The JSON report of a command, which keeps to its schema.
 fn report(command: &[&str]) -> (Value, Output) {
     let file = scratch("run").join("report.json");
     let output = stackscope().args(["run", "--json", "-o"]).arg(&file).arg("--").args(command).output().unwrap();
-    let text = std::fs::read_to_string(&file).unwrap();
-    (serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")), output)
+    (read_report(&file), output)
+}
+
+fn read_report(file: &Path) -> Value {
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let schema = std::fs::read_to_string("docs/stackscope-report-1.schema.json").unwrap();
+    let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&report).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    report
 }
 
 fn events<'r>(report: &'r Value, kind: &str) -> Vec<&'r Value> {
@@ -81,7 +90,7 @@ fn kill(signal: &str, pid: i32) {
 }
 
 fn is_alive(pid: i32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn status_field(pid: i32, field: &str) -> String {
@@ -197,7 +206,7 @@ fn threads_are_grouped_by_what_they_were_started_for() {
         drop(started.tool.stdin.take());
         started.tool.try_wait().unwrap().is_some()
     });
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let report = read_report(&file);
     assert_eq!((&report["stacks"]["total"], &report["stacks"]["most_at_once"]), (&9.into(), &9.into()));
 }
 
@@ -207,14 +216,10 @@ fn without_a_program_a_demo_is_run() {
     let output = stackscope().args(["run", "--json", "-o"]).arg(&file).args(["--interval", "100"]).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("demo: "));
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    let coroutines: Vec<&Value> =
-        report["groups"].as_array().unwrap().iter().filter(|group| group["kind"] == "coroutine").collect();
-    assert!(!coroutines.is_empty(), "{report:#}");
-    for group in coroutines {
-        assert!(group["entry"].as_str().unwrap().starts_with("stackscope::cli::demo::"), "{group:#}");
-        assert_eq!((&group["size"], &group["guard"]), (&(1 << 20).into(), &"ok".into()), "{group:#}");
-    }
+    let report = read_report(&file);
+    assert!(report["program"]["command"][0].as_str().unwrap().ends_with("/stackscope"), "{report:#}");
+    assert!(report["program"]["duration_ns"].as_u64() > Some(3_000_000_000), "{report:#}");
+    assert!(report["stacks"]["total"].as_u64() > Some(0), "{report:#}");
 }
 
 #[test]
@@ -350,7 +355,7 @@ fn a_storm_of_threads_ends_the_following() {
     drop(started.tool.stdin.take());
     assert!(started.next_line().ends_with(" threads"));
     assert!(started.tool.wait().unwrap().success());
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let report = read_report(&file);
     assert!(report["coverage"]["exact_until_ns"].is_u64(), "{report:#}");
     // It was looked at all the same, and all threads that were found stopped for that.
     let warnings = report["warnings"].to_string();

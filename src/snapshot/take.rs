@@ -1,5 +1,6 @@
 //! Takes a snapshot: look, let go, and only then find out what it all means.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::unwind::{Rules, Tables};
 /// How long a process's threads are waited for before they are listed as not stopped.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 
+/// How often a process is stopped whose code changes between what is prepared for the stop and the stop.
+const TRIES: usize = 4;
+
 /// One look at a running process, which is stopped for a moment and goes on as it was.
 ///
 /// # Errors
@@ -41,7 +45,8 @@ pub struct Kept {
 
 /// One of many looks at the same process: `kept` goes from each to the next, so that a file is read once.
 ///
-/// Without `lines` nothing is named, which saves most of the time: the stacks are measured, and frames are addresses.
+/// Without `lines` only the stacks that threads are on are measured: no contexts are searched for, and nothing is named.
+/// That is for a process at its end, where threads that have ended leave what looks like suspended contexts.
 ///
 /// # Errors
 /// As [`of_live`].
@@ -52,7 +57,8 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>)
         None => (Modules::load(&mappings, &live.memory(), live), Derived::default()),
     };
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
-    let Look { stopped, chains, modules, pages, sites, copy } = look(live, &mappings, modules, &mut derived)?;
+    let search = lines.is_some().then_some(&mut derived);
+    let Look { stopped, chains, modules, pages, sites, copy } = look(live, &mappings, modules, search)?;
     let mut warnings = Vec::new();
     if !stopped.all_threads_seen() {
         warnings.push("the program starts threads faster than they can be stopped: some may be missing".to_owned());
@@ -121,34 +127,71 @@ struct Look<'l> {
     copy: Option<TouchedCopy>,
 }
 
-/// Stops the process, walks its threads' chains, and copies its memory. Where its code is not what `modules` was made of
-/// any more, that is done again, while the process stands.
+/// Stops the process, walks its threads' chains, and copies its memory if contexts are to be searched for. Where its code is not what `modules` was made of
+/// any more, as while it starts, it goes on meanwhile and is stopped again; at last that is done while it stands.
 fn look<'l>(
     live: &'l Live,
     mappings: &[Mapping],
     modules: Modules,
-    derived: &mut Derived,
+    mut search: Option<&mut Derived>,
 ) -> Result<Look<'l>, StopError> {
+    let (mut mappings, mut modules) = (Cow::Borrowed(mappings), modules);
+    for _ in 1..TRIES {
+        match try_look(live, &mappings, modules, search.as_deref_mut())? {
+            Tried::Seen(look) => return Ok(*look),
+            Tried::Changed(before) => modules = before,
+        }
+        debug!("the program's code changed meanwhile");
+        mappings = Cow::Owned(live.mappings().unwrap_or_default());
+        modules = modules.reload(&mappings, &live.memory(), live);
+    }
     let tables = Tables::new(live.arch(), &modules);
-    let mut rules = Rules::new(&tables);
-    let (sites, mut copy) = prepare(live, &modules, &tables, derived);
-    debug!("unwind tables and {} resume words are ready", sites.sites.len());
+    let mut copy = search.as_deref_mut().and_then(|derived| prepare(live, &modules, &tables, derived).1);
     let stopped = live.stop(STOP_LIMIT)?;
+    let pages = copied(&stopped, &mut copy);
+    let modules = modules.reload(stopped.mappings(), &stopped, live);
+    let tables = Tables::new(stopped.arch(), &modules);
+    let chains = survey(&stopped, &mut Rules::new(&tables));
+    let sites = search.map_or_else(Sites::default, |derived| sites_of(&modules, &tables, &live.memory(), derived));
+    Ok(Look { stopped, chains, modules, pages, sites, copy })
+}
+
+/// Copies the memory that was ever touched to where there is room for it; gives the pages.
+fn copied(stopped: &Stopped<'_>, copy: &mut Option<TouchedCopy>) -> Result<Pages, PagesUnknown> {
     let pages = stopped.pages(bounds::EVERYTHING);
-    if let (Some(copy), Ok(pages)) = (&mut copy, &pages) {
+    if let (Some(copy), Ok(pages)) = (copy, &pages) {
         stopped.copy_touched(pages, copy);
         debug!("{} bytes are copied", copy.bytes());
     }
-    if code(mappings).eq(code(stopped.mappings())) {
-        let chains = survey(&stopped, &mut rules);
-        return Ok(Look { stopped, chains, modules, pages, sites, copy });
+    pages
+}
+
+/// What came of one stop.
+enum Tried<'l> {
+    /// It fits what was prepared.
+    Seen(Box<Look<'l>>),
+    /// The code had changed; the modules from before.
+    Changed(Modules),
+}
+
+/// Prepares all that can be before the stop, and stops the process once.
+fn try_look<'l>(
+    live: &'l Live,
+    mappings: &[Mapping],
+    modules: Modules,
+    search: Option<&mut Derived>,
+) -> Result<Tried<'l>, StopError> {
+    let tables = Tables::new(live.arch(), &modules);
+    let mut rules = Rules::new(&tables);
+    let (sites, mut copy) = search.map_or_else(Default::default, |derived| prepare(live, &modules, &tables, derived));
+    debug!("unwind tables and {} resume words are ready", sites.sites.len());
+    let stopped = live.stop(STOP_LIMIT)?;
+    if !code(mappings).eq(code(stopped.mappings())) {
+        return Ok(Tried::Changed(modules));
     }
-    debug!("the program's code changed meanwhile");
-    let modules = Modules::load(stopped.mappings(), &stopped, live);
-    let tables = Tables::new(stopped.arch(), &modules);
-    let chains = survey(&stopped, &mut Rules::new(&tables));
-    let sites = sites_of(&modules, &tables, &live.memory(), derived);
-    Ok(Look { stopped, chains, modules, pages, sites, copy })
+    let pages = copied(&stopped, &mut copy);
+    let chains = survey(&stopped, &mut rules);
+    Ok(Tried::Seen(Box::new(Look { stopped, chains, modules, pages, sites, copy })))
 }
 
 /// Reads the code for what a suspended context looks like, and makes room for a copy of the memory to look for them in.

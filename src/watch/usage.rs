@@ -3,7 +3,7 @@
 //! Stacks are gathered in groups by what they were started for. A stack that has ended is no more than a number in its
 //! group, so that a program may start millions of threads and be watched for days.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::events::Look;
@@ -84,6 +84,12 @@ impl Key {
     }
 }
 
+/// The key of a stack that is no thread's own; `None` where it can't be told from others.
+fn place(pid: i32, stack: &Stack) -> Option<Key> {
+    let high = stack.bounds.high.filter(|_| stack.kind != Kind::Thread)?;
+    Some(Key::Place { pid, high: high.0 })
+}
+
 type GroupKey = (Kind, Option<Arc<str>>);
 
 /// A stack that is not known to have ended.
@@ -153,20 +159,33 @@ impl Usage {
     /// thread, what it was started for has returned.
     pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>, named: bool) {
         let pid = snapshot.process.pid;
+        let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();
         for thread in &snapshot.threads {
             for id in snapshot.stitched(thread.stack) {
-                let Some(stack) = snapshot.stacks.get(id) else { continue };
-                let key = match (stack.kind, stack.bounds.high) {
-                    (Kind::Thread, _) | (_, None) => Key::Thread { pid, tid: thread.tid },
-                    (_, Some(high)) => Key::Place { pid, high: high.0 },
-                };
-                self.open(key, stack.kind);
-                if named && stack.entry.is_some() {
-                    self.name(key, stack);
+                if snapshot.stacks.get(id).is_some_and(|stack| stack.kind == Kind::Thread) {
+                    keys[id] = Some(Key::Thread { pid, tid: thread.tid });
                 }
-                self.measure(key, stack);
-                self.deepen(key, snapshot, id);
             }
+        }
+        self.close_places_but(pid, &keys);
+        for (id, (stack, key)) in snapshot.stacks.iter().zip(keys).enumerate() {
+            let Some(key) = key else { continue };
+            self.open(key, stack.kind);
+            if named && stack.entry.is_some() {
+                self.name(key, stack);
+            }
+            self.measure(key, stack);
+            self.deepen(key, snapshot, id);
+        }
+    }
+
+    /// Stacks other than threads' own end unseen: those that a look does not show any more have.
+    fn close_places_but(&mut self, pid: i32, seen: &[Option<Key>]) {
+        let seen: HashSet<Key> = seen.iter().flatten().copied().collect();
+        let is_gone = |key: &Key| matches!(key, Key::Place { .. }) && key.pid() == pid && !seen.contains(key);
+        let gone: Vec<Key> = self.living.keys().copied().filter(is_gone).collect();
+        for key in gone {
+            self.close(key);
         }
     }
 

@@ -7,7 +7,7 @@ use super::{Common, exit, output};
 use crate::image::names::Lines;
 use crate::report::{json, text};
 use crate::snapshot::{self, Snapshot};
-use crate::target::{Core, Live, OpenError, StopError};
+use crate::target::{Core, Live, LookError};
 
 /// Arguments of `dump`.
 #[derive(clap::Args, Debug)]
@@ -50,27 +50,7 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     }
 }
 
-/// Why there is nothing to show.
-#[derive(Debug, thiserror::Error)]
-enum DumpError {
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    #[error(transparent)]
-    Stop(#[from] StopError),
-}
-
-impl DumpError {
-    /// What to do about it, where the kernel forbids the look.
-    fn remedy(&self) -> Option<String> {
-        match self {
-            DumpError::Open(OpenError::NoPermission { pid, why })
-            | DumpError::Stop(StopError::NoPermission { pid, why }) => Some(why.remedy(*pid)),
-            _ => None,
-        }
-    }
-}
-
-fn take(args: &Args) -> Result<Snapshot, DumpError> {
+fn take(args: &Args) -> Result<Snapshot, LookError> {
     let lines = if args.system_lines { Lines::Everywhere } else { Lines::Cheap };
     Ok(match args.target.parse() {
         Ok(pid) => snapshot::of_live(&Live::open(pid)?, lines)?,

@@ -1,5 +1,6 @@
 //! The `stackscope` command: verbs, options and exit codes as `docs/CLI.md` promises them.
 
+mod attach;
 mod demo;
 mod doctor;
 mod dump;
@@ -7,6 +8,7 @@ mod generate;
 mod log;
 mod output;
 mod run;
+mod watching;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 EXAMPLES:
   stackscope run ./server               run a program, and see at the end what its stacks needed
+  stackscope attach 48213               watch a program that runs already
   stackscope dump 48213                 every stack of a running program
   stackscope dump ./core --all          every stack of a core file, each by itself
   stackscope dump 48213 --json | jq .   the same for programs
@@ -87,6 +90,8 @@ enum Color {
 enum Verb {
     /// Run a program and report what its stacks needed
     Run(run::Args),
+    /// Watch a program that runs already, and report what its stacks needed
+    Attach(attach::Args),
     /// Show every stack of a running program or a core file, once
     Dump(dump::Args),
     /// Tell what works on this machine, what does not, and the remedy
@@ -114,6 +119,7 @@ pub fn main() -> ExitCode {
     }
     match &cli.verb {
         Verb::Run(args) => run::run(args, &cli.common),
+        Verb::Attach(args) => attach::run(args, &cli.common),
         Verb::Dump(args) => dump::run(args, &cli.common),
         Verb::Doctor(args) => doctor::run(args, &cli.common),
         Verb::Completions(args) => generate::completions(args, &mut Cli::command()),

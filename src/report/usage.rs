@@ -11,7 +11,7 @@ use super::{text, units};
 use crate::image::printable;
 use crate::snapshot::{Kind, Level};
 use crate::target::Outcome;
-use crate::watch::{Event, EventKind, Group, Peaks, Watched, signal_name};
+use crate::watch::{End, Event, EventKind, Group, Peaks, Watched, signal_name};
 
 /// The widest name of a group that is not shortened.
 const WIDEST_NAME: usize = 40;
@@ -42,12 +42,17 @@ pub fn write(out: &mut impl Write, watched: &Watched, margin: f64, style: Style)
 
 fn head(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
     let program = watched.command.first().map_or(String::new(), |word| printable(word).into_owned());
-    let ended = match watched.outcome {
-        Outcome::Exited(code) => format!("exited with {code}"),
-        Outcome::Killed { signal, core: false } => format!("was ended by {}", signal_name(signal)),
-        Outcome::Killed { signal, core: true } => format!("was ended by {} (core file written)", signal_name(signal)),
+    let ended = match watched.end {
+        End::Vanished => "ended".to_owned(),
+        End::Left => "runs on,".to_owned(),
+        End::Ended(Outcome::Exited(code)) => format!("exited with {code}"),
+        End::Ended(Outcome::Killed { signal, core: false }) => format!("was ended by {}", signal_name(signal)),
+        End::Ended(Outcome::Killed { signal, core: true }) => {
+            format!("was ended by {} (core file written)", signal_name(signal))
+        }
     };
-    let title = style.fit(&format!("{program} {ended} after {}", clock(watched.duration)));
+    let when = if watched.end == End::Left { "watched for" } else { "after" };
+    let title = style.fit(&format!("{program} {ended} {when} {}", clock(watched.duration)));
     let counts = format!(
         "{} in all, {} at most at once",
         of(watched.usage.total, "stack"),
@@ -258,7 +263,8 @@ fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Res
         0 => String::new(),
         more => format!(", and {} more", units::count(more)),
     };
-    writeln!(out, "Events: {}{cut}.", parts.join(", "))?;
+    let list = if parts.is_empty() { "none".to_owned() } else { parts.join(", ") };
+    writeln!(out, "Events: {list}{cut}.")?;
     for event in watched.events.kept.iter().filter(|event| event.look.is_some()) {
         fatal(out, event, style)?;
     }

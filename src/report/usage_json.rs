@@ -11,7 +11,7 @@ use super::json::{Frame, frames, kind, level};
 use super::usage::{kind_word, saved_bytes, suggested_size};
 use crate::snapshot::{Kind, Snapshot};
 use crate::target::Outcome;
-use crate::watch::{Deep, Event, Group as StackGroup, Watched, signal_name};
+use crate::watch::{Deep, End, Event, Group as StackGroup, Watched, signal_name};
 
 /// The version of the format; it changes only where a key is renamed or its meaning changes.
 const SCHEMA_VERSION: u32 = 1;
@@ -175,9 +175,10 @@ impl<'w> Report<'w> {
 
 impl<'w> Program<'w> {
     fn of(watched: &'w Watched) -> Program<'w> {
-        let (exit_code, signal) = match watched.outcome {
-            Outcome::Exited(code) => (Some(code), None),
-            Outcome::Killed { signal, .. } => (None, Some(signal)),
+        let (exit_code, signal) = match watched.end {
+            End::Ended(Outcome::Exited(code)) => (Some(code), None),
+            End::Ended(Outcome::Killed { signal, .. }) => (None, Some(signal)),
+            End::Vanished | End::Left => (None, None),
         };
         Program {
             command: &watched.command,

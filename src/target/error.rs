@@ -207,6 +207,37 @@ pub enum StopError {
     Replaced(#[source] OpenError),
 }
 
+/// Why there is no look at a target: it can't be opened, or not be stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// It can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It can't be stopped.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+}
+
+impl LookError {
+    /// What to do about it, where the kernel forbids the look.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            LookError::Open(OpenError::NoPermission { pid, why })
+            | LookError::Stop(StopError::NoPermission { pid, why }) => Some(why.remedy(*pid)),
+            _ => None,
+        }
+    }
+
+    /// Whether it only says that the process is no more.
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self,
+            LookError::Open(OpenError::NoProcess { .. } | OpenError::Zombie { .. })
+                | LookError::Stop(StopError::Ended { .. })
+        )
+    }
+}
+
 impl StopError {
     /// Why thread `tid` of `pid` could not be seized.
     pub(super) fn of_refused_thread(pid: i32, tid: i32, directory: &Path) -> StopError {

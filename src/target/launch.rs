@@ -8,18 +8,18 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::tracees::Outcome;
+use super::vanish;
 
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -131,15 +131,8 @@ pub fn await_end(pid: i32, tell: impl Fn(Outcome) + Send + Sync + 'static) {
 /// for, whatever its options ("we see ptrace'd stopped tasks regardless of options", `wait_task_stopped` in
 /// kernel/exit.c).
 fn wait_for_end(pid: i32) -> Outcome {
-    // SAFETY: the call takes two plain numbers.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if let Ok(number) = i32::try_from(opened)
-        && number >= 0
-    {
-        // SAFETY: the kernel has just opened this descriptor for us.
-        let process = unsafe { OwnedFd::from_raw_fd(number) };
-        let mut events = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut events, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    if let Ok(process) = vanish::open(pid) {
+        vanish::wait(&process);
     }
     loop {
         let mut status = 0;

@@ -31,6 +31,7 @@ mod tracees;
 #[cfg(test)]
 mod tracees_tests;
 mod tracer;
+mod vanish;
 
 use crate::arch::Arch;
 use crate::mapping::Mapping;
@@ -38,7 +39,7 @@ use crate::memory::Memory;
 use crate::registers::Registers;
 
 pub use self::core::{Core, CoreWarning};
-pub use error::{OpenError, StopError};
+pub use error::{LookError, OpenError, StopError};
 pub use facts::{Facts, PageScan};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use launch::{Inherited, LaunchError, Launched, await_end, launch};
@@ -54,6 +55,7 @@ pub use stopped::{Released, Stopped};
 pub use this::This;
 pub use touched::TouchedCopy;
 pub use tracees::{Happened, Happening, Outcome, Signalled, TooBusy, Tracees};
+pub use vanish::await_vanishing;
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.
 ///

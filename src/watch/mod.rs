@@ -1,11 +1,12 @@
-//! Launches a program and watches every stack that it uses until it ends.
+//! Watches every stack that a program uses: one that is launched, until it ends, or one that runs already.
 //!
-//! You give a command line; you get a [`Watched`]: how the program ended, what its stacks needed, and what happened.
-//! The program keeps its streams and its terminal, and what signals it gets is what it would get without us.
-//! Nothing here prints.
+//! You give a command line ([`run`]) or a process ([`Attached`]); you get a [`Watched`]: how the watch ended, what the
+//! program's stacks needed, and what happened. The program keeps its streams and its terminal, and what signals it gets
+//! is what it would get without us. Nothing here prints.
 //!
 //! Words: a *look* is one snapshot of one process; a process is looked at each *period*, and once more before it ends.
 
+mod attach;
 mod events;
 mod pace;
 mod relay;
@@ -16,20 +17,21 @@ use std::time::Duration;
 
 use crate::target::{LaunchError, Outcome, StopError};
 
+pub use attach::{AttachError, Attached, Control};
 pub use events::{Event, EventKind, Events, Look, signal_name};
-pub use run::{Options, run};
+pub use run::{Looked, Options, run};
 pub use usage::{Deep, Group, Peaks, Usage};
 
-/// What was seen of a program from its start to its end.
+/// What was seen of a program while it was watched.
 #[derive(Debug)]
 pub struct Watched {
     /// Its command line.
     pub command: Vec<String>,
     /// The number of its process.
     pub pid: i32,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// How long it ran.
+    /// What ended the watch.
+    pub end: End,
+    /// How long it was watched.
     pub duration: Duration,
     /// How many looks there were.
     pub looks: usize,
@@ -45,6 +47,17 @@ pub struct Watched {
     pub events: Events,
     /// What could not be seen, a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// What ended a watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The program ended.
+    Ended(Outcome),
+    /// The program ended, and nobody told us how: it was not ours.
+    Vanished,
+    /// We were asked to leave; the program runs on.
+    Left,
 }
 
 /// Why a program could not be watched. It was not started then.

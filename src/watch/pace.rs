@@ -15,6 +15,8 @@ pub(super) struct Pace {
     due: Instant,
     /// How long looks have had the program stand still.
     pub(super) stopped: Duration,
+    /// How long the last round of looks had it stand still.
+    last: Duration,
     /// How many looks there were in rounds of their own, and when the first and the last of these were.
     rounds: Option<(u32, Instant, Instant)>,
 }
@@ -22,7 +24,13 @@ pub(super) struct Pace {
 impl Pace {
     /// A pace of one look each `interval`, from now on.
     pub(super) fn new(interval: Duration) -> Pace {
-        Pace { interval, due: Instant::now() + FIRST.min(interval), stopped: Duration::ZERO, rounds: None }
+        Pace {
+            interval,
+            due: Instant::now() + FIRST.min(interval),
+            stopped: Duration::ZERO,
+            last: Duration::ZERO,
+            rounds: None,
+        }
     }
 
     /// When the next round of looks is due.
@@ -30,11 +38,23 @@ impl Pace {
         self.due
     }
 
+    /// From now on, one look each `interval`; the next one comes no later than that.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+        self.due = self.due.min(Instant::now() + self.current());
+    }
+
+    /// The time from a round to the next, as it is now.
+    pub(super) fn current(&self) -> Duration {
+        self.interval.max(self.last * RUN_PER_STOP)
+    }
+
     /// Notes a round of looks that ends now and had the program stand for `stopped`.
     pub(super) fn round(&mut self, stopped: Duration) {
         let now = Instant::now();
         self.stopped += stopped;
-        self.due = now + self.interval.max(stopped * RUN_PER_STOP);
+        self.last = stopped;
+        self.due = now + self.current();
         let (count, first, _) = self.rounds.unwrap_or((0, now, now));
         self.rounds = Some((count + 1, first, now));
     }

@@ -1,4 +1,4 @@
-//! The course of a watch: launch, take in what happens, look when it is due, and see the program to its end.
+//! The course of a watch: take in what happens, look when it is due, and see the program to its end or leave it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -12,10 +12,12 @@ use super::events::{self, Event, EventKind, Events, Look};
 use super::pace::Pace;
 use super::relay::Relay;
 use super::usage::Usage;
-use super::{RunError, Watched};
+use super::{End, RunError, Watched};
 use crate::image::names::Lines;
 use crate::snapshot::{self, Kept, Snapshot};
-use crate::target::{self, Happened, Happening, Inbox, Launched, Live, Outcome, Received, Signalled, TooBusy, Tracees};
+use crate::target::{
+    self, Happened, Happening, Inbox, Live, LookError, Outcome, Received, Signalled, TooBusy, Tracees,
+};
 
 /// How many processes are looked at in one round.
 const PROCESSES_PER_ROUND: usize = 16;
@@ -35,9 +37,30 @@ pub struct Options {
 }
 
 /// What comes in while we watch.
-enum Input {
+pub(super) enum Input {
+    /// Something happened to the program.
     Program(Happened),
+    /// A signal was sent to us.
     Signal(Received),
+    /// The program, which is not ours, has ended.
+    Vanished,
+    /// We are to leave the program alone.
+    Leave,
+    /// We are to stop ourselves until somebody continues us.
+    Suspend,
+    /// The time from one look to the next is another.
+    Interval(Duration),
+}
+
+/// A look that was taken, for those who watch along.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// What was seen.
+    pub snapshot: Arc<Snapshot>,
+    /// When, from the start of the watch.
+    pub time: Duration,
+    /// The time to the next look: the interval, or more where that would stop the program for over 1 % of the time.
+    pub next: Duration,
 }
 
 /// Launches a program and watches it to its end.
@@ -50,23 +73,30 @@ pub fn run(options: &Options) -> Result<Watched, RunError> {
     let inbox = Inbox::open()?;
     let launched = target::launch(&options.program, &options.arguments, inbox.inherited())?;
     let (sender, inputs) = mpsc::channel();
-    let mut watch = Watch::new(&launched, options, sender)?;
+    let happenings = sender.clone();
+    let tracees = Tracees::seize(launched.pid(), move |happened| {
+        let _ = happenings.send(Input::Program(happened));
+    });
+    let tracees = tracees.map_err(RunError::Follow)?;
+    let mut watch = Watch::new(launched.pid(), options.interval, sender);
+    watch.tracees = Some(tracees);
     let signals = watch.sender.clone();
     inbox.listen(move |received| {
         let _ = signals.send(Input::Signal(received));
     })?;
     launched.go()?;
-    let outcome = watch.watch_to_end(&inputs);
-    Ok(watch.finish(options, outcome))
+    let end = watch.watch_to_end(&inputs, &mut |_| {});
+    let words = std::iter::once(&options.program).chain(&options.arguments);
+    Ok(watch.finish(words.map(|word| word.to_string_lossy().into_owned()).collect(), end))
 }
 
-struct Watch {
+pub(super) struct Watch {
     pid: i32,
     start: Instant,
     sender: Sender<Input>,
     /// Whether the process has become the program.
-    launched: bool,
-    /// `None` once the program was let go.
+    pub(super) launched: bool,
+    /// `None` where the program is not followed, or was let go.
     tracees: Option<Tracees>,
     /// The processes to look at; the first of the next round is the first above `looked_at`.
     processes: BTreeSet<i32>,
@@ -77,49 +107,49 @@ struct Watch {
     relay: Relay,
     usage: Usage,
     events: Events,
-    looks: usize,
-    exact_until: Option<Duration>,
+    pub(super) looks: usize,
+    pub(super) exact_until: Option<Duration>,
     warnings: BTreeSet<String>,
 }
 
 impl Watch {
-    fn new(launched: &Launched, options: &Options, sender: Sender<Input>) -> Result<Watch, RunError> {
-        let pid = launched.pid();
-        let happenings = sender.clone();
-        let tracees = Tracees::seize(pid, move |happened| {
-            let _ = happenings.send(Input::Program(happened));
-        });
-        Ok(Watch {
+    /// A watch on process `pid` that begins now, and follows nothing.
+    pub(super) fn new(pid: i32, interval: Duration, sender: Sender<Input>) -> Watch {
+        Watch {
             pid,
             start: Instant::now(),
             sender,
             launched: false,
-            tracees: Some(tracees.map_err(RunError::Follow)?),
+            tracees: None,
             processes: BTreeSet::from([pid]),
             looked_at: 0,
             modules: HashMap::new(),
-            pace: Pace::new(options.interval),
+            pace: Pace::new(interval),
             relay: Relay::default(),
             usage: Usage::default(),
             events: Events::default(),
             looks: 0,
             exact_until: None,
             warnings: BTreeSet::new(),
-        })
+        }
     }
 
-    /// Watches until the program has ended.
-    fn watch_to_end(&mut self, inputs: &Receiver<Input>) -> Outcome {
+    /// Watches until the program has ended, or until we are to leave it. Each look of a round is told to `tell`.
+    pub(super) fn watch_to_end(&mut self, inputs: &Receiver<Input>, tell: &mut dyn FnMut(Looked)) -> End {
         loop {
             let due = self.relay.due().map_or(self.pace.due(), |relay| relay.min(self.pace.due()));
             match inputs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(Input::Program(happened)) => {
                     if let Some(outcome) = self.happened(happened) {
-                        return outcome;
+                        return End::Ended(outcome);
                     }
                 }
                 Ok(Input::Signal(received)) => self.received(received),
-                Err(RecvTimeoutError::Timeout) => self.due(),
+                Ok(Input::Vanished) => return End::Vanished,
+                Ok(Input::Leave) => return End::Left,
+                Ok(Input::Suspend) => target::stop_ourselves(),
+                Ok(Input::Interval(interval)) => self.pace.set_interval(interval),
+                Err(RecvTimeoutError::Timeout) => self.due(tell),
                 // We hold a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => {}
             }
@@ -140,13 +170,15 @@ impl Watch {
     }
 
     /// Does what is due by now.
-    fn due(&mut self) {
+    fn due(&mut self, tell: &mut dyn FnMut(Looked)) {
         let now = Instant::now();
         for signal in self.relay.take_due(now) {
             target::pass_on(self.pid, signal);
         }
         if self.pace.due() <= now {
-            self.round();
+            for snapshot in self.round() {
+                tell(self.looked(snapshot));
+            }
         }
     }
 
@@ -257,51 +289,77 @@ impl Watch {
         });
     }
 
+    /// The look that shows whether the process can be watched.
+    pub(super) fn look_at_first(&mut self) -> Result<Arc<Snapshot>, LookError> {
+        let snapshot = self.try_look(self.pid, false)?;
+        self.pace.extra(snapshot.stopped);
+        Ok(snapshot)
+    }
+
+    /// A look of ours as it is told to others.
+    pub(super) fn looked(&self, snapshot: Arc<Snapshot>) -> Looked {
+        Looked { snapshot, time: self.start.elapsed(), next: self.pace.current() }
+    }
+
     /// Looks at the processes whose turn it is.
-    fn round(&mut self) {
+    pub(super) fn round(&mut self) -> Vec<Arc<Snapshot>> {
         let turn: Vec<i32> = self.processes.range(self.looked_at + 1..).chain(&self.processes).copied().collect();
         let count = self.processes.len().min(PROCESSES_PER_ROUND);
         let mut stopped = Duration::ZERO;
+        let mut seen = Vec::new();
         for pid in turn.into_iter().take(count) {
             if let Some(snapshot) = self.look(pid, true) {
                 stopped += snapshot.stopped;
+                seen.push(snapshot);
             }
             self.looked_at = pid;
         }
         self.pace.round(stopped);
+        seen
     }
 
-    /// Looks at one process.
+    /// Looks at one process. One that can't be looked at has ended, in nearly all cases; what it is otherwise, the log
+    /// tells, and the report where nobody followed the process.
     fn look(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
-        let opened = match &self.tracees {
+        let looked = self.try_look(pid, named).inspect_err(|error| debug!("no look at {pid}: {error}"));
+        if let Err(error) = &looked
+            && self.tracees.is_none()
+            && !error.is_end()
+        {
+            self.warn([format!("at times there was no look: {error}")]);
+        }
+        looked.ok()
+    }
+
+    /// Looks at one process, or tells why that is not possible.
+    fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
+        let live = match &self.tracees {
             Some(tracees) => tracees.open(pid),
             None => Live::open(pid),
-        };
-        // A process that can't be looked at has ended, in nearly all cases; what it is otherwise, the log tells.
-        let live = opened.inspect_err(|error| debug!("no look at {pid}: {error}")).ok()?;
+        }?;
         let kept = self.modules.entry(pid).or_default();
-        let snapshot = snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)
-            .inspect_err(|error| debug!("no look at {pid}: {error}"))
-            .ok()?;
-        let snapshot = Arc::new(snapshot);
+        let snapshot = Arc::new(snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
         self.looks += 1;
-        let room = MOST_WARNINGS.saturating_sub(self.warnings.len());
-        self.warnings.extend(snapshot.warnings.iter().take(room).cloned());
+        self.warn(snapshot.warnings.iter().cloned());
         self.usage.look(&snapshot, named);
         if self.tracees.is_none() {
             self.usage.only_living(&snapshot);
         }
-        Some(snapshot)
+        Ok(snapshot)
     }
 
-    fn finish(mut self, options: &Options, outcome: Outcome) -> Watched {
+    fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
+        let room = MOST_WARNINGS.saturating_sub(self.warnings.len());
+        self.warnings.extend(warnings.into_iter().take(room));
+    }
+
+    pub(super) fn finish(mut self, command: Vec<String>, end: End) -> Watched {
         let duration = self.start.elapsed();
         self.usage.finish();
-        let words = std::iter::once(&options.program).chain(&options.arguments);
         Watched {
-            command: words.map(|word| word.to_string_lossy().into_owned()).collect(),
+            command,
             pid: self.pid,
-            outcome,
+            end,
             duration,
             looks: self.looks,
             period: self.pace.period(),

@@ -118,6 +118,13 @@ impl Unwinding<'_, '_, '_> {
             return None;
         }
         let start = frames.len();
+        if is_fresh && contexts::begins_at_label(self.sites, &hypothesis) {
+            // Nobody called what begins there, and the words above are arguments.
+            let frame = Frame { pc, cfa: None, found_by: FoundBy::Context, signal: false };
+            frames.push(frame);
+            let (top, ended) = (hypothesis.word_at.offset(8), Ended::Root);
+            return Some(Chain { hypothesis, sp, frames: start..frames.len(), root: Root::StartCode, top, ended });
+        }
         let (climb, ended) = loop {
             frames.truncate(start);
             let mut climb = Climb { memory, top: sp, stop: None, big_frames: &self.big_frames };

@@ -65,7 +65,25 @@ pub fn choose(chains: &Chains, sites: &Sites, mappings: &[Mapping], running: &[R
     drop_running(&mut groups, mappings, running);
     drop_leftovers(chains, &mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
-    groups.iter().filter_map(|group| choose_one(chains, sites, group, &extents)).collect()
+    let mut choices: Vec<Choice> =
+        groups.iter().filter_map(|group| choose_one(chains, sites, group, &extents)).collect();
+    drop_begun(chains, sites, &mut choices);
+    choices
+}
+
+/// Drops fresh contexts on stacks where another context shows that they have begun.
+fn drop_begun(chains: &Chains, sites: &Sites, choices: &mut Vec<Choice>) {
+    let is_fresh =
+        |choice: &Choice| sites.sites[chains.chains[choice.chain].hypothesis.site as usize].origin == Origin::Fresh;
+    let held = choices.iter().filter(|choice| !is_fresh(choice) && choice.holder != Holder::None);
+    let mut begun: Vec<AddrRange> =
+        held.map(|choice| &chains.chains[choice.chain]).map(|chain| AddrRange::new(chain.sp, chain.top)).collect();
+    begun.sort_unstable_by_key(|range| range.high);
+    choices.retain(|choice| {
+        let at = chains.chains[choice.chain].hypothesis.word_at;
+        let next = begun.partition_point(|range| range.high <= at);
+        !(is_fresh(choice) && begun.get(next).is_some_and(|range| range.contains(at)))
+    });
 }
 
 /// For each chain, whether its root is one: code that stands in the middle of chains more often is none.
@@ -161,7 +179,7 @@ fn choose_one(chains: &Chains, sites: &Sites, group: &Group, extents: &[AddrRang
     };
     let best = group.chains.iter().copied().max_by_key(|index| rank(*index))?;
     let origin = sites.sites[chains.chains[best].hypothesis.site as usize].origin;
-    if origin == Origin::Fresh && rank(best).1 <= Holder::SameStack {
+    if origin != Origin::Switch && rank(best).1 <= Holder::SameStack {
         return None;
     }
     let held = group.chains.iter().filter(|index| chains.chains[**index].hypothesis.holder.is_some());
@@ -176,8 +194,9 @@ fn choose_one(chains: &Chains, sites: &Sites, group: &Group, extents: &[AddrRang
 fn origin_rank(origin: Origin, holder: Holder) -> u8 {
     match (holder, origin) {
         (Holder::None, _) => 0,
-        // A fresh stack holds nothing yet, so what points into it from there is left from an earlier use.
-        (Holder::SameStack, Origin::Fresh) => 0,
+        // A fresh stack holds nothing yet, so what points into it from there is left from an earlier use; and a block
+        // that a function saved on its own stack is there for a jump on that stack, to handle an error.
+        (Holder::SameStack, Origin::Fresh | Origin::SavedOnly) => 0,
         (_, Origin::Fresh) => 1,
         (_, Origin::SavedOnly) => 2,
         (_, Origin::Switch) => 3,

@@ -104,7 +104,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
 
 fn confidence(chain: &Chain, choice: &Choice, origin: Origin, state: State, differ: bool) -> Confidence {
     match (origin, choice.holder) {
-        (Origin::SavedOnly, Holder::SameStack) | (_, Holder::None) => Confidence::Guess,
+        (_, Holder::None) => Confidence::Guess,
         _ if chain.root == Root::TopOfMemory => Confidence::Guess,
         _ if state != State::Suspended || choice.candidates > 1 || !differ => Confidence::Likely,
         _ => Confidence::Certain,

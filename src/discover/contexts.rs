@@ -173,6 +173,11 @@ pub fn resumes_at(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis) -> 
     Some(crate::addr::Pc::At(Addr(pc)))
 }
 
+/// Whether a fresh context begins at its label, rather than at a function that a block names.
+pub fn begins_at_label(sites: &Sites, hypothesis: &Hypothesis) -> bool {
+    matches!(sites.layouts[hypothesis.layout as usize].resume_word, Place::Stack(_))
+}
+
 fn is_fresh_block(layout: &Layout, site: &Site) -> bool {
     site.origin == Origin::Fresh && matches!(layout.resume_word, Place::Block(_))
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use super::descriptors::{ImageCode, Layout, Resume, Switches, derive};
 use crate::addr::{Addr, Pc};
 use crate::arch::X86_64;
-use crate::image::{Image, Module, Modules, indirect_calls, slot_transfers, transfers};
+use crate::image::{CodeBytes, Image, Module, Modules, indirect_calls, slot_transfers, takes_address, transfers};
 use crate::memory::Memory;
 use crate::unwind::Tables;
 
@@ -149,6 +149,13 @@ impl<'a> View<'a> {
         Some(View { module, image, data: data.collect() })
     }
 
+    /// Whether the address `entry` stands in its data or is taken by its code.
+    fn keeps(&self, entry: u64) -> bool {
+        let takes = |part: CodeBytes<'_>| takes_address(part, entry.wrapping_sub(self.module.bias));
+        !self.slots(&BTreeSet::from([entry])).is_empty()
+            || is_code_of(self, entry) && self.image.code().into_iter().any(takes)
+    }
+
     /// The svmas of words that hold one of `values`.
     fn slots(&self, values: &BTreeSet<u64>) -> BTreeSet<u64> {
         let in_segment = |(svma, bytes): &(u64, Vec<u8>)| {
@@ -221,7 +228,6 @@ impl Collected {
     fn add_calls(&mut self, routines: &[Routine], views: &[View<'_>], tables: &Tables<'_>) {
         let entries: BTreeSet<u64> = routines.iter().map(|routine| routine.entry).collect();
         let mut called: BTreeSet<u64> = BTreeSet::new();
-        let mut taken: Vec<(&View<'_>, BTreeSet<u64>)> = Vec::new();
         for view in views {
             let slots = view.slots(&entries);
             for (entry, site) in calls_in(view, &entries, &slots, tables) {
@@ -230,18 +236,13 @@ impl Collected {
                     called.insert(entry);
                 }
             }
-            taken.push((view, slots));
         }
-        // A routine that nobody calls by its address is called through a pointer.
+        // A routine that nobody calls, but whose address somebody keeps, is called through a pointer.
         let uncalled = |routine: &&Routine| routine.origin == Origin::Switch && !called.contains(&routine.entry);
         for routine in routines.iter().filter(uncalled) {
-            for (view, slots) in &taken {
-                let bias = view.module.bias;
-                if !is_code_of(view, routine.entry) && slots.is_empty() {
-                    continue;
-                }
+            for view in views.iter().filter(|view| view.keeps(routine.entry)) {
                 let returns = view.image.code().into_iter().flat_map(indirect_calls).take(MOST_INDIRECT);
-                for site in returns.map(|svma| svma.wrapping_add(bias)) {
+                for site in returns.map(|svma| svma.wrapping_add(view.module.bias)) {
                     self.add(site, Pc::After(Addr(site)), Origin::Switch, routine.layout);
                 }
             }

@@ -119,6 +119,21 @@ pub fn slot_transfers(code: CodeBytes<'_>, wanted: impl Fn(u64) -> bool) -> Vec<
     memchr::memchr_iter(0xff, code.bytes).filter_map(transfer).collect()
 }
 
+/// Whether some instruction may take the address `target`: `lea r, [rip+x]`, or one with the address as a number, as code
+/// has it that is linked to run at a fixed place.
+pub fn takes_address(code: CodeBytes<'_>, target: u64) -> bool {
+    let leads_there = |index: usize| {
+        let tail = code.bytes.get(index + 1..)?.first_chunk::<5>()?;
+        let displacement = i64::from(i32::from_le_bytes([tail[1], tail[2], tail[3], tail[4]]));
+        let next = code.svma.wrapping_add(index as u64 + 6);
+        (tail[0] & 0xc7 == 0x05 && next.wrapping_add_signed(displacement) == target).then_some(())
+    };
+    let by_lea = || memchr::memchr_iter(0x8d, code.bytes).find_map(leads_there).is_some();
+    let number = u32::try_from(target).ok().filter(|number| *number > 0xffff);
+    let by_number = |number: u32| memchr::memmem::find(code.bytes, &number.to_le_bytes()).is_some();
+    by_lea() || number.is_some_and(by_number)
+}
+
 /// The return addresses behind `call r/m` (`FF /2`), in order.
 pub fn indirect_calls(code: CodeBytes<'_>) -> Vec<u64> {
     let after = |index: usize| {
@@ -202,6 +217,14 @@ mod tests {
             assert!(transfers(CodeBytes { svma: 0, bytes: &[0xe8, 0, 0, 0][..length] }, |_| true).is_empty());
             assert!(slot_transfers(CodeBytes { svma: 0, bytes: &[0xff, 0x15, 0, 0][..length] }, |_| true).is_empty());
         }
+    }
+
+    #[test]
+    fn an_address_is_taken_by_lea_or_as_a_number() {
+        let code = [0x90, 0x48, 0x8d, 0x3d, 0x08, 0, 0, 0, 0xbf, 0x56, 0x34, 0x12, 0];
+        let takes = |target| takes_address(CodeBytes { svma: 0x1000, bytes: &code }, target);
+        assert!(takes(0x1010) && takes(0x12_3456));
+        assert!(!takes(0x1011) && !takes(0x3456));
     }
 
     #[test]

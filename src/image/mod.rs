@@ -37,7 +37,9 @@ use std::sync::Arc;
 use crate::mapping::Mapping;
 
 pub use build_id::BuildId;
-pub use code::{CodeBytes, SlotTransfer, Transfer, indirect_calls, slot_transfers, stack_pointer_writes, transfers};
+pub use code::{
+    CodeBytes, SlotTransfer, Transfer, indirect_calls, slot_transfers, stack_pointer_writes, takes_address, transfers,
+};
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};
 pub use modules::{Module, Modules};

@@ -6,7 +6,7 @@ use super::stacks::Ground;
 use super::survey::Chain;
 use super::{Kind, Peak, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds::{self, Bounds, Owner};
+use crate::discover::bounds::{self, Bounds, Guard, Owner};
 use crate::discover::chains;
 use crate::discover::choose::{Running, choose};
 use crate::discover::classify::{self, CodeView, Context, classify};
@@ -100,7 +100,14 @@ fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], groun
         let touched = pages.and_then(|pages| bounds::touched(&span.bounds, &pages));
         Suspended { context, thread, bounds: span.bounds, peak: touched.map(|bytes| Peak { bytes }) }
     };
-    contexts.into_iter().zip(owners).zip(spans).map(suspended).collect()
+    let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
+    found.filter(is_still_a_stack).collect()
+}
+
+/// What nothing points to may be memory that was given back: it counts as a finished stack only where its guard stands.
+fn is_still_a_stack(found: &Suspended) -> bool {
+    let is_kept = matches!(found.bounds.guard, Guard::Ok(_));
+    found.context.state != classify::State::Finished || found.context.holder.is_some() || is_kept
 }
 
 /// The parts of the threads' own stacks that nobody uses, sorted.

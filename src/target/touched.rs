@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::remote::RemoteMemory;
@@ -36,14 +37,23 @@ impl TouchedCopy {
     pub fn with_room_for(pages: &Pages, given_up: &AtomicBool) -> TouchedCopy {
         let bytes: u64 = touched(pages).map(|range| range.len()).sum();
         // A process that runs touches more until it is stopped.
-        let bytes = usize::try_from(bytes + bytes / 8).unwrap_or(MOST_COPIED).min(MOST_COPIED) + (1 << 20);
+        let bytes = usize::try_from(bytes + bytes / 32).unwrap_or(MOST_COPIED).min(MOST_COPIED) + (1 << 20);
         let mut room = vec![0; bytes];
-        let mut parts = room.chunks_mut(PART);
-        while !given_up.load(Ordering::Relaxed)
-            && let Some(part) = parts.next()
-        {
-            make_ready(part);
-        }
+        let parts = Mutex::new(room.chunks_mut(PART));
+        let work = || {
+            while !given_up.load(Ordering::Relaxed)
+                && let Some(part) = parts.lock().ok().and_then(|mut parts| parts.next())
+            {
+                make_ready(part);
+            }
+        };
+        // The kernel clears each page, which one processor alone does slower than memory could be filled.
+        std::thread::scope(|scope| {
+            if bytes > PART {
+                scope.spawn(work);
+            }
+            work();
+        });
         TouchedCopy { room, pieces: Vec::new(), missing: false }
     }
 

@@ -1,0 +1,94 @@
+//! Arbitrary code and memory: derives switch descriptors, looks for contexts, unwinds, chooses and measures them.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use stackscope::addr::{Addr, AddrRange, Pc};
+use stackscope::arch::X86_64;
+use stackscope::discover::bounds::Bounds;
+use stackscope::discover::chains;
+use stackscope::discover::choose::{Running, choose};
+use stackscope::discover::classify::{CodeView, classify};
+use stackscope::discover::contexts::{Scene, hypotheses};
+use stackscope::discover::descriptors::{ImageCode, Resume, derive};
+use stackscope::discover::sites::{Origin, Site, Sites};
+use stackscope::discover::spans::{Span, refine};
+use stackscope::image::{CodeBytes, transfers};
+use stackscope::mapping::{Access, Mapping, Origin as MappingOrigin};
+use stackscope::memory::Slices;
+use stackscope::unwind::{Code, Placed, Rules, Tables};
+
+const CODE: u64 = 0x1_0000;
+const STACK: u64 = 0x2_0000;
+
+#[derive(Arbitrary, Debug)]
+struct Input<'a> {
+    code: &'a [u8],
+    /// Pairs: whether to lay down a code address or a place in this memory, and which.
+    words: Vec<(bool, u16)>,
+    running: u16,
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Code for Bytes<'_> {
+    fn is_executable(&self, at: Addr) -> bool {
+        at.0.checked_sub(CODE).is_some_and(|offset| offset < self.0.len() as u64)
+    }
+
+    fn code(&self, at: Addr, into: &mut [u8]) -> bool {
+        let tail = at.0.checked_sub(CODE).and_then(|offset| self.0.get(offset as usize..));
+        let bytes = tail.and_then(|tail| tail.get(..into.len()));
+        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+    }
+}
+
+fuzz_target!(|input: Input| {
+    let parts = [CodeBytes { svma: CODE, bytes: input.code }];
+    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None });
+    let mut sites = Sites::default();
+    for descriptor in switches.descriptors {
+        let layout = sites.layouts.len() as u32;
+        let words = match descriptor.resume {
+            Resume::AfterCallsOf(entry) => {
+                transfers(parts[0], |target| target == entry).iter().map(|call| call.at + 5).collect()
+            }
+            Resume::Label { label, .. } => vec![label],
+        };
+        let origin = if descriptor.saves_only { Origin::SavedOnly } else { Origin::Switch };
+        let site = |word| Site { word, pc: Pc::After(Addr(word)), origin, layouts: vec![layout] };
+        sites.sites.extend(words.into_iter().map(site));
+        sites.layouts.push(descriptor.layout);
+    }
+    let fresh = switches.starts.iter().filter(|_| !sites.layouts.is_empty()).map(|start| start.0);
+    let fresh = fresh.map(|word| Site { word, pc: Pc::At(Addr(word)), origin: Origin::Fresh, layouts: vec![0] });
+    sites.sites.extend(fresh.collect::<Vec<_>>());
+
+    let word = |(is_code, value): &(bool, u16)| match is_code {
+        true if !sites.sites.is_empty() => sites.sites[usize::from(*value) % sites.sites.len()].word,
+        _ => STACK + u64::from(*value),
+    };
+    let bytes: Vec<u8> = input.words.iter().flat_map(|pair| word(pair).to_le_bytes()).collect();
+    let range = AddrRange::new(Addr(STACK), Addr(STACK + bytes.len() as u64));
+    let mappings = [Mapping {
+        range,
+        access: Access { read: true, write: true, execute: false },
+        shared: false,
+        origin: MappingOrigin::Anonymous,
+    }];
+    let memory = Slices::new(vec![(range.low, &bytes)]);
+    let scene = Scene { memory: &memory, dead: &[], thread_pointer: Some(STACK) };
+
+    let code = Bytes(input.code);
+    let ranges = [AddrRange::new(Addr(CODE), Addr(CODE + input.code.len() as u64))];
+    let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
+    let tables = Tables::of(&X86_64, &code, [placed]);
+    let chains = chains::unwind(&scene, &sites, &mappings, &mut Rules::new(&tables), hypotheses(&scene, &sites));
+    let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new() }];
+    let choices = choose(&chains, &sites, &mappings, &running);
+    let view = CodeView { read: &|at, into| code.code(at, into), function_start: &|_| None, memory: &memory };
+    let contexts = classify(&chains, &sites, &choices, view);
+    let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };
+    let mut spans: Vec<Span> = contexts.iter().map(|context| span(context.sp, context.top)).collect();
+    refine(&mut spans, &mappings, &memory);
+});

@@ -29,10 +29,52 @@ fn rust(symbol: &str) -> Option<String> {
 
 /// The parser limits how deep a name may nest; how long its expansion becomes is limited here.
 fn cpp(symbol: &str) -> Option<String> {
+    constructor_template(symbol).and_then(|symbol| cpp_as_it_is(&symbol)).or_else(|| cpp_as_it_is(symbol))
+}
+
+fn cpp_as_it_is(symbol: &str) -> Option<String> {
     let parsed = cpp_demangle::Symbol::new(symbol).ok()?;
+    let options = cpp_demangle::DemangleOptions::new().hide_expression_literal_types();
     let mut text = Bounded(String::new());
-    parsed.structured_demangle(&mut text, &cpp_demangle::DemangleOptions::new()).ok()?;
+    parsed.structured_demangle(&mut text, &options).ok()?;
     Some(text.0)
+}
+
+/// The symbol of a constructor or destructor template with a return type put in; `None` for any other.
+///
+/// Templates state their return type before their parameters, except for these, which have none (Itanium C++ ABI,
+/// section 5.1.5.3). cpp_demangle 0.5 takes their first parameter for one and leaves it out. So it is given one to leave out.
+fn constructor_template(symbol: &str) -> Option<String> {
+    /// Looking for the end of the name takes time with the square of its length.
+    const LONGEST_SEARCHED: usize = 2000;
+    let bytes = symbol.as_bytes();
+    let marks = bytes.windows(3).any(|part| matches!(part, [b'C' | b'D', b'0'..=b'5', b'I']));
+    if !marks || !symbol.starts_with("_ZN") || symbol.len() > LONGEST_SEARCHED {
+        return None;
+    }
+    // The name is the shortest part that makes a whole symbol with an empty list of parameters.
+    let ends = (0..bytes.len()).filter(|&place| bytes[place] == b'E').map(|place| place + 1);
+    let mut names = ends.filter_map(|end| Some((end, cpp_as_it_is(&format!("{}v", symbol.get(..end)?))?)));
+    let (end, name) = names.next()?;
+    let is_template = names_its_own_class(name.strip_suffix("()")?);
+    is_template.then(|| format!("{}v{}", &symbol[..end], &symbol[end..]))
+}
+
+/// Whether the last part of a name is that of the class before it, and a template: `A<int>::A<char>`.
+fn names_its_own_class(name: &str) -> bool {
+    let mut parts = vec![0];
+    let mut depth = 0;
+    for (place, byte) in name.bytes().enumerate() {
+        match byte {
+            b'<' | b'(' => depth += 1,
+            b'>' | b')' => depth -= 1,
+            b':' if depth == 0 && name[place..].starts_with("::") => parts.push(place + 2),
+            _ => {}
+        }
+    }
+    let [.., class, last] = parts[..] else { return false };
+    let bare = |part: &str| part.split(['<', ':']).next().unwrap_or_default().trim_start_matches('~').to_owned();
+    name[last..].contains('<') && bare(&name[class..]) == bare(&name[last..])
 }
 
 /// Text that refuses to grow beyond [`LONGEST`].
@@ -64,6 +106,22 @@ mod tests {
             ("_Z3foov.isra.0", "foo() [clone .isra.0]"),
             ("_ZNSt6vectorIiSaIiEE9push_backERKi", "std::vector<int, std::allocator<int> >::push_back(int const&)"),
             ("_ZSt4cout@GLIBCXX_3.4", "std::cout@GLIBCXX_3.4"),
+            ("_ZN3fooILi4EE3barEi", "foo<4>::bar(int)"),
+        ] {
+            assert_eq!(demangle(mangled), expected);
+        }
+    }
+
+    #[test]
+    fn templates_of_constructors_keep_all_parameters() {
+        // As c++filt shows them.
+        for (mangled, expected) in [
+            ("_ZN1AC1IiEET_c", "A::A<int>(int, char)"),
+            ("_ZN1AD2IiEEv", "A::~A<int>()"),
+            ("_ZN2ns1AIcEC4IiEEmT_", "ns::A<char>::A<int>(unsigned long, int)"),
+            ("_ZN1A1fIiEEvT_c", "void A::f<int>(int, char)"),
+            ("_ZN1AC1Eic", "A::A(int, char)"),
+            ("_ZN1AIFvvEEC1IZ4mainEUlvE_vEEOT_", "A<void ()>::A<main::{lambda()#1}, void>(main::{lambda()#1}&&)"),
         ] {
             assert_eq!(demangle(mangled), expected);
         }

@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use stackscope_harness::{Running, gcore, scratch, wait_until};
+use stackscope_harness::{Running, gcore, scratch, states, wait_until};
 
 use common::{dump, stackscope};
 
@@ -119,6 +119,17 @@ fn a_cut_core_file_shows_what_is_left() {
     let cut: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(cut["complete"], false);
     assert!(cut["warnings"].to_string().contains("truncated"), "{}", cut["warnings"]);
+}
+
+#[test]
+fn a_thread_in_uninterruptible_sleep_is_listed_and_told() {
+    // Not `start`: its parent never leaves state D.
+    let running = Running::start_busy("vfork_parent", &[]);
+    wait_until("it is in vfork", || states(running.pid()).contains(&'D'));
+    let output = stackscope(&["dump", &running.pid().to_string()]);
+    assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("not seen") && text.contains("state D"), "{text}");
 }
 
 #[test]

@@ -77,6 +77,9 @@ fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, style: 
     if group.stacks.len() == 1 {
         let heading = heading(snapshot, group.stacks[0]);
         writeln!(out, "{}", style.paint(Tone::Strong, &style.fit(&heading)))?;
+        if stack.sp.is_none() {
+            return writeln!(out, "  not seen: the thread was not stopped");
+        }
         writeln!(out, "  {}", measures(stack, style))?;
     } else {
         writeln!(out, "{}", style.paint(Tone::Strong, &style.fit(&group_heading(snapshot, group))))?;

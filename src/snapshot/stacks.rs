@@ -71,7 +71,7 @@ fn unseen(chain: &Chain) -> Stack {
         peak: None,
         entry: None,
         frames: Vec::new(),
-        ended: Ended::NoRule,
+        ended: Ended::Unreadable(Addr::default()),
         resumed_by: None,
         confidence: Confidence::Certain,
     }

@@ -19,7 +19,9 @@ use crate::image::names::{self, Lines, Names};
 use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
-use crate::target::{Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, TouchedCopy};
+use crate::target::{
+    Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, TouchedCopy, shrunken_files,
+};
 use crate::unwind::{Rules, Tables};
 
 /// How long a process's threads are waited for before they are listed as not stopped.
@@ -255,6 +257,8 @@ fn understand(
         stack.entry = entry::entry(&stack.frames, &places);
     }
     warnings.extend(places.problems(modules));
+    let shrunken = shrunken_files().into_iter();
+    warnings.extend(shrunken.map(|path| format!("{}: the file shrank while it was read", path.display())));
     let process = seen.process.clone();
     let complete = warnings.is_empty();
     Snapshot { process, arch: seen.arch, stopped: seen.stopped, threads, stacks, places, warnings, complete }

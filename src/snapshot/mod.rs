@@ -1,6 +1,6 @@
 //! One consistent, immutable picture of a target: its stacks, the frames on them, and their names.
 //!
-//! You give a stopped target or a core file (see [`take`]); you get an owned [`Snapshot`] that reports and screens read.
+//! You give a stopped target or a core file ([`of_live`], [`of_core`]); you get an owned [`Snapshot`] that reports and screens read.
 //! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
 
 mod entry;

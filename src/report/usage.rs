@@ -30,9 +30,11 @@ pub fn write(out: &mut impl Write, watched: &Watched, margin: f64, style: Style)
     head(out, watched, style)?;
     let groups = watched.usage.groups();
     writeln!(out)?;
-    table(out, &groups, margin, style)?;
-    writeln!(out)?;
-    legend(out, &groups, margin, style)?;
+    if !groups.is_empty() {
+        table(out, &groups, margin, style)?;
+        writeln!(out)?;
+        legend(out, &groups, margin, style)?;
+    }
     happenings(out, watched, style)?;
     for warning in &watched.warnings {
         writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(warning)))?;

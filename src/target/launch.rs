@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -113,6 +115,21 @@ impl Launched {
             }
         }
     }
+}
+
+/// Whether `program` gets other rights by being executed: it is set-uid or set-gid. The kernel withholds these rights from
+/// a program that is traced by one who lacks them (execve(2)), so that it would not work as it does without us.
+pub fn gains_rights(program: &OsStr) -> bool {
+    let is_privileged = |path: &Path| {
+        std::fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.mode() & (libc::S_ISUID | libc::S_ISGID) != 0)
+    };
+    if program.as_bytes().contains(&b'/') {
+        return is_privileged(Path::new(program));
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let mut paths = std::env::split_paths(&folders).map(|folder| folder.join(program));
+    paths.find(|path| path.is_file()).is_some_and(|path| is_privileged(&path))
 }
 
 /// Tells that a child of ours, which nobody follows, has ended; on a thread of its own, or, if there can be none, before

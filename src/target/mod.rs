@@ -42,7 +42,7 @@ pub use self::core::{Core, CoreWarning};
 pub use error::{LookError, OpenError, StopError};
 pub use facts::{Facts, PageScan};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
-pub use launch::{Inherited, LaunchError, Launched, await_end, launch};
+pub use launch::{Inherited, LaunchError, Launched, await_end, gains_rights, launch};
 pub use live::Live;
 pub use mapped::{MappedBytes, shrunken_files};
 pub use notes::Fault;

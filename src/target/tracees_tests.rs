@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use super::{Happened, Happening, Inbox, LaunchError, Outcome, Target, Tracees, launch};
+use super::{Happened, Happening, Inbox, LaunchError, Outcome, Target, Tracees, gains_rights, launch};
 
 /// Starts a shell with a script, followed.
 fn start(script: &str) -> (i32, Tracees, Receiver<Happened>) {
@@ -82,4 +82,12 @@ fn what_is_missing_or_no_program_is_told_apart() {
     assert!(matches!(no_program, Err(LaunchError::NotExecutable(..))));
     let zero = launch(OsStr::new("a\0b"), &[], inherited);
     assert!(matches!(zero, Err(LaunchError::ZeroByte(_))));
+}
+
+#[test]
+fn programs_that_gain_rights_are_known() {
+    let cases = [("passwd", true), ("/usr/bin/passwd", true), ("sh", false), ("/bin/sh", false), ("/nowhere", false)];
+    for (program, gains) in cases {
+        assert_eq!(gains_rights(OsStr::new(program)), gains, "{program}");
+    }
 }

@@ -16,7 +16,7 @@ use super::{End, RunError, Watched};
 use crate::image::names::Lines;
 use crate::snapshot::{self, Kept, Snapshot};
 use crate::target::{
-    self, Happened, Happening, Inbox, Live, LookError, Outcome, Received, Signalled, TooBusy, Tracees,
+    self, Facts, Happened, Happening, Inbox, Live, LookError, Outcome, Received, Signalled, TooBusy, Tracees,
 };
 
 /// How many processes are looked at in one round.
@@ -24,6 +24,10 @@ const PROCESSES_PER_ROUND: usize = 16;
 
 /// How many different warnings are kept.
 const MOST_WARNINGS: usize = 100;
+
+/// The warning where a program is not followed for its own good.
+const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
+                                 user: only its end is seen; run stackscope as root to see more";
 
 /// What to run, and how often to look.
 #[derive(Clone, Debug)]
@@ -74,12 +78,15 @@ pub fn run(options: &Options) -> Result<Watched, RunError> {
     let launched = target::launch(&options.program, &options.arguments, inbox.inherited())?;
     let (sender, inputs) = mpsc::channel();
     let happenings = sender.clone();
-    let tracees = Tracees::seize(launched.pid(), move |happened| {
-        let _ = happenings.send(Input::Program(happened));
-    });
-    let tracees = tracees.map_err(RunError::Follow)?;
     let mut watch = Watch::new(launched.pid(), options.interval, sender);
-    watch.tracees = Some(tracees);
+    if target::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
+        watch.go_unfollowed(WOULD_LOSE_RIGHTS.to_owned(), Duration::ZERO);
+    } else {
+        let tracees = Tracees::seize(launched.pid(), move |happened| {
+            let _ = happenings.send(Input::Program(happened));
+        });
+        watch.tracees = Some(tracees.map_err(RunError::Follow)?);
+    }
     let signals = watch.sender.clone();
     inbox.listen(move |received| {
         let _ = signals.send(Input::Signal(received));
@@ -278,10 +285,15 @@ impl Watch {
 
     /// The program is too busy to be followed: from now on it is looked at from time to time only.
     fn let_go(&mut self, why: TooBusy, time: Duration) {
-        self.exact_until = Some(time);
         self.tracees = None;
         self.processes = BTreeSet::from([self.pid]);
-        self.warnings.insert(let_go_message(why, time));
+        self.go_unfollowed(let_go_message(why, time), time);
+    }
+
+    /// From now on the program is not followed; its end is waited for.
+    fn go_unfollowed(&mut self, warning: String, time: Duration) {
+        self.exact_until = Some(time);
+        self.warnings.insert(warning);
         let (pid, sender) = (self.pid, self.sender.clone());
         target::await_end(pid, move |outcome| {
             let what = Happening::Ended { pid, outcome };

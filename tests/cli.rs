@@ -1,5 +1,6 @@
 //! The command as its users meet it: exit codes, sentences for bad input, JSON that keeps to its schema.
 
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Suspended coroutines, compared one by one with the truth that each fixture writes down.
 
+#![cfg(feature = "std")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,5 +1,6 @@
 //! Core files: the kernel's and gcore's, whole, cut anywhere, and with flipped bytes.
 
+#![cfg(feature = "std")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! What a target must not notice: that it was stopped, that its signals were seen first by another, that we died.
 
+#![cfg(feature = "std")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,5 +1,6 @@
 //! Live processes: what is seen of them in a stop, and what is refused.
 
+#![cfg(feature = "std")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::fs;

@@ -3,6 +3,7 @@
 //! With eu-stack each code address must be the same, with both each function. `explained.rs` lists every difference
 //! that stands, and why.
 
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 #[path = "../common/mod.rs"]

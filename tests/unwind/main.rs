@@ -1,5 +1,5 @@
 //! Walks of this process's own stacks and of other programs', compared with unwinders that nobody here wrote.
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod aarch64;

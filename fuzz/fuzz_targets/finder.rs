@@ -21,8 +21,19 @@ use stackscope::unwind::{Code, Placed, Rules, Tables};
 const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x2_0000;
 
+/// A call of a switch routine, and the routine: six registers pushed, stack pointers exchanged, six popped.
+const SWITCH: &[u8] = &[
+    0xe8, 0x0b, 0, 0, 0, 0x0f, 0x0b, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, // call, ud2
+    0x55, 0x53, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, // push rbp, rbx, r12–r15
+    0x48, 0x89, 0x27, 0x48, 0x8b, 0x26, // mov [rdi], rsp; mov rsp, [rsi]
+    0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5b, 0x5d, 0xc3, // pop, ret
+];
+
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
+    /// Bytes of the routine that are changed.
+    changes: Vec<(u8, u8)>,
+    /// Code behind it.
     code: &'a [u8],
     /// Pairs: whether to lay down a code address or a place in this memory, and which.
     words: Vec<(bool, u16)>,
@@ -44,8 +55,12 @@ impl Code for Bytes<'_> {
 }
 
 fuzz_target!(|input: Input| {
-    let parts = [CodeBytes { svma: CODE, bytes: input.code }];
-    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None });
+    let mut code = [SWITCH, input.code].concat();
+    for (at, byte) in &input.changes {
+        code[usize::from(*at) % SWITCH.len()] = *byte;
+    }
+    let parts = [CodeBytes { svma: CODE, bytes: &code }];
+    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None, named_starts: &|_, _| Vec::new() });
     let mut sites = Sites::default();
     for descriptor in switches.descriptors {
         let layout = sites.layouts.len() as u32;
@@ -66,7 +81,7 @@ fuzz_target!(|input: Input| {
 
     let word = |(is_code, value): &(bool, u16)| match is_code {
         true if !sites.sites.is_empty() => sites.sites[usize::from(*value) % sites.sites.len()].word,
-        _ => STACK + u64::from(*value),
+        _ => STACK + u64::from(*value) % (8 * input.words.len() as u64) / 8 * 8,
     };
     let bytes: Vec<u8> = input.words.iter().flat_map(|pair| word(pair).to_le_bytes()).collect();
     let range = AddrRange::new(Addr(STACK), Addr(STACK + bytes.len() as u64));
@@ -79,8 +94,8 @@ fuzz_target!(|input: Input| {
     let memory = Slices::new(vec![(range.low, &bytes)]);
     let scene = Scene { memory: &memory, dead: &[], thread_pointer: Some(STACK) };
 
-    let code = Bytes(input.code);
-    let ranges = [AddrRange::new(Addr(CODE), Addr(CODE + input.code.len() as u64))];
+    let ranges = [AddrRange::new(Addr(CODE), Addr(CODE + code.len() as u64))];
+    let code = Bytes(&code);
     let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
     let tables = Tables::of(&X86_64, &code, [placed]);
     let chains = chains::unwind(&scene, &sites, &mappings, &mut Rules::new(&tables), hypotheses(&scene, &sites));

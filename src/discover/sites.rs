@@ -127,7 +127,8 @@ fn derive_one(module: &Module, tables: &Tables<'_>) -> Switches {
         let start = tables.function_start(Addr(svma.wrapping_add(module.bias)))?;
         Some(module.svma(start))
     };
-    derive(&ImageCode { parts: &image.code(), function_start: &function_start })
+    let named_starts = |svmas: &[u64], within: u64| image.named_starts(svmas, within);
+    derive(&ImageCode { parts: &image.code(), function_start: &function_start, named_starts: &named_starts })
 }
 
 /// A module's code and data, to find calls in.

@@ -7,6 +7,7 @@ use super::debug_files::{self, DebugFiles};
 use super::dwarf::UnitIndex;
 use super::elf::{Headers, NotElf, Section, Segment};
 use super::names::KnownNames;
+use super::symbols::Table;
 use super::unwind_sections::{self, UnwindSections};
 use super::{BuildId, Bytes, CodeBytes, Files, compressed};
 use crate::arch::Arch;
@@ -104,6 +105,13 @@ impl Image {
             executable.map(|segment| CodeBytes { svma: segment.svma, bytes: segment.data(self.bytes()) }).collect();
         code.sort_by_key(|part| part.svma);
         code
+    }
+
+    /// The starts of code that has a symbol in this file, each at most `within` bytes before one of `svmas`, which are
+    /// sorted. Routines in assembly often have no other description.
+    pub fn named_starts(&self, svmas: &[u64], within: u64) -> Vec<u64> {
+        let tables = [Table::full(self), Table::dynamic(self)];
+        tables.iter().flatten().flat_map(|table| table.starts_before(svmas, within)).collect()
     }
 
     /// The call frame information that the file itself holds. Cheap, unless a `.debug_frame` must be unpacked.

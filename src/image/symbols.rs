@@ -75,6 +75,16 @@ impl<'a> Table<'a> {
         Some(Table { symbols, names: loaded(elf::DT_STRTAB)?, sections: &image.headers().sections, is_complete: false })
     }
 
+    /// The svmas of code symbols, each at most `within` bytes before one of `svmas`, which are sorted.
+    pub(crate) fn starts_before(&self, svmas: &[u64], within: u64) -> Vec<u64> {
+        let is_near = |start: &u64| {
+            let next = svmas.partition_point(|svma| svma < start);
+            svmas.get(next).is_some_and(|svma| svma - start <= within)
+        };
+        let code = self.symbols.iter().filter(|symbol| is_code(symbol));
+        code.map(|symbol| symbol.st_value.get(LE)).filter(is_near).collect()
+    }
+
     /// The symbols that cover `svmas`, which are sorted.
     ///
     /// Where several do, the choice is that of elfutils (`dwfl_module_addrinfo`): one that other files can see rather

@@ -18,7 +18,7 @@ const MOST_FORKS: usize = 32;
 /// Decodes an image's code and knows where its routines begin.
 pub(super) struct Reader<'a> {
     code: ImageCode<'a>,
-    /// Targets of direct calls shortly before a site that no table covers, sorted.
+    /// Targets of direct calls, and symbols, shortly before a site that no unwind table covers; sorted.
     called: Vec<u64>,
 }
 
@@ -34,6 +34,7 @@ impl<'a> Reader<'a> {
             };
             let found = code.parts.iter().flat_map(|part| transfers(*part, is_near));
             called = found.filter(|transfer| transfer.call).map(|transfer| transfer.target).collect();
+            called.extend((code.named_starts)(&uncovered, LONGEST_ROUTINE));
             called.sort_unstable();
             called.dedup();
         }
@@ -62,7 +63,8 @@ impl<'a> Reader<'a> {
         (!instruction.is_invalid()).then_some(instruction)
     }
 
-    /// Where the routine around `site` may begin, nearest first: what is called directly, then what is aligned like a function.
+    /// Where the routine around `site` may begin, nearest first: what is called directly or has a symbol, then what is aligned
+    /// like a function.
     pub(super) fn entries(&self, site: u64) -> Vec<u64> {
         if let Some(start) = self.function_start(site) {
             return vec![start];

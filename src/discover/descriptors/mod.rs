@@ -31,6 +31,8 @@ pub struct ImageCode<'a> {
     pub parts: &'a [CodeBytes<'a>],
     /// The start of the function that covers an address, from unwind tables and symbols; `None` where neither knows.
     pub function_start: &'a (dyn Fn(u64) -> Option<u64> + Sync),
+    /// The starts of functions that have a symbol, each at most so many bytes before one of these sorted addresses.
+    pub named_starts: &'a (dyn Fn(&[u64], u64) -> Vec<u64> + Sync),
 }
 
 /// Where a saved word lies.

@@ -46,7 +46,7 @@ fn derived(stripped: bool) -> Switches {
         starts.contains(start).then_some(*start)
     };
     let parts = [CodeBytes { svma: 0, bytes: code }];
-    derive(&ImageCode { parts: &parts, function_start: &function_start })
+    derive(&ImageCode { parts: &parts, function_start: &function_start, named_starts: &|_, _| Vec::new() })
 }
 
 fn of<'a>(switches: &'a Switches, name: &str) -> Vec<&'a Descriptor> {
@@ -164,7 +164,19 @@ fn any_bytes_are_survived() {
     for length in 0..code.len() {
         let parts = [CodeBytes { svma: u64::MAX - 64, bytes: &code[length..] }];
         if length % 7 == 0 {
-            derive(&ImageCode { parts: &parts, function_start: &|_| None });
+            derive(&ImageCode { parts: &parts, function_start: &|_| None, named_starts: &|_, _| Vec::new() });
         }
     }
+}
+
+#[test]
+fn a_symbol_tells_where_a_routine_begins_that_is_not_aligned() {
+    let Assembled { code, symbols } = assembled();
+    let routine = &code[symbols["pushes_all"] as usize..symbols["pops_and_jumps"] as usize];
+    let shifted = [&[0x90; 17], routine].concat();
+    let parts = [CodeBytes { svma: 0x1000, bytes: &shifted }];
+    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None, named_starts: &|_, _| vec![0x1011] });
+    let [Descriptor { resume, layout, .. }] = &switches.descriptors[..] else { panic!("{switches:#?}") };
+    assert_eq!(*resume, Resume::AfterCallsOf(0x1011));
+    assert_eq!(layout.registers.len(), 6);
 }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::addr::Pc;
-use crate::snapshot::{Kind, Snapshot, Stack, State};
+use crate::snapshot::{Confidence, Kind, Snapshot, Stack, State};
 use crate::unwind::{Ended, FoundBy};
 
 /// Stacks whose stitched backtraces are equal, function by function.
@@ -18,6 +18,7 @@ pub(super) struct Group {
 struct Shape<'s> {
     kind: Kind,
     state: State,
+    confidence: Confidence,
     ended: Ended,
     frames: Vec<(Code<'s>, FoundBy)>,
 }
@@ -71,5 +72,11 @@ fn shape<'s>(snapshot: &'s Snapshot, stack: &Stack) -> Shape<'s> {
         let function = snapshot.place(pc).names.last().and_then(|name| name.function.as_deref());
         (function.map_or(Code::Address(pc), Code::Function), frame.frame.found_by)
     });
-    Shape { kind: stack.kind, state: stack.state, ended: stack.ended, frames: frames.collect() }
+    Shape {
+        kind: stack.kind,
+        state: stack.state,
+        confidence: stack.confidence,
+        ended: stack.ended,
+        frames: frames.collect(),
+    }
 }

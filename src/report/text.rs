@@ -9,7 +9,7 @@ use super::units;
 use crate::discover::bounds::Guard;
 use crate::image::names::Name;
 use crate::image::printable;
-use crate::snapshot::{Kind, Level, Snapshot, Stack, StackFrame};
+use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, StackFrame, State};
 use crate::unwind::{Ended, FoundBy};
 
 /// The most numbers of equal stacks that a heading lists.
@@ -130,10 +130,30 @@ fn heading(snapshot: &Snapshot, id: usize) -> String {
     let thread = snapshot.threads.iter().find(|thread| Some(thread.tid) == stack.thread);
     let signal = thread.and_then(|thread| thread.signal);
     let signal = signal.map_or(String::new(), |signal| format!("  ended by signal {signal}"));
-    let thread = thread_words(stack.thread, snapshot);
-    match stack.kind {
-        Kind::Thread => format!("{}{signal}", capital(&thread)),
-        kind => format!("{} {id} (on {thread}){signal}", capital(singular(kind))),
+    let kind = capital(singular(stack.kind));
+    match (stack.kind, stack.thread) {
+        (Kind::Thread, Some(_)) => format!("{}{signal}", capital(&thread_words(stack.thread, snapshot))),
+        (_, Some(_)) => format!("{kind} {id} (on {}){signal}", thread_words(stack.thread, snapshot)),
+        (_, None) => format!("{kind} {id}, {}{}", state_word(stack.state), doubt(stack.confidence)),
+    }
+}
+
+fn state_word(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Resuming => "resuming",
+        State::Suspended => "suspended",
+        State::New => "new",
+        State::Finished => "finished",
+    }
+}
+
+/// The mark of what memory does not tell for certain.
+fn doubt(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::Certain => "",
+        Confidence::Likely => " (likely)",
+        Confidence::Guess => " (a guess)",
     }
 }
 
@@ -150,7 +170,12 @@ fn group_heading(snapshot: &Snapshot, group: &Group) -> String {
     let listed: Vec<String> = numbers.take(MOST_LISTED).collect();
     let more = if group.stacks.len() > MOST_LISTED { " …" } else { "" };
     let count = units::count(group.stacks.len());
-    format!("{count} {}{name}, same stack: {}{more} (--all)", plural(first.kind, group.stacks.len()), listed.join(" "))
+    let kind = plural(first.kind, group.stacks.len());
+    let state = match first.state {
+        State::Running => String::new(),
+        state => format!(", {}{}", state_word(state), doubt(first.confidence)),
+    };
+    format!("{count} {kind}{name}{state}, same stack: {}{more} (--all)", listed.join(" "))
 }
 
 /// Where a stack lies and how much of it is used.

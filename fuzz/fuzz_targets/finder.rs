@@ -16,7 +16,7 @@ use stackscope::discover::spans::{Span, refine};
 use stackscope::image::{CodeBytes, transfers};
 use stackscope::mapping::{Access, Mapping, Origin as MappingOrigin};
 use stackscope::memory::Slices;
-use stackscope::unwind::{Code, Placed, Rules, Tables};
+use stackscope::unwind::{Code, Placed, Tables};
 
 const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x2_0000;
@@ -98,7 +98,7 @@ fuzz_target!(|input: Input| {
     let code = Bytes(&code);
     let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
     let tables = Tables::of(&X86_64, &code, [placed]);
-    let chains = chains::unwind(&scene, &sites, &mappings, &mut Rules::new(&tables), hypotheses(&scene, &sites));
+    let chains = chains::unwind(&scene, &sites, &mappings, &tables, &hypotheses(&scene, &sites));
     let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new() }];
     let choices = choose(&chains, &sites, &mappings, &running);
     let view = CodeView { read: &|at, into| code.code(at, into), function_start: &|_| None, memory: &memory };

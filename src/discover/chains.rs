@@ -1,6 +1,7 @@
 //! Unwinds a hypothesis: it may be a context only if its chain of frames leads to a believable root.
 
 use std::collections::HashSet;
+use std::num::NonZero;
 use std::ops::ControlFlow;
 
 use super::contexts::{self, Hypothesis, Scene};
@@ -8,13 +9,19 @@ use super::sites::{Origin, Sites};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Mapping, mapping_at};
 use crate::registers::{Register, Registers};
-use crate::unwind::{Ended, FoundBy, Frame, Rules, walk_from};
+use crate::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk_from};
 
 /// The most frames of one chain.
 const MOST_FRAMES: usize = 1 << 16;
 
-/// The most frames of all chains together: it bounds time and memory on a heap full of false contexts.
+/// The most frames that are looked at in all: it bounds time and memory on a heap full of false contexts.
 const MOST_FRAMES_IN_ALL: usize = 1 << 23;
+
+/// More threads than this do not unwind faster: each compiles the rules that it meets anew.
+const MOST_THREADS: usize = 4;
+
+/// A thread is not worth starting for fewer hypotheses than this.
+const FEWEST_EACH: usize = 4096;
 
 /// Code without unwind rules is a library's start code if it lies this close to a switch routine, in bytes.
 const NEAR: u64 = 1024;
@@ -65,34 +72,52 @@ pub struct Chains {
 }
 
 impl Chains {
+    fn append(&mut self, other: Chains) {
+        let offset = self.frames.len();
+        self.frames.extend(other.frames);
+        self.chains.extend(
+            other
+                .chains
+                .into_iter()
+                .map(|chain| Chain { frames: chain.frames.start + offset..chain.frames.end + offset, ..chain }),
+        );
+        self.cut |= other.cut;
+    }
+
     /// The frames of `chain`.
     pub fn frames_of(&self, chain: &Chain) -> &[Frame] {
         &self.frames[chain.frames.clone()]
     }
 }
 
-/// Unwinds every hypothesis; those that lead nowhere are dropped.
+/// Unwinds every hypothesis; those that lead nowhere are dropped. The work is shared by as many threads as help.
 pub fn unwind(
     scene: &Scene<'_>,
     sites: &Sites,
     mappings: &[Mapping],
-    rules: &mut Rules<'_, '_>,
-    hypotheses: Vec<Hypothesis>,
+    tables: &Tables<'_>,
+    hypotheses: &[Hypothesis],
 ) -> Chains {
-    let mut found = Chains::default();
-    let mut unwinding = Unwinding { scene, sites, mappings, rules, big_frames: HashSet::new() };
-    for hypothesis in hypotheses {
-        if found.frames.len() >= MOST_FRAMES_IN_ALL {
-            found.cut = true;
-            break;
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = processors.min(MOST_THREADS).min(hypotheses.len().div_ceil(FEWEST_EACH)).max(1);
+    let work = |part: &[Hypothesis]| {
+        let mut rules = Rules::new(tables);
+        let (rules, big_frames, left) = (&mut rules, HashSet::new(), MOST_FRAMES_IN_ALL / threads);
+        Unwinding { scene, sites, mappings, rules, big_frames, left }.unwind_all(part)
+    };
+    let mut parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1));
+    std::thread::scope(|scope| {
+        let first = parts.next().unwrap_or_default();
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let mut found = work(first);
+        for other in others {
+            match other.join() {
+                Ok(other) => found.append(other),
+                Err(_) => found.cut = true,
+            }
         }
-        let start = found.frames.len();
-        match unwinding.unwind(hypothesis, &mut found.frames) {
-            Some(chain) => found.chains.push(chain),
-            None => found.frames.truncate(start),
-        }
-    }
-    found
+        found
+    })
 }
 
 /// Unwinds hypotheses one after another.
@@ -101,11 +126,29 @@ struct Unwinding<'u, 't, 'd> {
     sites: &'u Sites,
     mappings: &'u [Mapping],
     rules: &'u mut Rules<'t, 'd>,
+    /// How many more frames may be looked at.
+    left: usize,
     /// Places whose frames are so big that their CFA lies far from every register, though it is counted from one.
     big_frames: HashSet<Pc>,
 }
 
 impl Unwinding<'_, '_, '_> {
+    fn unwind_all(mut self, hypotheses: &[Hypothesis]) -> Chains {
+        let mut found = Chains::default();
+        for hypothesis in hypotheses {
+            if self.left == 0 {
+                found.cut = true;
+                break;
+            }
+            let start = found.frames.len();
+            match self.unwind(hypothesis.clone(), &mut found.frames) {
+                Some(chain) => found.chains.push(chain),
+                None => found.frames.truncate(start),
+            }
+        }
+        found
+    }
+
     fn unwind(&mut self, hypothesis: Hypothesis, frames: &mut Vec<Frame>) -> Option<Chain> {
         let registers = contexts::registers(self.scene, self.sites, &hypothesis);
         let pc = contexts::resumes_at(self.scene, self.sites, &hypothesis)?;
@@ -133,6 +176,7 @@ impl Unwinding<'_, '_, '_> {
                     climb.visit(frame, registers, frames)
                 });
             let (top, stop) = (climb.top, climb.stop);
+            self.left = self.left.saturating_sub(frames.len() - start + 1);
             match (stop, frames.last()) {
                 (Some(Stop::Leaves { on_this_stack }), Some(last)) => {
                     let is_link = self.rules.cfa_is_expression(last.pc, self.scene.memory);

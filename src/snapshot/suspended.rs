@@ -16,7 +16,7 @@ use crate::discover::spans::{self, Span};
 use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::Slices;
-use crate::unwind::{FoundBy, Rules, Tables};
+use crate::unwind::{FoundBy, Tables};
 
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
 const RED_ZONE: i64 = 128;
@@ -58,7 +58,7 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     let scene = Scene { memory, dead: &dead, thread_pointer };
     let hypotheses = hypotheses(&scene, sites);
     debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.len());
-    let chains = chains::unwind(&scene, sites, mappings, &mut Rules::new(tables), hypotheses);
+    let chains = chains::unwind(&scene, sites, mappings, tables, &hypotheses);
     debug!("{} of them unwind to a root", chains.chains.len());
     if chains.cut {
         warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());

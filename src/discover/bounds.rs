@@ -4,7 +4,7 @@
 //! answer says what it rests on, so that a guess never looks like knowledge.
 
 use crate::addr::{Addr, AddrRange};
-use crate::mapping::{Mapping, Origin, mapping_at};
+use crate::mapping::{Access, Mapping, Origin, mapping_at};
 use crate::target::{PageState, Pages, PagesUnknown};
 
 /// The kernel keeps this much free below a stack that grows (`stack_guard_gap`, 256 pages; mm/mmap.c since Linux 4.12).
@@ -134,6 +134,22 @@ pub fn bounds(
     }
 }
 
+/// Where the stack that `sp` is on lies: `sp` itself, or, where it has run out of its stack into the guard or the gap
+/// below, the lowest address of the mapping that begins above that.
+pub fn home(sp: Addr, mappings: &[Mapping]) -> Addr {
+    let next = mappings.partition_point(|mapping| mapping.range.low <= sp);
+    let below = next.checked_sub(1).map(|index| &mappings[index]).filter(|mapping| mapping.range.contains(sp));
+    match (below, mappings.get(next)) {
+        (Some(below), Some(above)) if below.access == Access::default() && below.range.high == above.range.low => {
+            above.range.low
+        }
+        (None, Some(above)) if above.origin == Origin::MainStack && above.range.low.0 - sp.0 <= GROWTH_GAP => {
+            above.range.low
+        }
+        _ => sp,
+    }
+}
+
 /// The part of the mapping around `sp` whose pages are worth asking for; empty where nothing is mapped.
 pub fn page_window(sp: Addr, mappings: &[Mapping]) -> AddrRange {
     let Some(mapping) = mapping_at(mappings, sp) else { return AddrRange::default() };
@@ -162,7 +178,7 @@ fn growing(mapping: &Mapping, mappings: &[Mapping], stack_limit: Option<u64>) ->
 fn between_guards(sp: Addr, mapping: AddrRange, pages: &Result<Pages, PagesUnknown>) -> AddrRange {
     let mut range = mapping;
     for guard in guards(pages) {
-        if guard.high <= sp {
+        if guard.low <= sp {
             range.low = range.low.max(guard.high);
         } else if guard.low > sp {
             range.high = range.high.min(guard.low);

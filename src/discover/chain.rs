@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::bounds;
 use crate::addr::{Addr, AddrRange};
 use crate::mapping::{Mapping, mapping_at};
 use crate::unwind::Frame;
@@ -66,7 +67,11 @@ fn crosses(sp: Addr, cfa: Addr, mappings: &[Mapping], guards_in: &mut impl FnMut
         // A frame that begins or ends in no known mapping says nothing of another stack.
         return false;
     };
-    from.range != to.range || !guards_in(AddrRange::new(sp, cfa)).is_empty()
+    if from.range != to.range {
+        // A stack pointer in the guard below has run out of its stack, and is on no other.
+        return bounds::home(sp, mappings) != to.range.low;
+    }
+    guards_in(AddrRange::new(sp, cfa)).iter().any(|guard| !guard.contains(sp))
 }
 
 #[cfg(test)]
@@ -134,6 +139,19 @@ mod tests {
         let parts = cut(Addr(0x11700), &frames, &mappings, &alternate, |_| Vec::new());
         let expected = [Part { frames: 0..2, sp: Addr(0x11700) }, Part { frames: 2..3, sp: Addr(0x18000) }];
         assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn a_stack_that_ran_into_its_guard_is_still_one() {
+        let mut guard = anonymous(0xf000, 0x10000);
+        guard.access = Access::default();
+        let mappings = [guard, anonymous(0x10000, 0x20000)];
+        let whole = |sp, guards: &[AddrRange]| {
+            let guards_in = |range| guards.iter().filter_map(|guard| guard.intersection(range)).collect();
+            assert_eq!(cut(Addr(sp), &chain(&[0x11000, 0x12000]), &mappings, &[], guards_in).len(), 1);
+        };
+        whole(0xfff0, &[]);
+        whole(0x10010, &[AddrRange::new(Addr(0x10000), Addr(0x10800))]);
     }
 
     #[test]

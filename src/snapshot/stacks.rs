@@ -95,10 +95,11 @@ fn add_parts(stacks: &mut Vec<Stack>, chain: &Chain, sp: Addr, ground: &Ground<'
 
 /// One stack of a chain, with its kind and bounds.
 fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
-    let window = bounds::page_window(part.sp, ground.mappings);
+    let home = bounds::home(part.sp, ground.mappings);
+    let window = bounds::page_window(home, ground.mappings);
     let pages = (ground.pages)(window);
     let owner = owner(chain, part, ground);
-    let found = bounds::bounds(owner, part.sp, ground.mappings, ground.stack_limit, &pages);
+    let found = bounds::bounds(owner, home, ground.mappings, ground.stack_limit, &pages);
     let touched = pages.ok().and_then(|pages| bounds::touched(&found, &pages));
     let kind = kind(owner, chain, part, ground);
     Stack {
@@ -124,7 +125,7 @@ fn owner(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Owner {
         return Owner::Signal(*range);
     }
     let is_outermost = part.frames.end == chain.frames.len();
-    if is_outermost && lies_on_own_stack(chain, part.sp, ground) {
+    if is_outermost && lies_on_own_stack(chain, bounds::home(part.sp, ground.mappings), ground) {
         return Owner::Thread;
     }
     let outermost = outermost_sp(chain, part);

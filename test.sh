@@ -48,6 +48,7 @@ cargo clippy --workspace --all-targets -- -D warnings
 # The tests and benches look at programs, for which they need the default features.
 cargo clippy -p stackscope --lib --no-default-features -- -D warnings
 cargo clippy -p stackscope --lib --no-default-features --features std -- -D warnings
+cargo clippy -p stackscope --lib --bins --no-default-features --features cli -- -D warnings
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

@@ -29,6 +29,8 @@ pub mod snapshot;
 pub mod switch;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod target;
+#[cfg(all(feature = "tui", target_os = "linux"))]
+pub mod tui;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod unwind;
 #[cfg(all(feature = "std", target_os = "linux"))]

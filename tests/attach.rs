@@ -7,6 +7,7 @@ mod common;
 
 use std::process::{Child, Command, Output, Stdio};
 
+use common::{blocks_interrupts, status_field};
 use serde_json::Value;
 use stackscope_harness::{Running, scratch, settle, states, wait_until};
 
@@ -24,8 +25,8 @@ impl Attaching {
         tool
     }
 
-    fn pid(&self) -> u32 {
-        self.0.as_ref().unwrap().id()
+    fn pid(&self) -> i32 {
+        self.0.as_ref().unwrap().id() as i32
     }
 
     fn kill(&self, signal: &str) {
@@ -47,21 +48,9 @@ impl Drop for Attaching {
     }
 }
 
-fn status_field(pid: u32, field: &str) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.unwrap_or_default().trim().to_owned()
-}
-
-fn blocks_interrupts(pid: u32) -> bool {
-    let interrupt = 1 << (libc::SIGINT - 1);
-    u64::from_str_radix(&status_field(pid, "SigBlk"), 16).is_ok_and(|blocked| blocked & interrupt != 0)
-}
-
 /// Asserts that nobody traces the program, that its threads sleep, and that it ends well once its stdin does.
 fn runs_on(mut fixture: Running) {
-    let pid = fixture.pid() as u32;
-    wait_until("the kernel has let the program go", || status_field(pid, "TracerPid") == "0");
+    wait_until("the kernel has let the program go", || status_field(fixture.pid(), "TracerPid") == "0");
     settle(fixture.pid());
     assert!(states(fixture.pid()).iter().all(|state| *state == 'S'), "{:?}", states(fixture.pid()));
     assert!(fixture.finish().0.success());
@@ -113,8 +102,8 @@ fn the_program_runs_on_while_we_are_suspended() {
     let fixture = Running::start("threads", &["3"]);
     let attaching = Attaching::start(&["--interval", "1"], fixture.pid());
     attaching.kill("TSTP");
-    wait_until("we are stopped", || states(attaching.pid() as i32).iter().all(|state| *state == 'T'));
-    assert_eq!(status_field(fixture.pid() as u32, "TracerPid"), "0");
+    wait_until("we are stopped", || states(attaching.pid()).iter().all(|state| *state == 'T'));
+    assert_eq!(status_field(fixture.pid(), "TracerPid"), "0");
     assert!(states(fixture.pid()).iter().all(|state| *state == 'S'));
     attaching.kill("CONT");
     attaching.kill("TERM");

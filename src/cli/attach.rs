@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use super::watching::Watching;
 use super::{Common, exit, output};
 use crate::target::Inbox;
+#[cfg(feature = "tui")]
+use crate::tui;
 use crate::watch::{AttachError, Attached, Control, Watched};
 
 /// Arguments of `attach`.
@@ -15,12 +17,39 @@ pub(super) struct Args {
     #[command(flatten)]
     watching: Watching,
 
+    /// Show no screen: report at the end only
+    #[arg(
+        long,
+        long_help = "Show no screen: report at the end only. That is so in any case where there is no terminal, where both \
+                     stdout and stderr are redirected, with TERM=dumb, where CI is set, and in the background."
+    )]
+    #[cfg_attr(not(feature = "tui"), allow(dead_code, reason = "there is no screen to leave out"))]
+    no_tui: bool,
+
+    /// Colours of the screen: the terminal's own, or none
+    #[cfg(feature = "tui")]
+    #[arg(long, value_name = "THEME", default_value = "ansi")]
+    theme: Theme,
+
     /// The process
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
 }
 
+/// What the screen is coloured with.
+#[cfg(feature = "tui")]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Theme {
+    /// The terminal's own sixteen colours; none with NO_COLOR or --color never.
+    Ansi,
+    /// None.
+    Mono,
+}
+
 const HELP: &str = "\
+On a terminal a screen shows every stack; ? there tells its keys. It is drawn on the terminal itself, never on stdout. \
+After it, and where there is no terminal, a report says what was seen.
+
 The program is looked at from time to time and let alone in between. However stackscope ends, the program runs on. \
 Processes that the program starts are not looked at.
 
@@ -48,9 +77,9 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
         Ok(attached) => attached,
         Err(error) => return refused(&error),
     };
-    let watched = match plain(attached, &inbox) {
+    let watched = match watch(args, common, attached, &inbox) {
         Ok(watched) => watched,
-        Err(error) => return unprepared(error),
+        Err(failed) => return failed,
     };
     match args.watching.write(common, &watched, destination) {
         Err(error) => output::fail(&error),
@@ -59,10 +88,27 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     }
 }
 
+/// Watches with a screen where there is a terminal for it.
+#[cfg(feature = "tui")]
+fn watch(args: &Args, common: &Common, attached: Attached, inbox: &Inbox) -> Result<Watched, ExitCode> {
+    if args.no_tui || !tui::is_usable() {
+        return plain(attached, inbox);
+    }
+    let style = output::screen_style(common);
+    let look = tui::Look { colors: style.color && args.theme == Theme::Ansi, ascii: style.ascii };
+    tui::watch(attached, args.watching.interval(), inbox, look).map_err(|error| output::fail(&error))
+}
+
+/// Watches; there is no screen in this build.
+#[cfg(not(feature = "tui"))]
+fn watch(_: &Args, _: &Common, attached: Attached, inbox: &Inbox) -> Result<Watched, ExitCode> {
+    plain(attached, inbox)
+}
+
 /// Watches without showing anything.
-fn plain(attached: Attached, inbox: &Inbox) -> io::Result<Watched> {
+fn plain(attached: Attached, inbox: &Inbox) -> Result<Watched, ExitCode> {
     let control = attached.control();
-    inbox.listen(move |received| heed(received.signal, &control))?;
+    inbox.listen(move |received| heed(received.signal, &control)).map_err(unprepared)?;
     Ok(attached.watch(&mut |_| {}))
 }
 

@@ -77,6 +77,12 @@ pub(super) fn report_style(common: &Common, file: Option<&Path>) -> Style {
     style_for(common, file.is_none() && io::stderr().is_terminal())
 }
 
+/// The same for a screen, which is on a terminal.
+#[cfg(feature = "tui")]
+pub(super) fn screen_style(common: &Common) -> Style {
+    style_for(common, true)
+}
+
 fn style_for(common: &Common, is_terminal: bool) -> Style {
     let color = match common.color {
         Color::Always => true,

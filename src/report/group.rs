@@ -2,15 +2,19 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::hash::Hash;
+#[cfg(feature = "tui")]
+use std::hash::{DefaultHasher, Hasher};
 
 use crate::addr::Pc;
 use crate::snapshot::{Confidence, Kind, Snapshot, Stack, State};
 use crate::unwind::{Ended, FoundBy};
 
 /// Stacks whose stitched backtraces are equal, function by function.
-pub(super) struct Group {
+#[derive(Debug)]
+pub(crate) struct Group {
     /// Their ids, the deepest first.
-    pub(super) stacks: Vec<usize>,
+    pub(crate) stacks: Vec<usize>,
 }
 
 /// What must be equal for two stacks to stand in one group, for each stack of the stitched backtrace.
@@ -38,19 +42,29 @@ pub(super) fn singly(snapshot: &Snapshot) -> Vec<Group> {
 }
 
 /// The same, equal ones together: the group with the deepest stack first.
-pub(super) fn by_stack(snapshot: &Snapshot) -> Vec<Group> {
+pub(crate) fn by_stack(snapshot: &Snapshot) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut known: HashMap<Vec<Shape>, usize> = HashMap::new();
     for single in singly(snapshot) {
-        let shapes = single.stacks.iter().flat_map(|id| snapshot.stitched(*id));
-        let shapes = shapes.map(|id| shape(snapshot, &snapshot.stacks[id])).collect();
-        let index = *known.entry(shapes).or_insert(groups.len());
+        let index = *known.entry(shapes(snapshot, single.stacks[0])).or_insert(groups.len());
         match groups.get_mut(index) {
             Some(group) => group.stacks.extend(single.stacks),
             None => groups.push(single),
         }
     }
     groups
+}
+
+#[cfg(feature = "tui")]
+/// A number that stands for a stack's group in all looks at one process.
+pub(crate) fn fingerprint(snapshot: &Snapshot, id: usize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    shapes(snapshot, id).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn shapes(snapshot: &Snapshot, id: usize) -> Vec<Shape<'_>> {
+    snapshot.stitched(id).map(|id| shape(snapshot, &snapshot.stacks[id])).collect()
 }
 
 /// Stacks from which a stitched backtrace starts: those that wait for no other stack.

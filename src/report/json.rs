@@ -8,11 +8,10 @@ use std::io;
 
 use serde::Serialize;
 
+use super::words::state_word;
 use crate::addr::Addr;
 use crate::discover::bounds::{BoundsFrom, Guard as StackGuard};
-use crate::snapshot::{
-    Confidence, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame, State,
-};
+use crate::snapshot::{Confidence, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame};
 use crate::target::Source;
 use crate::unwind::{Ended, FoundBy};
 
@@ -162,7 +161,7 @@ impl<'s> Dump<'s> {
             totals: Totals {
                 stacks: snapshot.stacks.len(),
                 by_kind: tally(snapshot.stacks.iter().map(|stack| kind(stack.kind))),
-                by_state: tally(snapshot.stacks.iter().map(|stack| state(stack.state))),
+                by_state: tally(snapshot.stacks.iter().map(|stack| state_word(stack.state))),
             },
             threads: threads
                 .map(|thread| Thread { tid: thread.tid, name: thread.name.as_deref(), stack: thread.stack })
@@ -178,7 +177,7 @@ impl<'s> Stack<'s> {
             id,
             kind: kind(stack.kind),
             name: stack.name.as_deref(),
-            state: state(stack.state),
+            state: state_word(stack.state),
             thread: stack.thread,
             low: stack.bounds.low.map(Hex),
             high: stack.bounds.high.map(Hex),
@@ -286,16 +285,6 @@ pub(super) fn kind(kind: Kind) -> &'static str {
         Kind::Segment => "segment",
         Kind::Signal => "signal",
         Kind::Unknown => "unknown",
-    }
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Running => "running",
-        State::Resuming => "resuming",
-        State::Suspended => "suspended",
-        State::New => "new",
-        State::Finished => "finished",
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Nothing here looks at a target or decides anything about stacks; it puts a [`Snapshot`](crate::snapshot::Snapshot) into words.
 
+pub(crate) mod backtrace;
 mod fold;
-mod group;
+pub(crate) mod group;
 pub mod json;
 pub mod style;
 pub mod text;
 pub mod units;
 pub mod usage;
 pub mod usage_json;
+pub(crate) mod words;

@@ -2,15 +2,13 @@
 
 use std::fmt::{self, Write};
 
-use super::fold::fold;
-use super::group::{self, Code, Group};
+use super::backtrace::{self, FrameRow, Row};
+use super::group::{self, Group};
 use super::style::{Style, Tone};
 use super::units;
-use crate::discover::bounds::Guard;
-use crate::image::names::Name;
+use super::words::{capital, guard_words, plural, singular, state_word, thread_words};
 use crate::image::printable;
-use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, StackFrame, State};
-use crate::unwind::{Ended, FoundBy};
+use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, State};
 
 /// The most numbers of equal stacks that a heading lists.
 const MOST_LISTED: usize = 8;
@@ -90,38 +88,29 @@ fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, style: 
 
 /// The frames of a stack, and of those that its stitched backtrace goes on with.
 pub(super) fn write_backtrace(out: &mut impl Write, snapshot: &Snapshot, id: usize, style: Style) -> fmt::Result {
-    write_frames(out, snapshot, &snapshot.stacks[id], style)?;
-    let ids: Vec<usize> = snapshot.stitched(id).collect();
-    for pair in ids.windows(2) {
-        let (inner, outer) = (&snapshot.stacks[pair[0]], &snapshot.stacks[pair[1]]);
-        let from = match outer.kind {
-            Kind::Thread => thread_words(snapshot.stacks[id].thread, snapshot),
-            _ => format!("{} {}", singular(outer.kind), pair[1]),
-        };
-        let line = format!("-- {} {from} --", crossing_words(inner.kind));
-        writeln!(out, "  {}  {}", style.paint(Tone::Strong, &style.fit(&line)), measures(outer, style))?;
-        write_frames(out, snapshot, outer, style)?;
+    for row in backtrace::rows(snapshot, id) {
+        match row {
+            Row::Frame(frame) => write_frame(out, &frame, style)?,
+            Row::Crossing { words, stack } => {
+                let line = style.paint(Tone::Strong, &style.fit(&format!("-- {words} --")));
+                writeln!(out, "  {line}  {}", measures(&snapshot.stacks[stack], style))?;
+            }
+            Row::Ended(reason) => writeln!(out, "  {:>7}  {}", "", style.paint(Tone::Warning, &format!("({reason})")))?,
+        }
     }
     Ok(())
 }
 
-/// How the chain comes from a stack of this kind to the next.
-fn crossing_words(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Signal => "interrupted",
-        Kind::Segment => "grown from",
-        _ => "resumed by",
-    }
-}
-
-/// `thread 48213 "chatd"`.
-fn thread_words(tid: Option<i32>, snapshot: &Snapshot) -> String {
-    let thread = snapshot.threads.iter().find(|thread| Some(thread.tid) == tid);
-    thread.map_or("a thread".to_owned(), |thread| format!("thread {}{}", thread.tid, quoted(&thread.name)))
-}
-
-fn quoted(name: &Option<String>) -> String {
-    name.as_ref().map_or(String::new(), |name| format!(" \"{}\"", printable(name)))
+fn write_frame(out: &mut impl Write, frame: &FrameRow, style: Style) -> fmt::Result {
+    let size = match frame.inlined {
+        true => String::new(),
+        false => frame.bytes.map_or("-".to_owned(), units::bytes),
+    };
+    let place = frame.place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
+    let note = frame.note.map_or(String::new(), |note| format!("  {note}"));
+    let times = if frame.times > 1 { format!("  {}{}", style.times(), frame.times) } else { String::new() };
+    let text = style.fit(&format!("{}{place}{note}", frame.function));
+    writeln!(out, "  {size:>7}  {text}{times}")
 }
 
 /// `Thread 48213 "chatd"`, `Coroutine 7 (on thread 48216 "worker-2")`.
@@ -135,16 +124,6 @@ fn heading(snapshot: &Snapshot, id: usize) -> String {
         (Kind::Thread, Some(_)) => format!("{}{signal}", capital(&thread_words(stack.thread, snapshot))),
         (_, Some(_)) => format!("{kind} {id} (on {}){signal}", thread_words(stack.thread, snapshot)),
         (_, None) => format!("{kind} {id}, {}{}", state_word(stack.state), doubt(stack.confidence)),
-    }
-}
-
-fn state_word(state: State) -> &'static str {
-    match state {
-        State::Running => "running",
-        State::Resuming => "resuming",
-        State::Suspended => "suspended",
-        State::New => "new",
-        State::Finished => "finished",
     }
 }
 
@@ -222,7 +201,7 @@ fn spread(values: impl Iterator<Item = u64> + Clone) -> Option<String> {
     Some(if least == most { units::bytes(most) } else { format!("{}..{}", units::bytes(least), units::bytes(most)) })
 }
 
-fn percent(part: u64, whole: u64) -> u64 {
+pub(crate) fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 { 0 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
 }
 
@@ -233,123 +212,4 @@ fn level_word(level: Option<Level>) -> Option<(&'static str, Tone)> {
         Level::High => Some(("HIGH", Tone::Danger)),
         Level::Over => Some(("OVER", Tone::Danger)),
     }
-}
-
-fn guard_words(guard: Guard) -> String {
-    match guard {
-        Guard::Ok(range) => format!("guard {} ok", units::bytes(range.len())),
-        Guard::None => "no guard".to_owned(),
-        Guard::Grows => "grows".to_owned(),
-        Guard::Unknown => "guard unknown".to_owned(),
-    }
-}
-
-/// One line of a backtrace: a function, inlined or not, with the bytes that its frame takes.
-struct Row<'s> {
-    bytes: Option<u64>,
-    inlined: bool,
-    text: String,
-    /// By what two rows are the same for folding.
-    key: (Code<'s>, bool, FoundBy),
-}
-
-fn write_frames(out: &mut impl Write, snapshot: &Snapshot, stack: &Stack, style: Style) -> fmt::Result {
-    let rows: Vec<Row> = stack.frames.iter().flat_map(|frame| frame_rows(snapshot, frame)).collect();
-    let keys: Vec<_> = rows.iter().map(|row| row.key).collect();
-    for fold in fold(&keys) {
-        for at in fold.first..fold.first + fold.length {
-            let repeats = (0..fold.times).map(|round| &rows[at + round * fold.length]);
-            let bytes = repeats.map(|row| row.bytes).try_fold(0u64, |sum, bytes| sum.checked_add(bytes?));
-            let row = &rows[at];
-            let size = if row.inlined { String::new() } else { bytes.map_or("-".to_owned(), units::bytes) };
-            let times = if fold.times > 1 { format!("  {}{}", style.times(), fold.times) } else { String::new() };
-            writeln!(out, "  {size:>7}  {}{times}", style.fit(&row.text))?;
-        }
-    }
-    if let Some(reason) = ended_words(stack.ended) {
-        writeln!(out, "  {:>7}  {}", "", style.paint(Tone::Warning, &format!("({reason})")))?;
-    }
-    Ok(())
-}
-
-fn frame_rows<'s>(snapshot: &'s Snapshot, frame: &StackFrame) -> Vec<Row<'s>> {
-    let place = snapshot.place(frame.frame.pc);
-    let mark = match frame.frame.found_by {
-        FoundBy::Context | FoundBy::Descriptor | FoundBy::Cfi => "",
-        FoundBy::FramePointer => "  (by frame pointer)",
-        FoundBy::Scan => "  (by scan: a guess)",
-    };
-    if place.names.is_empty() {
-        let pc = frame.frame.pc.addr();
-        let module = place.module.as_deref().map_or(String::new(), |module| format!(" ({})", printable(module)));
-        let text = format!("?? {pc}{module}{mark}");
-        return vec![Row {
-            bytes: frame.bytes,
-            inlined: false,
-            text,
-            key: (Code::Address(frame.frame.pc), false, frame.frame.found_by),
-        }];
-    }
-    let rows = place.names.iter().map(|name| {
-        let function = name.function.as_deref().map_or("??".into(), printable);
-        let at = location(name, place.module.as_deref());
-        let note = if name.inlined { "  inlined" } else { mark };
-        Row {
-            bytes: if name.inlined { Some(0) } else { frame.bytes },
-            inlined: name.inlined,
-            text: format!("{function}{at}{note}"),
-            key: (
-                name.function.as_deref().map_or(Code::Address(frame.frame.pc), Code::Function),
-                name.inlined,
-                frame.frame.found_by,
-            ),
-        }
-    });
-    rows.collect()
-}
-
-/// ` (src/proto.rs:88)`; the module's name where there are no lines.
-fn location(name: &Name, module: Option<&str>) -> String {
-    let Some(file) = &name.file else {
-        return module.map_or(String::new(), |module| format!(" ({})", printable(module)));
-    };
-    // An absolute path is mostly the build machine's; its last part is what people know the file by.
-    let short = if file.starts_with('/') { file.rsplit('/').next().unwrap_or(file) } else { file };
-    match name.line {
-        Some(line) => format!(" ({}:{line})", printable(short)),
-        None => format!(" ({})", printable(short)),
-    }
-}
-
-fn ended_words(ended: Ended) -> Option<String> {
-    match ended {
-        Ended::Root => None,
-        Ended::NoRule => Some("ends here: nothing tells how to unwind this code".to_owned()),
-        Ended::Unreadable(at) => Some(format!("ends here: the stack at {at} cannot be read")),
-        Ended::Repeats => Some("ends here: the same frame comes again".to_owned()),
-        Ended::TooDeep => Some("cut here: too many frames".to_owned()),
-    }
-}
-
-fn singular(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Thread => "thread",
-        Kind::Coroutine => "coroutine",
-        Kind::Segment => "segment",
-        Kind::Signal => "signal stack",
-        Kind::Unknown => "stack of unknown kind",
-    }
-}
-
-fn plural(kind: Kind, count: usize) -> String {
-    match (kind, count) {
-        (_, 1) => singular(kind).to_owned(),
-        (Kind::Unknown, _) => "stacks of unknown kind".to_owned(),
-        _ => format!("{}s", singular(kind)),
-    }
-}
-
-fn capital(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }

@@ -83,7 +83,7 @@ fn clock(duration: Duration) -> String {
 fn table(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
     let names: Vec<String> = groups.iter().map(|group| name(group, style)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
-    let [peak, free] = bar_signs(style);
+    let [_, peak, free] = style.bar_signs();
     let bar = format!("PEAK{peak} FREE{free}");
     let heading = format!(
         "{:width$}  {:>7}  {:>5}  {:>6}  {:>6}  {:>7}  {bar:19}  {:>7}  {:>7}  {:>7}",
@@ -141,29 +141,19 @@ fn row(group: &Group, margin: f64, style: Style) -> [String; 8] {
 
 /// The sign of the method by which the peaks were told.
 fn method_sign(peaks: Peaks, style: Style) -> &'static str {
-    match (peaks.by_pages, style.ascii) {
-        (true, _) => style.about(),
-        (false, false) => "≥",
-        (false, true) => ">",
+    match peaks.by_pages {
+        true => style.about(),
+        false => style.at_least(),
     }
-}
-
-fn bar_signs(style: Style) -> [char; 2] {
-    if style.ascii { ['#', '.'] } else { ['▒', '·'] }
 }
 
 /// The share of the size that was ever held, and the guard at its end.
 fn bar(group: &Group, style: Style) -> String {
     let (Some(peaks), Some(size)) = (group.peaks, group.size.filter(|size| *size > 0)) else { return String::new() };
     let filled = (u128::from(peaks.max.min(size)) * u128::from(BAR)).div_ceil(u128::from(size)) as usize;
-    let [peak, free] = bar_signs(style);
-    let guard = match (group.guarded, style.ascii) {
-        (Some(Some(true)), false) => '┃',
-        (Some(Some(true)), true) => '|',
-        (None, _) => '?',
-        (_, false) => '╎',
-        (_, true) => ':',
-    };
+    let [_, peak, free] = style.bar_signs();
+    // Where it differs, one of them would not be stopped.
+    let guard = style.guard_sign(group.guarded.map(|guarded| guarded.unwrap_or(false)));
     let bar: String =
         std::iter::repeat_n(peak, filled).chain(std::iter::repeat_n(free, BAR as usize - filled)).collect();
     format!("{bar}{guard}")
@@ -176,16 +166,7 @@ fn head_room(group: &Group, style: Style) -> String {
         return String::new();
     };
     let percent = u128::from(size.saturating_sub(peaks.max)) * 100 / u128::from(size);
-    let mark = match (level, style.ascii) {
-        (Level::Ok, false) => '·',
-        (Level::Warn, false) => '▲',
-        (Level::High, false) => '◆',
-        (Level::Over, false) => '✗',
-        (Level::Ok, true) => '.',
-        (Level::Warn, true) => '!',
-        (Level::High, true) => '*',
-        (Level::Over, true) => 'X',
-    };
+    let mark = style.level_mark(level);
     format!("{mark} {percent:>2} %")
 }
 
@@ -210,7 +191,7 @@ pub fn saved_bytes(group: &Group, margin: f64) -> Option<u64> {
 
 /// What a group is called: what its stacks were started for, and what they serve where that is not a thread.
 fn name(group: &Group, style: Style) -> String {
-    let entry = group.entry.as_ref().map(|entry| shortened(&style.fit(&printable(entry)), style));
+    let entry = group.entry.as_ref().map(|entry| style.tail(&style.fit(&printable(entry)), WIDEST_NAME));
     let kind = match group.kind {
         Kind::Thread => None,
         Kind::Coroutine => Some("coroutine"),
@@ -227,19 +208,8 @@ fn name(group: &Group, style: Style) -> String {
     }
 }
 
-/// The end of a long name: of a path of modules, that is the function.
-fn shortened(name: &str, style: Style) -> String {
-    let length = name.chars().count();
-    if length <= WIDEST_NAME {
-        return name.to_owned();
-    }
-    let sign = if style.ascii { "..." } else { "…" };
-    let kept = WIDEST_NAME - sign.chars().count();
-    sign.chars().chain(name.chars().skip(length - kept)).collect()
-}
-
 fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
-    let (times, at_least) = (style.times(), if style.ascii { ">" } else { "≥" });
+    let (times, at_least) = (style.times(), style.at_least());
     let line = format!(
         "{} touched pages  {at_least} most seen by a look.  Suggest: next page above {margin} {times} MAX; smaller than today only from {}.",
         style.about(),
@@ -331,13 +301,6 @@ worker        8    64K   55.7K   55.7K  ~ 55.7K  ################..|   * 13 %  ^
 worker        8     8M   2.38M   2.38M  > 2.38M  ######............|   . 70 %     keep        -
 "
         );
-    }
-
-    #[test]
-    fn long_names_are_shortened_with_a_sign() {
-        assert_eq!(shortened(&"x".repeat(50), Style::default()).chars().count(), 40);
-        assert!(shortened(&format!("{}::end", "x".repeat(50)), Style::default()).starts_with('…'));
-        assert!(shortened(&format!("{}::end", "x".repeat(50)), Style::default()).ends_with("x::end"));
     }
 
     #[test]

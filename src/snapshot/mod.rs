@@ -10,6 +10,8 @@ mod stacks;
 mod survey;
 mod suspended;
 mod take;
+#[cfg(all(test, feature = "tui"))]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;

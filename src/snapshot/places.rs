@@ -26,6 +26,12 @@ pub struct Places {
 }
 
 impl Places {
+    /// Made-up places.
+    #[cfg(all(test, feature = "tui"))]
+    pub(super) fn of(by_pc: HashMap<Pc, Place>) -> Places {
+        Places { by_pc, nowhere: Place::default() }
+    }
+
     /// Looks up module and names for each of `pcs`.
     pub(super) fn new(pcs: &[Pc], modules: &Modules, names: &Names) -> Places {
         let by_pc = pcs.iter().map(|pc| (*pc, place(*pc, modules, names))).collect();

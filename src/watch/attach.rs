@@ -87,10 +87,15 @@ impl Attached {
         self.control.clone()
     }
 
-    /// Watches until the program has ended or [`Control::leave`] is called, and tells each look to `tell`.
+    /// The first look; its stacks are measured, and nothing is named.
+    pub fn first(&self) -> Looked {
+        self.watch.looked(Arc::clone(&self.first))
+    }
+
+    /// Watches until the program has ended or [`Control::leave`] is called, and tells each look from the second on to
+    /// `tell`.
     pub fn watch(mut self, tell: &mut dyn FnMut(Looked)) -> Watched {
         let command = self.first.process.command.clone();
-        tell(self.watch.looked(self.first));
         let end: End = self.watch.watch_to_end(&self.inputs, tell);
         if end == End::Left && self.watch.looks == 1 {
             // The report is to have names, however soon we were to leave.

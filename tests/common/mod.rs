@@ -50,3 +50,16 @@ pub(crate) fn address(value: &Value) -> u64 {
 pub(crate) fn function(frame: &Value) -> &str {
     frame["function"].as_str().unwrap_or_default()
 }
+
+/// A field of `/proc/PID/status`; empty where there is no such process.
+pub(crate) fn status_field(pid: i32, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Whether the process takes interrupts as messages, rather than being ended by them.
+pub(crate) fn blocks_interrupts(pid: i32) -> bool {
+    let interrupt = 1 << (libc::SIGINT - 1);
+    u64::from_str_radix(&status_field(pid, "SigBlk"), 16).is_ok_and(|blocked| blocked & interrupt != 0)
+}

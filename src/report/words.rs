@@ -1,0 +1,85 @@
+//! The words by which people read kinds, states and threads; the same in a report and on a screen.
+
+use crate::discover::bounds::Guard;
+use crate::image::printable;
+use crate::report::units;
+use crate::snapshot::{Kind, Snapshot, State};
+use crate::unwind::Ended;
+
+/// What a stack of this kind is called.
+pub(crate) fn singular(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Thread => "thread",
+        Kind::Coroutine => "coroutine",
+        Kind::Segment => "segment",
+        Kind::Signal => "signal stack",
+        Kind::Unknown => "stack of unknown kind",
+    }
+}
+
+/// What `count` stacks of this kind are called.
+pub(crate) fn plural(kind: Kind, count: usize) -> String {
+    match (kind, count) {
+        (_, 1) => singular(kind).to_owned(),
+        (Kind::Unknown, _) => "stacks of unknown kind".to_owned(),
+        _ => format!("{}s", singular(kind)),
+    }
+}
+
+/// What a stack in this state does, in the words of the JSON.
+pub(crate) fn state_word(state: State) -> &'static str {
+    match state {
+        State::Running => "running",
+        State::Resuming => "resuming",
+        State::Suspended => "suspended",
+        State::New => "new",
+        State::Finished => "finished",
+    }
+}
+
+/// The word with a capital letter.
+pub(super) fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// `thread 48213 "chatd"`.
+pub(super) fn thread_words(tid: Option<i32>, snapshot: &Snapshot) -> String {
+    let thread = snapshot.threads.iter().find(|thread| Some(thread.tid) == tid);
+    thread.map_or("a thread".to_owned(), |thread| format!("thread {}{}", thread.tid, quoted(&thread.name)))
+}
+
+/// A space and the name in quotes; nothing where there is none.
+pub(super) fn quoted(name: &Option<String>) -> String {
+    name.as_ref().map_or(String::new(), |name| format!(" \"{}\"", printable(name)))
+}
+
+/// What lies below a stack.
+pub(crate) fn guard_words(guard: Guard) -> String {
+    match guard {
+        Guard::Ok(range) => format!("guard {} ok", units::bytes(range.len())),
+        Guard::None => "no guard".to_owned(),
+        Guard::Grows => "grows".to_owned(),
+        Guard::Unknown => "guard unknown".to_owned(),
+    }
+}
+
+/// How the chain comes from a stack of this kind to the next.
+pub(super) fn crossing_words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Signal => "interrupted",
+        Kind::Segment => "grown from",
+        _ => "resumed by",
+    }
+}
+
+/// Why there are no more frames; `None` where nothing is missing.
+pub(super) fn ended_words(ended: Ended) -> Option<String> {
+    match ended {
+        Ended::Root => None,
+        Ended::NoRule => Some("ends here: nothing tells how to unwind this code".to_owned()),
+        Ended::Unreadable(at) => Some(format!("ends here: the stack at {at} cannot be read")),
+        Ended::Repeats => Some("ends here: the same frame comes again".to_owned()),
+        Ended::TooDeep => Some("cut here: too many frames".to_owned()),
+    }
+}

@@ -1,0 +1,66 @@
+//! Reads the terminal's keys on a thread of its own, which lets go of them when it is told to.
+//!
+//! Keys that are typed after the screen was given back are the shell's: the thread has ended by then.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::layout::Size;
+
+use super::model::Message;
+
+/// How long it may take until the thread has seen that it is to end.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The thread. It ends when this is dropped.
+pub(super) struct Keys {
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keys {
+    /// Hands keys and new sizes to `tell`, and at last the reason where there will be no more.
+    ///
+    /// # Errors
+    /// The thread can't be started.
+    pub(super) fn read(tell: impl Fn(Result<Message, io::Error>) + Send + 'static) -> io::Result<Keys> {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let body = move || {
+            while !ended.load(Ordering::Relaxed) {
+                match next() {
+                    Ok(Some(message)) => tell(Ok(message)),
+                    Ok(None) => {}
+                    Err(error) => return tell(Err(error)),
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("stackscope-keys".into()).spawn(body)?;
+        Ok(Keys { end, thread: Some(thread) })
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // That it panicked shows already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn next() -> io::Result<Option<Message>> {
+    if !event::poll(PATIENCE)? {
+        return Ok(None);
+    }
+    Ok(match event::read()? {
+        Event::Key(key) if key.kind != KeyEventKind::Release => Some(Message::Key(key)),
+        Event::Resize(width, height) => Some(Message::Resized(Size::new(width, height))),
+        _ => None,
+    })
+}

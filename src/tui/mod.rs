@@ -1,0 +1,29 @@
+//! The terminal UI: every stack of a program, live.
+//!
+//! You give a watch and how the screen may look; the screen is drawn on `/dev/tty`, never on stdout, until the user
+//! leaves. Nothing here looks at a target: looks come in as messages, each with one immutable snapshot, and a drawn frame
+//! depends on one of them alone.
+//!
+//! The parts: a [`model::Model`] holds all state; [`update::update`] alone changes it, for one [`model::Message`] at a
+//! time, and may ask for an [`model::Effect`]; [`view::view`] draws it and neither reads a clock nor does I/O;
+//! [`session`] brings them together with the terminal.
+//!
+//! Words: a *picture* is a snapshot arranged for the screen; a *page* is what fills the list: stacks, groups, the members
+//! of a group, or the frames of one stack.
+
+mod input;
+mod keys;
+mod model;
+mod picture;
+mod rows;
+mod session;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod theme;
+mod update;
+mod view;
+
+pub use session::{TuiError, watch};
+pub use terminal::is_usable;
+pub use theme::Look;

@@ -1,0 +1,173 @@
+//! All that the screen depends on, and what can happen to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ratatui::crossterm::event::KeyEvent;
+use ratatui::layout::Size;
+
+use super::picture::{Identity, Picture};
+use super::rows::Sort;
+use super::theme::Look;
+use crate::report::backtrace::Row;
+use crate::watch::End;
+
+/// How many stacks there may be before they are shown in groups at first.
+const MOST_SINGLY: usize = 200;
+
+/// Something that the screen has to take in.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// The terminal has another size.
+    Resized(Size),
+    /// There is a new look.
+    Looked(Arc<Picture>),
+    /// The watch has ended by itself.
+    Ended(End),
+}
+
+/// Something that the screen asks of those who can act.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Effect {
+    /// End the watch and restore the terminal.
+    Leave,
+    /// Restore the terminal and stop ourselves until we are continued.
+    Suspend,
+    /// Look with this period.
+    Interval(Duration),
+    /// Draw everything anew.
+    Redraw,
+}
+
+/// What fills the list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Page {
+    /// All stacks.
+    Stacks,
+    /// Groups of stacks with equal backtraces.
+    Groups,
+    /// The stacks of the group with this fingerprint.
+    Members(u64),
+    /// The backtrace that begins at one stack.
+    Frames(Identity),
+}
+
+/// A page, its rows, and which of them are seen.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) page: Page,
+    /// Ids of stacks, indices of groups, or indices of rows of a backtrace.
+    pub(super) rows: Vec<usize>,
+    /// The selected row: an index into `rows`.
+    pub(super) cursor: usize,
+    /// The first row that is seen.
+    pub(super) top: usize,
+}
+
+/// A column to sort by, and whether the order is turned around.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub(super) sort: Sort,
+    pub(super) reversed: bool,
+}
+
+/// What takes the keys instead of the list.
+#[derive(Debug)]
+pub(super) enum Overlay {
+    /// The list has them.
+    None,
+    /// A search is being typed; it began at this row.
+    Search { origin: usize },
+    /// The help page, with what was typed to find a line of it, and the selected one.
+    Help { wanted: String, cursor: usize },
+}
+
+/// The state of the screen.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(super) size: Size,
+    pub(super) look: Look,
+    /// The picture that is shown.
+    pub(super) picture: Arc<Picture>,
+    /// The newest one, while another one is frozen.
+    pub(super) fresh: Option<Arc<Picture>>,
+    pub(super) frozen: bool,
+    /// The pages that were opened, one from the other; the last one is seen. Never empty.
+    pub(super) lists: Vec<List>,
+    pub(super) stack_order: Order,
+    pub(super) group_order: Order,
+    /// The selected stack, and its backtrace.
+    pub(super) selected: Option<usize>,
+    pub(super) backtrace: Vec<Row>,
+    /// What was searched for last.
+    pub(super) search: String,
+    pub(super) overlay: Overlay,
+    /// The period that was asked for.
+    pub(super) interval: Duration,
+    /// What ended the watch, once it has ended by itself.
+    pub(super) end: Option<End>,
+    /// A word on what was done last.
+    pub(super) notice: Option<String>,
+}
+
+impl Model {
+    /// The screen with its first picture.
+    pub(crate) fn new(picture: Arc<Picture>, interval: Duration, size: Size, look: Look) -> Model {
+        let many = picture.snapshot.stacks.len() > MOST_SINGLY;
+        let page = if many { Page::Groups } else { Page::Stacks };
+        let mut model = Model {
+            size,
+            look,
+            picture,
+            fresh: None,
+            frozen: false,
+            lists: vec![List::new(page)],
+            stack_order: Order { sort: Sort::Danger, reversed: false },
+            group_order: Order { sort: Sort::Size, reversed: false },
+            selected: None,
+            backtrace: Vec::new(),
+            search: String::new(),
+            overlay: Overlay::None,
+            interval,
+            end: None,
+            notice: None,
+        };
+        model.rebuild();
+        model
+    }
+
+    /// The list that is seen.
+    pub(super) fn list(&self) -> &List {
+        // There always is one; an empty list of nothing would show as such.
+        const NOTHING: &List = &List { page: Page::Stacks, rows: Vec::new(), cursor: 0, top: 0 };
+        self.lists.last().unwrap_or(NOTHING)
+    }
+
+    /// Whether a message changes what is seen: a look does not while the display is frozen.
+    pub(crate) fn shows(&self, message: &Message) -> bool {
+        !(self.frozen && matches!(message, Message::Looked(_)))
+    }
+
+    /// The order of the list that is seen; a backtrace has only its own.
+    pub(super) fn order(&self) -> Option<Order> {
+        match self.list().page {
+            Page::Stacks | Page::Members(_) => Some(self.stack_order),
+            Page::Groups => Some(self.group_order),
+            Page::Frames(_) => None,
+        }
+    }
+}
+
+impl List {
+    /// A page of which nothing is known yet.
+    pub(super) fn new(page: Page) -> List {
+        List { page, rows: Vec::new(), cursor: 0, top: 0 }
+    }
+
+    /// The selected row.
+    pub(super) fn row(&self) -> Option<usize> {
+        self.rows.get(self.cursor).copied()
+    }
+}

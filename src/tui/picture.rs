@@ -1,0 +1,164 @@
+//! A look, arranged for the screen once, so that drawing and sorting have little to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::report::group::{self, Group};
+use crate::snapshot::{Kind, Level, Snapshot, Stack, State};
+use crate::watch::Looked;
+
+/// A snapshot, its groups, and what the head of the screen says.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// When the look was taken, from the start of the watch.
+    pub(super) time: Duration,
+    /// The time to the next look.
+    pub(super) next: Duration,
+    /// The thread whose chain of frames leads over each stack.
+    threads: Vec<Option<i32>>,
+    /// Stacks with equal stitched backtraces.
+    pub(super) groups: Vec<Cluster>,
+    /// How many stacks there are of each kind.
+    pub(super) kinds: Vec<(Kind, usize)>,
+    /// How many stacks are close to their end: at 70 % of it, at 85 %, past it.
+    pub(super) warn: usize,
+    pub(super) high: usize,
+    pub(super) over: usize,
+}
+
+/// A group and what its row shows.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) group: Group,
+    /// What stands for it from look to look.
+    pub(super) fingerprint: u64,
+    /// The stack that is closest to its end.
+    pub(super) worst: usize,
+    /// The sum of the bytes in use.
+    pub(super) used: u64,
+}
+
+/// By what a stack is known from one look to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Identity {
+    /// Its high end: nothing else can lie there.
+    High(u64),
+    /// The thread that is on it.
+    Thread(i32),
+    /// Nothing but its place in the list is known.
+    Index(usize),
+}
+
+impl Picture {
+    /// Arranges a look.
+    pub(crate) fn new(looked: Looked) -> Picture {
+        let Looked { snapshot, time, next } = looked;
+        let mut threads = vec![None; snapshot.stacks.len()];
+        for thread in &snapshot.threads {
+            for id in snapshot.stitched(thread.stack) {
+                if let Some(slot) = threads.get_mut(id) {
+                    *slot = Some(thread.tid);
+                }
+            }
+        }
+        let groups = group::by_stack(&snapshot).into_iter().map(|group| Cluster::new(group, &snapshot)).collect();
+        let kinds = [Kind::Thread, Kind::Coroutine, Kind::Segment, Kind::Signal, Kind::Unknown];
+        let of_kind = |kind: Kind| snapshot.stacks.iter().filter(|stack| stack.kind == kind).count();
+        let at = |level| snapshot.stacks.iter().filter(|stack| stack.level() == Some(level)).count();
+        Picture {
+            threads,
+            groups,
+            kinds: kinds.map(|kind| (kind, of_kind(kind))).into_iter().filter(|(_, count)| *count > 0).collect(),
+            warn: at(Level::Warn),
+            high: at(Level::High),
+            over: at(Level::Over),
+            snapshot,
+            time,
+            next,
+        }
+    }
+
+    /// A stack by its id.
+    pub(super) fn stack(&self, id: usize) -> Option<&Stack> {
+        self.snapshot.stacks.get(id)
+    }
+
+    /// The thread whose chain leads over a stack.
+    pub(super) fn thread(&self, id: usize) -> Option<i32> {
+        self.threads.get(id).copied().flatten()
+    }
+
+    /// By what a stack will be known in other looks.
+    pub(super) fn identity(&self, id: usize) -> Identity {
+        let high = self.stack(id).and_then(|stack| stack.bounds.high);
+        match (high, self.thread(id)) {
+            (Some(high), _) => Identity::High(high.0),
+            (None, Some(tid)) => Identity::Thread(tid),
+            (None, None) => Identity::Index(id),
+        }
+    }
+
+    /// The stack that is known by `identity`.
+    pub(super) fn find(&self, identity: Identity) -> Option<usize> {
+        match identity {
+            Identity::Index(id) => (id < self.snapshot.stacks.len()).then_some(id),
+            _ => (0..self.snapshot.stacks.len()).find(|id| self.identity(*id) == identity),
+        }
+    }
+
+    /// The number that people know a stack by: the thread's, or `#` and its id.
+    pub(super) fn number(&self, id: usize) -> String {
+        match (self.stack(id).map(|stack| stack.kind), self.thread(id)) {
+            (Some(Kind::Thread), Some(tid)) => tid.to_string(),
+            _ => format!("#{id}"),
+        }
+    }
+
+    /// What a stack is called: by its thread, or by what it was started for.
+    pub(super) fn name(&self, id: usize) -> &str {
+        let stack = self.stack(id);
+        stack.and_then(|stack| stack.name.as_deref().or(stack.entry.as_deref())).unwrap_or("")
+    }
+
+    /// Where the program's own code is on a stack: its innermost function outside the system's libraries.
+    pub(super) fn whereabouts(&self, id: usize) -> Option<&str> {
+        let places = self.stack(id)?.frames.iter().map(|frame| self.snapshot.place(frame.frame.pc));
+        let named = |system_too: bool| {
+            let mut fitting = places.clone().filter(|place| system_too || !place.system);
+            fitting.find_map(|place| place.names.iter().find_map(|name| name.function.as_deref()))
+        };
+        named(false).or_else(|| named(true))
+    }
+}
+
+impl Cluster {
+    fn new(group: Group, snapshot: &Snapshot) -> Cluster {
+        let first = group.stacks[0];
+        let closeness = |id: &usize| snapshot.stacks.get(*id).map_or(0, danger);
+        let worst = group.stacks.iter().copied().max_by_key(closeness).unwrap_or(first);
+        let used = group.stacks.iter().filter_map(|id| snapshot.stacks.get(*id)?.used()).sum();
+        Cluster { fingerprint: group::fingerprint(snapshot, first), worst, used, group }
+    }
+}
+
+/// How close a stack is to its end, in hundredths of a percent of its size; 0 where that is unknown.
+pub(super) fn danger(stack: &Stack) -> u64 {
+    match (stack.most_used(), stack.size()) {
+        (Some(used), Some(size)) if size > 0 => {
+            u64::try_from(u128::from(used) * 10_000 / u128::from(size)).unwrap_or(u64::MAX)
+        }
+        _ => 0,
+    }
+}
+
+/// A stack's state in one letter.
+pub(super) fn state_letter(state: State) -> char {
+    match state {
+        State::Running => 'R',
+        State::Resuming => 'W',
+        State::Suspended => 'S',
+        State::New => 'N',
+        State::Finished => 'F',
+    }
+}

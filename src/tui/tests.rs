@@ -1,0 +1,335 @@
+//! What the screen shows at each size, and what each key does: all without a terminal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::layout::Size;
+use ratatui::style::Color;
+
+use super::keys::{Action, BINDINGS};
+use super::model::{Effect, Message, Model, Overlay, Page};
+use super::picture::Picture;
+use super::rows::Sort;
+use super::theme::Look;
+use super::update::update;
+use super::view::view;
+use crate::snapshot::testing::{Call, Draft};
+use crate::snapshot::{Kind, State};
+use crate::watch::{End, Looked};
+
+const COLORS: Look = Look { colors: true, ascii: false };
+const PLAIN: Look = Look { colors: false, ascii: true };
+const WIDE: Size = Size::new(120, 36);
+const MIDDLE: Size = Size::new(80, 24);
+const NARROW: Size = Size::new(40, 10);
+
+/// A server: a thread whose coroutine recurses, an idle thread, and coroutines that wait.
+fn server(waiting: usize) -> Draft {
+    let mut draft = Draft::new();
+    let mut parse: Vec<Call> = vec![("parse_value", 1291, 1126)];
+    parse.extend(std::iter::repeat_n(("parse_array", 1340, 1126), 37));
+    parse.extend([("proto::decode", 88, 3174), ("conn::run", 41, 1228)]);
+    let parser = draft.stack(Kind::Coroutine, State::Running, 65536, 11500, &parse);
+    let worker: [Call; 4] =
+        [("sched::run_one", 210, 614), ("sched::worker", 164, 29594), ("[start_thread]", 1, 400), ("[clone3]", 1, 0)];
+    let below = draft.stack(Kind::Thread, State::Resuming, 2 << 20, 1 << 20, &worker);
+    draft.run(48216, "worker-2", parser, &[below]);
+    let idle: [Call; 3] = [("[epoll_wait]", 1, 64), ("main", 22, 12000), ("[__libc_start_main]", 1, 300)];
+    let main = draft.stack(Kind::Thread, State::Running, 8 << 20, 2 << 20, &idle);
+    draft.run(48213, "server", main, &[]);
+    for number in 0..waiting {
+        let extra = 500 * (number as u64 % 7);
+        let calls = [("Conn::read", 120, 900 + extra), ("conn::run", 41, 1228)];
+        draft.stack(Kind::Coroutine, State::Suspended, 65536, 1000, &calls);
+    }
+    draft
+}
+
+fn look_of(draft: Draft, seconds: u64) -> Arc<Picture> {
+    let (time, next) = (Duration::from_secs(seconds), Duration::from_secs(1));
+    Arc::new(Picture::new(Looked { snapshot: Arc::new(draft.finish()), time, next }))
+}
+
+fn model(size: Size, look: Look) -> Model {
+    Model::new(look_of(server(12), 221), Duration::from_secs(1), size, look)
+}
+
+fn press(model: &mut Model, code: KeyCode) -> Option<Effect> {
+    update(model, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+/// Presses keys, a letter each; `\n` is Enter and `\x1b` Escape.
+fn type_keys(model: &mut Model, keys: &str) {
+    for letter in keys.chars() {
+        press(
+            model,
+            match letter {
+                '\n' => KeyCode::Enter,
+                '\x1b' => KeyCode::Esc,
+                letter => KeyCode::Char(letter),
+            },
+        );
+    }
+}
+
+fn drawn(model: &Model) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(model.size.width, model.size.height)).unwrap();
+    terminal.draw(|frame| view(model, frame)).unwrap();
+    terminal.backend().buffer().clone()
+}
+
+fn text(buffer: &Buffer) -> String {
+    let width = usize::from(buffer.area.width);
+    let lines =
+        buffer.content.chunks(width.max(1)).map(|line| line.iter().map(|cell| cell.symbol()).collect::<String>());
+    lines.map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+fn screen(model: &Model) -> String {
+    text(&drawn(model))
+}
+
+/// The screen after these keys, at each size.
+fn check(name: &str, sizes: &[Size], look: Look, keys: &str) {
+    for size in sizes {
+        let mut model = model(*size, look);
+        type_keys(&mut model, keys);
+        insta::assert_snapshot!(format!("{name}_{}x{}", size.width, size.height), screen(&model));
+    }
+}
+
+#[test]
+fn the_overview_at_each_size() {
+    check("overview", &[WIDE, MIDDLE, NARROW, Size::new(30, 5)], COLORS, "");
+}
+
+#[test]
+fn groups_and_their_members() {
+    check("groups", &[WIDE, MIDDLE, NARROW], COLORS, "2");
+    check("members", &[MIDDLE], COLORS, "2\n");
+}
+
+#[test]
+fn a_stitched_backtrace_fills_the_page() {
+    check("frames", &[WIDE, MIDDLE, NARROW], COLORS, "\n");
+}
+
+#[test]
+fn the_help_page_is_made_of_the_table() {
+    check("help", &[MIDDLE, NARROW], COLORS, "?");
+    check("help_search", &[MIDDLE], COLORS, "?overflow");
+}
+
+#[test]
+fn a_search_is_typed_at_the_bottom() {
+    check("search", &[MIDDLE], COLORS, "/read");
+    check("search_in_vain", &[MIDDLE], COLORS, "/nowhere");
+}
+
+#[test]
+fn ascii_is_ascii_and_without_colors_there_are_none() {
+    check("ascii", &[WIDE], PLAIN, "");
+    for keys in ["", "2", "2\n", "\n", "?", " ", "/read"] {
+        for size in [WIDE, MIDDLE, NARROW, Size::new(20, 3)] {
+            let mut model = model(size, PLAIN);
+            type_keys(&mut model, keys);
+            let buffer = drawn(&model);
+            assert!(text(&buffer).is_ascii(), "{}", text(&buffer));
+            assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+        }
+    }
+}
+
+#[test]
+fn every_size_is_drawn_and_the_last_as_if_it_were_the_first() {
+    let mut stormy = model(WIDE, COLORS);
+    for keys in ["", "\n", "\x1b2", "?"] {
+        type_keys(&mut stormy, keys);
+        for (width, height) in [(200, 60), (80, 24), (40, 10), (10, 3), (1, 1), (0, 0), (120, 36)] {
+            update(&mut stormy, Message::Resized(Size::new(width, height)));
+            screen(&stormy);
+        }
+    }
+    type_keys(&mut stormy, "\x1b1g");
+    assert_eq!(screen(&stormy), screen(&model(WIDE, COLORS)));
+}
+
+#[test]
+fn a_name_cannot_drive_the_terminal() {
+    for keys in ["", "\n", "2"] {
+        let mut draft = Draft::new();
+        let id = draft.stack(Kind::Thread, State::Running, 65536, 0, &[("evil\x1b[2J\u{202e}", 1, 64)]);
+        draft.run(7, "a\x1b]0;title\x07\nb", id, &[]);
+        let mut model = Model::new(look_of(draft, 0), Duration::from_secs(1), WIDE, COLORS);
+        type_keys(&mut model, keys);
+        let screen = screen(&model);
+        assert!(screen.contains("\\x1b[2J"), "{screen}");
+        assert!(!screen.contains(['\x1b', '\x07', '\u{202e}']), "{screen}");
+    }
+}
+
+#[test]
+fn a_frozen_display_does_not_change() {
+    let mut model = model(MIDDLE, COLORS);
+    type_keys(&mut model, " ");
+    let frozen = screen(&model);
+    assert!(frozen.contains("FROZEN") && frozen.contains("the program runs on"), "{frozen}");
+    let message = Message::Looked(look_of(server(3), 500));
+    assert!(!model.shows(&message));
+    update(&mut model, message);
+    assert_eq!(screen(&model), frozen);
+    type_keys(&mut model, " ");
+    assert!(screen(&model).contains("of 6 "), "{}", screen(&model));
+}
+
+#[test]
+fn the_selected_stack_stays_selected() {
+    let mut model = model(MIDDLE, COLORS);
+    type_keys(&mut model, "jjjjj");
+    let before = model.picture.identity(model.selected.unwrap());
+    let row = model.list().cursor;
+    update(&mut model, Message::Looked(look_of(server(5), 222)));
+    assert_eq!(model.picture.identity(model.selected.unwrap()), before);
+    type_keys(&mut model, ">");
+    assert_eq!(model.picture.identity(model.selected.unwrap()), before);
+    type_keys(&mut model, "I");
+    assert_eq!(model.picture.identity(model.selected.unwrap()), before);
+    assert_ne!(model.list().cursor, row);
+}
+
+#[test]
+fn a_page_of_what_is_gone_is_closed() {
+    let mut model = model(MIDDLE, COLORS);
+    type_keys(&mut model, "G\n");
+    assert!(matches!(model.list().page, Page::Frames(_)));
+    update(&mut model, Message::Looked(look_of(server(0), 222)));
+    assert_eq!(model.list().page, Page::Stacks);
+    assert!(screen(&model).contains("is gone"), "{}", screen(&model));
+}
+
+#[test]
+fn many_stacks_are_grouped_at_first_and_scroll_to_the_end() {
+    let picture = look_of(server(100_000), 9);
+    let mut model = Model::new(picture, Duration::from_secs(1), WIDE, COLORS);
+    assert_eq!(model.list().page, Page::Groups);
+    assert!(screen(&model).contains("100 000"), "{}", screen(&model));
+    type_keys(&mut model, "1G");
+    assert!(screen(&model).contains("of 100 003 "), "{}", screen(&model));
+    assert_eq!(model.list().cursor, 100_002);
+    // A key and a frame of a hundred thousand rows cost what those that are seen cost.
+    let start = std::time::Instant::now();
+    for _ in 0..20 {
+        type_keys(&mut model, "k");
+        screen(&model);
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?} for 20 frames", start.elapsed());
+}
+
+#[test]
+fn the_end_of_the_program_is_shown() {
+    let mut model = model(WIDE, COLORS);
+    update(&mut model, Message::Ended(End::Vanished));
+    assert!(screen(&model).contains("ENDED") && screen(&model).contains("the program has ended"));
+}
+
+/// Does what a binding says on a fresh screen, with each of its keys, and gives the screens and effects.
+fn pressed(action: Action, before: &str, check: impl Fn(&Model, Option<Effect>)) {
+    let binding = BINDINGS.iter().find(|binding| binding.action == action).unwrap();
+    for (code, modifiers) in binding.keys {
+        let mut model = model(MIDDLE, COLORS);
+        type_keys(&mut model, before);
+        let effect = update(&mut model, Message::Key(KeyEvent::new(*code, *modifiers)));
+        check(&model, effect);
+    }
+}
+
+#[test]
+fn every_key_does_what_the_help_says() {
+    let cursor = |model: &Model| model.list().cursor;
+    let page = |model: &Model| model.list().page;
+    for binding in BINDINGS {
+        match binding.action {
+            Action::Up => pressed(Action::Up, "jj", |model, _| assert_eq!(cursor(model), 1)),
+            Action::Down => pressed(Action::Down, "", |model, _| assert_eq!(cursor(model), 1)),
+            Action::PageUp => pressed(Action::PageUp, "G", |model, _| assert!(cursor(model) < 10)),
+            Action::PageDown => pressed(Action::PageDown, "", |model, _| assert!(cursor(model) > 5)),
+            Action::First => pressed(Action::First, "jjj", |model, _| assert_eq!(cursor(model), 0)),
+            Action::Last => pressed(Action::Last, "", |model, _| assert_eq!(cursor(model), 14)),
+            Action::Worst => pressed(Action::Worst, "2", |model, _| {
+                assert_eq!((page(model), model.selected), (Page::Stacks, Some(0)));
+            }),
+            Action::Open => pressed(Action::Open, "", |model, _| assert!(matches!(page(model), Page::Frames(_)))),
+            Action::Back => pressed(Action::Back, "\n", |model, _| assert_eq!(page(model), Page::Stacks)),
+            Action::Stacks => pressed(Action::Stacks, "2", |model, _| assert_eq!(page(model), Page::Stacks)),
+            Action::Groups => pressed(Action::Groups, "", |model, _| assert_eq!(page(model), Page::Groups)),
+            Action::Search => pressed(Action::Search, "", |model, _| {
+                assert!(matches!(model.overlay, Overlay::Search { origin: 0 }));
+            }),
+            Action::NextMatch => pressed(Action::NextMatch, "/conn::read\ng", |model, _| {
+                assert_eq!(model.picture.whereabouts(model.selected.unwrap()), Some("Conn::read"));
+            }),
+            Action::PreviousMatch => pressed(Action::PreviousMatch, "/conn::read\ng", |model, _| {
+                assert_eq!(model.picture.whereabouts(model.selected.unwrap()), Some("Conn::read"));
+            }),
+            Action::SortRight => {
+                pressed(Action::SortRight, "", |model, _| assert_eq!(model.stack_order.sort, Sort::Now));
+            }
+            Action::SortLeft => {
+                pressed(Action::SortLeft, "", |model, _| assert_eq!(model.stack_order.sort, Sort::Number));
+            }
+            Action::Reverse => pressed(Action::Reverse, "", |model, _| assert!(model.stack_order.reversed)),
+            Action::Freeze => pressed(Action::Freeze, "", |model, _| assert!(model.frozen)),
+            Action::Slower => pressed(Action::Slower, "", |_, effect| {
+                assert_eq!(effect, Some(Effect::Interval(Duration::from_secs(2))));
+            }),
+            Action::Faster => pressed(Action::Faster, "", |_, effect| {
+                assert_eq!(effect, Some(Effect::Interval(Duration::from_millis(500))));
+            }),
+            Action::Redraw => pressed(Action::Redraw, "", |_, effect| assert_eq!(effect, Some(Effect::Redraw))),
+            Action::Suspend => pressed(Action::Suspend, "", |_, effect| assert_eq!(effect, Some(Effect::Suspend))),
+            Action::Help => {
+                pressed(Action::Help, "", |model, _| assert!(matches!(model.overlay, Overlay::Help { .. })));
+            }
+            Action::Quit => pressed(Action::Quit, "", |_, effect| assert_eq!(effect, Some(Effect::Leave))),
+        }
+    }
+}
+
+#[test]
+fn help_is_searched_and_does_the_line() {
+    let mut model = model(NARROW, COLORS);
+    type_keys(&mut model, "2?overflow\n");
+    assert!(matches!(model.overlay, Overlay::None));
+    assert_eq!((model.list().page, model.selected), (Page::Stacks, Some(0)));
+}
+
+#[test]
+fn a_cancelled_search_goes_back() {
+    let mut model = model(MIDDLE, COLORS);
+    type_keys(&mut model, "j/conn::read");
+    assert!(model.list().cursor > 1);
+    type_keys(&mut model, "\x1b");
+    assert_eq!((model.list().cursor, model.search.as_str()), (1, ""));
+}
+
+#[test]
+fn a_key_right_after_escape_is_not_lost() {
+    let mut model = model(MIDDLE, COLORS);
+    type_keys(&mut model, "?");
+    update(&mut model, Message::Key(KeyEvent::new(KeyCode::Char(' '), KeyModifiers::ALT)));
+    assert!(matches!(model.overlay, Overlay::None) && model.frozen);
+}
+
+#[test]
+fn interrupts_leave_whatever_is_open() {
+    for keys in ["", "?", "/x", "\n"] {
+        let mut model = model(MIDDLE, COLORS);
+        type_keys(&mut model, keys);
+        let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(update(&mut model, Message::Key(interrupt)), Some(Effect::Leave));
+    }
+}

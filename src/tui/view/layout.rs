@@ -1,0 +1,70 @@
+//! Where the parts of the screen lie, by its size.
+
+use ratatui::layout::{Rect, Size};
+
+use super::super::model::{Model, Page};
+
+/// How much room there is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Scale {
+    /// One status line and nothing else.
+    Line,
+    /// From 40x8: a list of few columns.
+    Narrow,
+    /// From 60x16: a list, and the selected stack's frames below.
+    Middle,
+    /// From 100x28: all columns.
+    Wide,
+}
+
+/// The parts of the screen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Areas {
+    pub(super) scale: Scale,
+    pub(super) whole: Rect,
+    pub(super) head: Rect,
+    pub(super) list: Rect,
+    /// The selected stack's frames, where the list shows something else and there is room.
+    pub(super) detail: Option<Rect>,
+    pub(super) foot: Rect,
+}
+
+/// The lines that a page takes besides its rows: title and headings, or title and two lines on the stack.
+pub(super) fn frame_lines(page: Page) -> u16 {
+    if matches!(page, Page::Frames(_)) { 3 } else { 2 }
+}
+
+/// How much room a width and height are.
+pub(super) fn scale(size: Size) -> Scale {
+    match (size.width, size.height) {
+        (100.., 28..) => Scale::Wide,
+        (60.., 16..) => Scale::Middle,
+        (40.., 8..) => Scale::Narrow,
+        _ => Scale::Line,
+    }
+}
+
+/// The parts of a screen of this size that shows this page.
+pub(super) fn layout(size: Size, page: Page) -> Areas {
+    let scale = scale(size);
+    let whole = Rect::new(0, 0, size.width, size.height);
+    let lines = |from: u16, count: u16| Rect::new(0, from, size.width, count).intersection(whole);
+    let head = if scale == Scale::Wide { 2 } else { 1 };
+    let body = size.height.saturating_sub(head + 1);
+    let has_detail = scale >= Scale::Middle && !matches!(page, Page::Frames(_));
+    let detail = if has_detail { body * 9 / 20 } else { 0 };
+    Areas {
+        scale,
+        whole,
+        head: lines(0, head),
+        list: lines(head, body - detail),
+        detail: has_detail.then(|| lines(head + body - detail, detail)),
+        foot: lines(head + body, 1),
+    }
+}
+
+/// How many rows of the list are seen at once.
+pub(in crate::tui) fn page_rows(model: &Model) -> usize {
+    let page = model.list().page;
+    usize::from(layout(model.size, page).list.height.saturating_sub(frame_lines(page)))
+}

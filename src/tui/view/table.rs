@@ -1,0 +1,211 @@
+//! The list of stacks: one row each, and only the rows that are seen.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+
+use super::super::model::{Model, Page};
+use super::super::picture::{Picture, danger, state_letter};
+use super::super::rows::Sort;
+use super::super::theme::Look;
+use super::bar;
+use super::layout::{Scale, frame_lines, scale};
+use super::pen::Pen;
+use crate::discover::bounds::Guard;
+use crate::image::printable;
+use crate::report::units;
+use crate::report::words::{singular, state_word};
+use crate::snapshot::{Confidence, Kind, Stack};
+
+/// A column of the list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Column {
+    Number,
+    Kind,
+    KindLetter,
+    Name,
+    State,
+    StateLetter,
+    Bar,
+    Now,
+    Peak,
+    Size,
+    Head,
+    Guard,
+    Where,
+}
+
+/// Columns with their widths; that of width 0 takes what the others leave.
+fn columns(scale: Scale) -> &'static [(Column, usize)] {
+    use Column::*;
+    match scale {
+        Scale::Wide => &[
+            (Number, 8),
+            (Kind, 9),
+            (Name, 16),
+            (State, 9),
+            (Bar, 18),
+            (Now, 6),
+            (Peak, 7),
+            (Size, 5),
+            (Head, 5),
+            (Guard, 5),
+            (Where, 0),
+        ],
+        Scale::Middle => {
+            &[(Number, 8), (KindLetter, 1), (Name, 0), (StateLetter, 2), (Bar, 17), (Peak, 7), (Size, 5), (Head, 5)]
+        }
+        Scale::Narrow | Scale::Line => &[(Number, 7), (Name, 0), (Bar, 8), (Peak, 7), (Head, 5)],
+    }
+}
+
+/// Draws title, headings and rows.
+pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
+    title(model, buffer, area);
+    let columns = columns(scale(model.size));
+    headings(model, columns, buffer, area);
+    let list = model.list();
+    let lines = area.height.saturating_sub(frame_lines(list.page));
+    let seen = list.rows.iter().enumerate().skip(list.top).take(usize::from(lines));
+    for (line, (at, id)) in (2..).zip(seen) {
+        let Some(stack) = model.picture.stack(*id) else { continue };
+        let mut pen = Pen::new(buffer, model.look, area, line);
+        let selected = at == list.cursor;
+        pen.text(&if selected { model.look.pointer() } else { ' ' }.to_string(), model.look.strong());
+        let flexible = flexible(columns, area.width);
+        for (column, width) in columns {
+            let width = if *width == 0 { flexible } else { *width };
+            cell(&mut pen, *column, width, &model.picture, *id, stack, model.look);
+            pen.skip(1);
+        }
+        if selected {
+            pen.restyle(area, model.look.selected());
+        }
+    }
+}
+
+/// What the fixed columns, the spaces between all and the pointer leave.
+fn flexible(columns: &[(Column, usize)], width: u16) -> usize {
+    let fixed: usize = columns.iter().map(|(_, width)| width + 1).sum();
+    usize::from(width).saturating_sub(fixed + 1)
+}
+
+fn title(model: &Model, buffer: &mut Buffer, area: Rect) {
+    let list = model.list();
+    let what = match list.page {
+        Page::Members(_) => "Stacks of a group",
+        _ => "Stacks",
+    };
+    Pen::new(buffer, model.look, area, 0).rule(what, &super::groups::position(model, area));
+}
+
+fn headings(model: &Model, columns: &[(Column, usize)], buffer: &mut Buffer, area: Rect) {
+    let look = model.look;
+    let flexible = flexible(columns, area.width);
+    let mut pen = Pen::new(buffer, look, area, 1);
+    pen.skip(1);
+    for (column, width) in columns {
+        let width = if *width == 0 { flexible } else { *width };
+        let text = heading(*column, width, look);
+        match column {
+            Column::Kind | Column::Name | Column::State | Column::Where | Column::Bar | Column::KindLetter => {
+                pen.left_cell(&text, width, look.dim())
+            }
+            _ => pen.right_cell(&text, width, look.dim()),
+        };
+        pen.skip(1);
+    }
+}
+
+fn heading(column: Column, width: usize, look: Look) -> String {
+    let [now, peak, free] = look.signs().bar_signs();
+    let plain = match column {
+        Column::Number => Sort::Number.heading(false),
+        Column::Kind => "KIND",
+        Column::KindLetter => "K",
+        Column::Name => Sort::Name.heading(false),
+        Column::State => "STATE",
+        Column::StateLetter => "ST",
+        Column::Bar if width > 16 => return format!("NOW{now} PEAK{peak} FREE{free}"),
+        Column::Bar => return format!("NOW{now} {peak} {free}"),
+        Column::Now => Sort::Now.heading(false),
+        Column::Peak => Sort::Peak.heading(false),
+        Column::Size => Sort::Size.heading(false),
+        Column::Head => Sort::Danger.heading(false),
+        Column::Guard => "GUARD",
+        Column::Where => "WHERE",
+    };
+    plain.to_owned()
+}
+
+fn cell(pen: &mut Pen<'_>, column: Column, width: usize, picture: &Picture, id: usize, stack: &Stack, look: Look) {
+    let plain = Style::new();
+    match column {
+        Column::Number => pen.right_cell(&picture.number(id), width, plain),
+        Column::Kind => pen.left_cell(kind_word(stack.kind), width, plain),
+        Column::KindLetter => pen.left_cell(kind_letter(stack.kind), width, plain),
+        Column::Name => pen.name_cell(&printable(picture.name(id)), width, plain),
+        Column::State => pen.left_cell(&with_doubt(state_word(stack.state), stack), width, plain),
+        Column::StateLetter => pen.right_cell(&with_doubt(&state_letter(stack.state).to_string(), stack), width, plain),
+        Column::Bar => {
+            bar::draw(pen, stack, width, look);
+            pen
+        }
+        Column::Now => pen.right_cell(&stack.used().map_or("-".to_owned(), units::bytes), width, plain),
+        Column::Peak => pen.right_cell(&peak(stack, look), width, plain),
+        Column::Size => pen.right_cell(&stack.size().map_or("-".to_owned(), units::bytes), width, plain),
+        Column::Head => head_room(pen, stack, width, look),
+        Column::Guard => pen.right_cell(&guard(stack.bounds.guard), width, plain),
+        Column::Where => pen.name_cell(&printable(picture.whereabouts(id).unwrap_or("-")), width, plain),
+    };
+}
+
+fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Signal => "signal",
+        Kind::Unknown => "unknown",
+        kind => singular(kind),
+    }
+}
+
+/// A kind in one letter; the help page explains them.
+pub(super) fn kind_letter(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Thread => "t",
+        Kind::Coroutine => "c",
+        Kind::Segment => "g",
+        Kind::Signal => "s",
+        Kind::Unknown => "u",
+    }
+}
+
+/// A state that is a guess has a question mark.
+fn with_doubt(word: &str, stack: &Stack) -> String {
+    let doubt = if stack.confidence == Confidence::Guess { "?" } else { "" };
+    format!("{word}{doubt}")
+}
+
+/// The most bytes in use, with the mark of how that is known: by touched pages, or by what this look happens to show.
+pub(super) fn peak(stack: &Stack, look: Look) -> String {
+    let Some(most) = stack.most_used() else { return "-".to_owned() };
+    let by_pages = stack.peak.is_some_and(|peak| peak.bytes >= most);
+    let sign = if by_pages { look.signs().about() } else { look.signs().at_least() };
+    format!("{}{sign}", units::bytes(most))
+}
+
+/// The share of the size that was never in use, with the mark of the level.
+pub(super) fn head_room<'p, 'b>(pen: &'p mut Pen<'b>, stack: &Stack, width: usize, look: Look) -> &'p mut Pen<'b> {
+    let Some(level) = stack.level() else { return pen.right_cell("-", width, Style::new()) };
+    let left = 10_000u64.saturating_sub(danger(stack)) / 100;
+    let text = format!("{}{left:>2}%", look.signs().level_mark(level));
+    pen.right_cell(&text, width, look.level(level))
+}
+
+fn guard(guard: Guard) -> String {
+    match guard {
+        Guard::Ok(range) => units::bytes(range.len()),
+        Guard::None => "none".to_owned(),
+        Guard::Grows => "grow".to_owned(),
+        Guard::Unknown => "?".to_owned(),
+    }
+}

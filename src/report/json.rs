@@ -208,7 +208,7 @@ impl<'s> Stack<'s> {
                 Ended::Repeats => "repeats",
                 Ended::TooDeep => "too_deep",
             },
-            resumed_by: stack.resumed_by.map(|stack| ResumedBy { stack, found_by: "cfi" }),
+            resumed_by: stack.resumed_by.map(|resumer| resumed_by(snapshot, resumer)),
             last_resumer: Unmeasured,
             confidence: match stack.confidence {
                 Confidence::Certain => "certain",
@@ -217,6 +217,14 @@ impl<'s> Stack<'s> {
             },
         }
     }
+}
+
+/// The link to the stack that a stitched backtrace goes on with. The rules lead to it, or, where its context was found in
+/// memory, what its switch routine saved there.
+fn resumed_by(snapshot: &Snapshot, stack: usize) -> ResumedBy {
+    let first = snapshot.stacks.get(stack).and_then(|stack| stack.frames.first());
+    let is_saved = first.is_some_and(|first| first.frame.found_by == FoundBy::Descriptor);
+    ResumedBy { stack, found_by: if is_saved { "switch" } else { "cfi" } }
 }
 
 /// The functions inlined at a frame, innermost first, and then the frame itself.

@@ -38,6 +38,8 @@ pub(crate) fn explanation(program: &str, peer: Peer, ours: &[Row], theirs: &[Row
         // The last frame's return address, planted by hand, is the first byte of a routine: eu-stack looks up the byte
         // before it; it and gdb go on from there to words that are no frames.
         (Peer::EuStack, "ucontext", Some("start_context"), Some("")) => Some(Difference::Names),
+        // The context that waits in swapcontext for the running one is found in memory, where they do not look.
+        (_, "ucontext", Some("main"), None | Some("")) => Some(Difference::TheyEnd),
         (_, "ucontext" | "goroutines", Some("start_context") | None, Some("")) => Some(Difference::Elsewhere),
         // eu-stack finds no symbols in a file that has no path, and reads no perf maps.
         (Peer::EuStack, "memfd", Some(_), Some("")) | (Peer::EuStack, "jit", Some("jitted_call"), Some("")) => {

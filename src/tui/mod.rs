@@ -4,9 +4,8 @@
 //! leaves. Nothing here looks at a target: looks come in as messages, each with one immutable snapshot, and a drawn frame
 //! depends on one of them alone.
 //!
-//! The parts: a [`model::Model`] holds all state; [`update::update`] alone changes it, for one [`model::Message`] at a
-//! time, and may ask for an [`model::Effect`]; [`view::view`] draws it and neither reads a clock nor does I/O;
-//! [`session`] brings them together with the terminal.
+//! The parts: a `Model` holds all state; `update` alone changes it, for one `Message` at a time, and may ask for an
+//! `Effect`; `view` draws it and neither reads a clock nor does I/O; `session` brings them together with the terminal.
 //!
 //! Words: a *picture* is a snapshot arranged for the screen; a *page* is what fills the list: stacks, groups, the members
 //! of a group, or the frames of one stack.

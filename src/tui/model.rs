@@ -94,6 +94,8 @@ pub(crate) struct Model {
     /// The newest one, while another one is frozen.
     pub(super) fresh: Option<Arc<Picture>>,
     pub(super) frozen: bool,
+    /// Whether a key was pressed: until then each picture is shown as if it were the first.
+    pub(super) touched: bool,
     /// The pages that were opened, one from the other; the last one is seen. Never empty.
     pub(super) lists: Vec<List>,
     pub(super) stack_order: Order,
@@ -115,15 +117,14 @@ pub(crate) struct Model {
 impl Model {
     /// The screen with its first picture.
     pub(crate) fn new(picture: Arc<Picture>, interval: Duration, size: Size, look: Look) -> Model {
-        let many = picture.snapshot.stacks.len() > MOST_SINGLY;
-        let page = if many { Page::Groups } else { Page::Stacks };
         let mut model = Model {
             size,
             look,
             picture,
             fresh: None,
             frozen: false,
-            lists: vec![List::new(page)],
+            touched: false,
+            lists: Vec::new(),
             stack_order: Order { sort: Sort::Danger, reversed: false },
             group_order: Order { sort: Sort::Size, reversed: false },
             selected: None,
@@ -134,8 +135,15 @@ impl Model {
             end: None,
             notice: None,
         };
-        model.rebuild();
+        model.begin();
         model
+    }
+
+    /// Shows what fits the picture best: the stacks, or their groups where there are many.
+    pub(super) fn begin(&mut self) {
+        let many = self.picture.snapshot.stacks.len() > MOST_SINGLY;
+        self.lists = vec![List::new(if many { Page::Groups } else { Page::Stacks })];
+        self.rebuild();
     }
 
     /// The list that is seen.

@@ -202,6 +202,16 @@ fn the_selected_stack_stays_selected() {
 }
 
 #[test]
+fn until_a_key_is_pressed_each_look_is_shown_as_the_first() {
+    let mut model = Model::new(look_of(server(0), 0), Duration::from_secs(1), MIDDLE, COLORS);
+    update(&mut model, Message::Looked(look_of(server(500), 1)));
+    assert_eq!((model.list().page, model.list().cursor), (Page::Groups, 0));
+    type_keys(&mut model, "j");
+    update(&mut model, Message::Looked(look_of(server(3), 2)));
+    assert_eq!(model.list().page, Page::Groups);
+}
+
+#[test]
 fn a_page_of_what_is_gone_is_closed() {
     let mut model = model(MIDDLE, COLORS);
     type_keys(&mut model, "G\n");

@@ -27,6 +27,12 @@ pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
             model.fresh = Some(picture);
             None
         }
+        Message::Looked(picture) if !model.touched => {
+            model.picture = picture;
+            model.selected = None;
+            model.begin();
+            None
+        }
         Message::Looked(picture) => {
             let selections: Vec<Option<Selection>> = model.lists.iter().map(|list| selection(model, list)).collect();
             model.picture = picture;
@@ -62,6 +68,7 @@ fn selection(model: &Model, list: &List) -> Option<Selection> {
 
 fn key(model: &mut Model, event: KeyEvent) -> Option<Effect> {
     model.notice = None;
+    model.touched = true;
     let interrupts = event.code == KeyCode::Char('c') && event.modifiers.contains(KeyModifiers::CONTROL);
     if interrupts {
         return Some(Effect::Leave);

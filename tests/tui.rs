@@ -186,6 +186,16 @@ fn the_program_runs_on_if_the_screen_is_killed() {
 }
 
 #[test]
+fn we_end_with_the_terminal() {
+    let (fixture, terminal) = (fixture(), Terminal::new("gone"));
+    terminal.attach("", "", fixture.pid());
+    let ours = terminal.job().unwrap();
+    drop(terminal);
+    wait_until("we have ended", || common::status_field(ours, "State").is_empty());
+    runs_on(fixture);
+}
+
+#[test]
 fn a_suspension_gives_the_terminal_to_the_shell_and_takes_it_again() {
     let (fixture, terminal) = (fixture(), Terminal::new("suspend"));
     terminal.attach("", "--interval 1", fixture.pid());

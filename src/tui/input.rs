@@ -5,7 +5,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The thread. It ends when this is dropped.
 pub(super) struct Keys {
     end: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Nothing is ever sent: it is closed when the thread ends.
+    ended: Receiver<()>,
 }
 
 impl Keys {
@@ -29,9 +31,11 @@ impl Keys {
     /// The thread can't be started.
     pub(super) fn read(tell: impl Fn(Result<Message, io::Error>) + Send + 'static) -> io::Result<Keys> {
         let end = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&end);
+        let told_to_end = Arc::clone(&end);
+        let (ends, ended) = mpsc::channel::<()>();
         let body = move || {
-            while !ended.load(Ordering::Relaxed) {
+            let _ends = ends;
+            while !told_to_end.load(Ordering::Relaxed) {
                 match next() {
                     Ok(Some(message)) => tell(Ok(message)),
                     Ok(None) => {}
@@ -39,18 +43,17 @@ impl Keys {
                 }
             }
         };
-        let thread = thread::Builder::new().name("stackscope-keys".into()).spawn(body)?;
-        Ok(Keys { end, thread: Some(thread) })
+        thread::Builder::new().name("stackscope-keys".into()).spawn(body)?;
+        Ok(Keys { end, ended })
     }
 }
 
 impl Drop for Keys {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // That it panicked shows already.
-            let _ = thread.join();
-        }
+        // Once the terminal is gone, crossterm's wait never ends; then there are no keys to let go of, and the thread ends
+        // with us.
+        let _ = self.ended.recv_timeout(4 * PATIENCE);
     }
 }
 

@@ -357,9 +357,7 @@ fn a_storm_of_threads_ends_the_following() {
     assert!(started.tool.wait().unwrap().success());
     let report = read_report(&file);
     assert!(report["coverage"]["exact_until_ns"].is_u64(), "{report:#}");
-    // It was looked at all the same, and all threads that were found stopped for that.
-    let warnings = report["warnings"].to_string();
-    assert!(!warnings.contains("was not stopped"), "{warnings}");
+    // It was looked at all the same. On a busy machine a thread may not have come to its stop in time; then that is told.
     assert!(report["coverage"]["snapshots"].as_u64() > Some(1), "{report:#}");
 }
 

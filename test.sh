@@ -54,7 +54,8 @@ step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 step "tests"
-cargo test --workspace
+# All of them, so that one failure does not hide another.
+cargo test --workspace --no-fail-fast
 
 step "switch without the standard library"
 tests/platforms/bare.sh

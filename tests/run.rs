@@ -357,8 +357,11 @@ fn a_storm_of_threads_ends_the_following() {
     assert!(started.tool.wait().unwrap().success());
     let report = read_report(&file);
     assert!(report["coverage"]["exact_until_ns"].is_u64(), "{report:#}");
-    // It was looked at all the same. On a busy machine a thread may not have come to its stop in time; then that is told.
-    assert!(report["coverage"]["snapshots"].as_u64() > Some(1), "{report:#}");
+    let warnings: Vec<_> = report["warnings"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    assert!(warnings.iter().any(|text| text.starts_with("far more than")), "{warnings:?}");
+    // It is looked at all the same. On a busy machine its threads may not have come to a stop in time: then that is told.
+    let looked = report["coverage"]["snapshots"].as_u64() > Some(0);
+    assert!(looked || warnings.iter().any(|text| text.starts_with("at times there was no look")), "{report:#}");
 }
 
 /// The number of the process that a tool has started.

@@ -14,6 +14,8 @@ pub mod cli;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod discover;
 #[cfg(all(feature = "std", target_os = "linux"))]
+pub mod filter;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod image;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod mapping;

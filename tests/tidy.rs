@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module uses only itself and those before it.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "addr",
     "memory",
     "mapping",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 16] = [
     "discover",
     "probe",
     "snapshot",
+    "filter",
     "watch",
     "report",
     "tui",

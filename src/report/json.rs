@@ -8,10 +8,9 @@ use std::io;
 
 use serde::Serialize;
 
-use super::words::state_word;
 use crate::addr::Addr;
 use crate::discover::bounds::{BoundsFrom, Guard as StackGuard};
-use crate::snapshot::{Confidence, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame};
+use crate::snapshot::{Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame};
 use crate::target::Source;
 use crate::unwind::{Ended, FoundBy};
 
@@ -80,6 +79,7 @@ struct Stack<'s> {
     guard: Guard,
     level: Option<&'static str>,
     entry: Option<&'s str>,
+    top: Option<&'s str>,
     switches: Unmeasured,
     on_cpu_ns: Unmeasured,
     suspended_ns: Unmeasured,
@@ -160,8 +160,8 @@ impl<'s> Dump<'s> {
             stopped_ns: u64::try_from(snapshot.stopped.as_nanos()).unwrap_or(u64::MAX),
             totals: Totals {
                 stacks: snapshot.stacks.len(),
-                by_kind: tally(snapshot.stacks.iter().map(|stack| kind(stack.kind))),
-                by_state: tally(snapshot.stacks.iter().map(|stack| state_word(stack.state))),
+                by_kind: tally(snapshot.stacks.iter().map(|stack| stack.kind.word())),
+                by_state: tally(snapshot.stacks.iter().map(|stack| stack.state.word())),
             },
             threads: threads
                 .map(|thread| Thread { tid: thread.tid, name: thread.name.as_deref(), stack: thread.stack })
@@ -175,9 +175,9 @@ impl<'s> Stack<'s> {
     fn of(snapshot: &'s Snapshot, id: usize, stack: &'s SnapshotStack) -> Stack<'s> {
         Stack {
             id,
-            kind: kind(stack.kind),
+            kind: stack.kind.word(),
             name: stack.name.as_deref(),
-            state: state_word(stack.state),
+            state: stack.state.word(),
             thread: stack.thread,
             low: stack.bounds.low.map(Hex),
             high: stack.bounds.high.map(Hex),
@@ -194,8 +194,9 @@ impl<'s> Stack<'s> {
             used: stack.used(),
             peak: stack.peak.map(peak),
             guard: guard(stack.bounds.guard),
-            level: stack.level().map(level),
+            level: stack.level().map(Level::word),
             entry: stack.entry.as_deref(),
+            top: snapshot.top(id).map(AsRef::as_ref),
             switches: Unmeasured,
             on_cpu_ns: Unmeasured,
             suspended_ns: Unmeasured,
@@ -210,11 +211,7 @@ impl<'s> Stack<'s> {
             },
             resumed_by: stack.resumed_by.map(|resumer| resumed_by(snapshot, resumer)),
             last_resumer: Unmeasured,
-            confidence: match stack.confidence {
-                Confidence::Certain => "certain",
-                Confidence::Likely => "likely",
-                Confidence::Guess => "guess",
-            },
+            confidence: stack.confidence.word(),
         }
     }
 }
@@ -267,33 +264,12 @@ pub(super) fn peak(peak: StackPeak) -> Peak {
     Peak { bytes: peak.bytes, method: "pages" }
 }
 
-pub(super) fn level(level: Level) -> &'static str {
-    match level {
-        Level::Ok => "ok",
-        Level::Warn => "warn",
-        Level::High => "high",
-        Level::Over => "over",
-    }
-}
-
 fn guard(guard: StackGuard) -> Guard {
-    let (state, range) = match guard {
-        StackGuard::Ok(range) => ("ok", Some(range)),
-        StackGuard::None => ("none", None),
-        StackGuard::Grows => ("grows", None),
-        StackGuard::Unknown => ("unknown", None),
+    let range = match guard {
+        StackGuard::Ok(range) => Some(range),
+        StackGuard::None | StackGuard::Grows | StackGuard::Unknown => None,
     };
-    Guard { state, low: range.map(|range| Hex(range.low)), bytes: range.map(|range| range.len()) }
-}
-
-pub(super) fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Thread => "thread",
-        Kind::Coroutine => "coroutine",
-        Kind::Segment => "segment",
-        Kind::Signal => "signal",
-        Kind::Unknown => "unknown",
-    }
+    Guard { state: guard.word(), low: range.map(|range| Hex(range.low)), bytes: range.map(|range| range.len()) }
 }
 
 fn tally(words: impl Iterator<Item = &'static str>) -> BTreeMap<&'static str, usize> {

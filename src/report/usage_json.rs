@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::json::{Frame, frames, kind, level};
+use super::json::{Frame, frames};
 use super::usage::{kind_word, saved_bytes, suggested_size};
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Kind, Level, Snapshot};
 use crate::target::Outcome;
 use crate::watch::{Deep, End, Event, Group as StackGroup, Watched, signal_name};
 
@@ -200,7 +200,7 @@ impl Group {
             method: if peaks.by_pages { "pages" } else { "sampled" },
         });
         Group {
-            kind: kind(group.kind),
+            kind: group.kind.word(),
             entry: group.entry.as_deref().map(str::to_owned),
             count: group.count,
             most_at_once: group.most_at_once,
@@ -211,7 +211,7 @@ impl Group {
                 Some(false) => "none",
                 None => "mixed",
             }),
-            level: group.level().map(level),
+            level: group.level().map(Level::word),
             suggested_size: suggested_size(group, margin),
             saves_bytes: saved_bytes(group, margin),
         }

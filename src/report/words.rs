@@ -28,13 +28,7 @@ pub(crate) fn plural(kind: Kind, count: usize) -> String {
 
 /// What a stack in this state does, in the words of the JSON.
 pub(crate) fn state_word(state: State) -> &'static str {
-    match state {
-        State::Running => "running",
-        State::Resuming => "resuming",
-        State::Suspended => "suspended",
-        State::New => "new",
-        State::Finished => "finished",
-    }
+    state.word()
 }
 
 /// The word with a capital letter.

@@ -1,4 +1,4 @@
-//! What a stack was started for: the outermost function of the program's own code.
+//! What a stack was started for, and where it is now: the outermost and the innermost function of the program's own code.
 //!
 //! Outside it lie the ways in: the C library's start, the language's thread start, a coroutine library's trampoline.
 //! They are known by where their code comes from, not by a list of their names: a system library, the language's
@@ -45,15 +45,28 @@ const FOREIGN_NAMES: &[&str] = &[
 
 /// The outermost function of the program's own code on a stack; the outermost known function where none is its own.
 pub(super) fn entry(frames: &[StackFrame], places: &Places) -> Option<Arc<str>> {
-    let outermost_first = || {
-        frames.iter().rev().flat_map(|frame| {
-            let place = places.get(frame.frame.pc);
-            place.names.iter().rev().map(move |name| (place, name))
-        })
-    };
-    let own = outermost_first().find(|(place, name)| is_own(place, name));
-    let any = || outermost_first().find(|(_, name)| name.function.is_some());
-    own.or_else(any).and_then(|(_, name)| name.function.clone())
+    let outermost_first = || frames.iter().rev().flat_map(|frame| named(frame, places).rev());
+    first_own(outermost_first).cloned()
+}
+
+/// The innermost one.
+pub(super) fn top<'p>(frames: &[StackFrame], places: &'p Places) -> Option<&'p Arc<str>> {
+    first_own(|| frames.iter().flat_map(|frame| named(frame, places)))
+}
+
+/// The functions in a frame, innermost first.
+fn named<'p>(
+    frame: &StackFrame,
+    places: &'p Places,
+) -> impl DoubleEndedIterator<Item = (&'p Place, &'p Name)> + use<'p> {
+    let place = places.get(frame.frame.pc);
+    place.names.iter().map(move |name| (place, name))
+}
+
+fn first_own<'p, I: Iterator<Item = (&'p Place, &'p Name)>>(names: impl Fn() -> I) -> Option<&'p Arc<str>> {
+    let own = names().find(|(place, name)| is_own(place, name));
+    let any = || names().find(|(_, name)| name.function.is_some());
+    own.or_else(any).and_then(|(_, name)| name.function.as_ref())
 }
 
 fn is_own(place: &Place, name: &Name) -> bool {

@@ -10,8 +10,9 @@ mod stacks;
 mod survey;
 mod suspended;
 mod take;
-#[cfg(all(test, feature = "tui"))]
+#[cfg(test)]
 pub(crate) mod testing;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,6 +188,12 @@ impl Snapshot {
     /// What the code address of a frame means.
     pub fn place(&self, pc: Pc) -> &Place {
         self.places.get(pc)
+    }
+
+    /// The innermost function of the program's own code on a stack: where it runs or waits. The innermost known function
+    /// where none is its own.
+    pub fn top(&self, stack: usize) -> Option<&Arc<str>> {
+        entry::top(&self.stacks.get(stack)?.frames, &self.places)
     }
 
     /// The stack ids of a stitched backtrace, from `stack` to whoever resumed it, and on to the end.

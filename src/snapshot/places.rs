@@ -27,7 +27,7 @@ pub struct Places {
 
 impl Places {
     /// Made-up places.
-    #[cfg(all(test, feature = "tui"))]
+    #[cfg(test)]
     pub(super) fn of(by_pc: HashMap<Pc, Place>) -> Places {
         Places { by_pc, nowhere: Place::default() }
     }

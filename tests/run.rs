@@ -305,11 +305,11 @@ fn the_program_lives_on_if_we_are_killed() {
 #[test]
 fn no_signal_is_lost_whenever_we_are_killed() {
     let storm = built("signal_storm");
-    for moment in 0..20 {
+    for moment in 0..100 {
         let mut command = stackscope();
         command.args(["run", "--interval", "1", "-o", "/dev/null"]).arg(&storm).arg("3000");
         let mut started = Started::new(&mut command);
-        for _ in 0..moment * 50 {
+        for _ in 0..moment * 10 {
             std::thread::yield_now();
         }
         started.tool.kill().unwrap();

@@ -330,12 +330,11 @@ impl Watch {
         seen
     }
 
-    /// Looks at one process. One that can't be looked at has ended, in nearly all cases; what it is otherwise, the log
-    /// tells, and the report where nobody followed the process.
+    /// Looks at one process. One that can't be looked at has ended, in nearly all cases; what it is otherwise, the report
+    /// tells.
     fn look(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
         let looked = self.try_look(pid, named).inspect_err(|error| debug!("no look at {pid}: {error}"));
         if let Err(error) = &looked
-            && self.tracees.is_none()
             && !error.is_end()
         {
             self.warn([format!("at times there was no look: {error}")]);

@@ -11,7 +11,7 @@ use stackscope::image::names::Lines;
 use stackscope::report::json;
 use stackscope::snapshot;
 use stackscope::target::{Core, Live};
-use stackscope_harness::{Running, gcore, scratch};
+use stackscope_harness::{Running, gcore, kernel_core, scratch};
 
 const COUNT: usize = 1000;
 
@@ -209,16 +209,24 @@ fn contexts_saved_by_sigsetjmp() {
 
 #[test]
 fn a_core_file_shows_the_same() {
-    for program in ["co_asm", "co_ucontext", "co_fcontext"] {
+    for program in ["co_asm", "co_asm_static", "co_ucontext", "co_fcontext"] {
         let folder = scratch(program);
         let truth = folder.join("truth.json");
-        let fixture = Running::start(program, &[&COUNT.to_string(), "slab", truth.to_str().unwrap()]);
-        let core = Core::open(&gcore(fixture.pid(), &folder)).unwrap();
-        let found =
-            differences(&Truth::read(&truth), &dump(&snapshot::of_core(&core, Lines::Cheap)), Weakness::default());
-        assert!(found.is_empty(), "{program}: {found:?}");
+        let arguments = [&COUNT.to_string(), "slab", truth.to_str().unwrap()];
+        let core_file = gcore(Running::start(program, &arguments).pid(), &folder);
+        check_core(&core_file, &truth);
+        std::fs::remove_file(core_file).unwrap();
+        // The kernel leaves out what files hold.
+        check_core(&kernel_core(program, &arguments, &folder), &truth);
         std::fs::remove_dir_all(folder).unwrap();
     }
+}
+
+fn check_core(file: &Path, truth: &Path) {
+    let mut core = Core::open(file).unwrap();
+    let found =
+        differences(&Truth::read(truth), &dump(&snapshot::of_core(&mut core, Lines::Cheap)), Weakness::default());
+    assert!(found.is_empty(), "{}: {found:?}", file.display());
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn read_program(content: &[u8]) {
 
 /// Opens a core file and reads at its threads; makes the whole report of it if asked to. Whether it could be opened.
 fn read_core(path: &Path, whole: bool) -> bool {
-    let Ok(core) = Core::open(path) else { return false };
+    let Ok(mut core) = Core::open(path) else { return false };
     for thread in core.threads() {
         let registers = thread.registers.as_ref().unwrap();
         let _ = registers.addr(core.arch().sp).map(|sp| core.read_u64(sp));
@@ -175,7 +175,7 @@ fn read_core(path: &Path, whole: bool) -> bool {
     let _ = core.read_u64(Addr(u64::MAX - 4));
     if whole {
         let _ = core.pages(AddrRange::new(Addr(0), Addr(u64::MAX)));
-        let snapshot = snapshot::of_core(&core, Lines::Cheap);
+        let snapshot = snapshot::of_core(&mut core, Lines::Cheap);
         json::write(&mut Vec::new(), &snapshot).unwrap();
     }
     true

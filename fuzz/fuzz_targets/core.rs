@@ -14,8 +14,8 @@ fuzz_target!(|content: &[u8]| {
     fs::write(&path, content).unwrap();
     let opened = Core::open(&path);
     fs::remove_file(&path).unwrap();
-    let Ok(core) = opened else { return };
-    let snapshot = snapshot::of_core(&core, Lines::Everywhere);
+    let Ok(mut core) = opened else { return };
+    let snapshot = snapshot::of_core(&mut core, Lines::Everywhere);
     json::write(&mut Vec::new(), &snapshot).unwrap();
     text::write(&mut String::new(), &snapshot, text::Listing::Grouped, Style::default()).unwrap();
 });

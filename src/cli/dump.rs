@@ -54,7 +54,7 @@ fn take(args: &Args) -> Result<Snapshot, LookError> {
     let lines = if args.system_lines { Lines::Everywhere } else { Lines::Cheap };
     Ok(match args.target.parse() {
         Ok(pid) => snapshot::of_live(&Live::open(pid)?, lines)?,
-        Err(_) => snapshot::of_core(&Core::open(args.target.as_ref())?, lines),
+        Err(_) => snapshot::of_core(&mut Core::open(args.target.as_ref())?, lines),
     })
 }
 

@@ -81,6 +81,11 @@ impl Image {
         self.source
     }
 
+    /// The content of its file; `None` for one that memory shows.
+    pub fn content(&self) -> Option<&Bytes> {
+        (self.source == ImageSource::File).then_some(&self.bytes)
+    }
+
     /// Its loaded segments, in the file's order.
     pub fn segments(&self) -> &[Segment] {
         &self.headers.segments

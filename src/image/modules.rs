@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::in_memory::{self, InMemory};
-use super::{BuildId, Files, Image, ImageProblem, Opened};
+use super::{BuildId, Bytes, Files, Image, ImageProblem, Opened};
 use crate::addr::{Addr, AddrRange};
 use crate::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
 use crate::memory::Memory;
@@ -114,6 +114,13 @@ impl Modules {
     /// All modules, in the order of their lowest code.
     pub fn iter(&self) -> std::slice::Iter<'_, Module> {
         self.modules.iter()
+    }
+
+    /// The files, by path in the target's mount namespace, that are known to be those that were mapped: by device and
+    /// inode, or by their build-id.
+    pub fn verified_files(&self) -> impl Iterator<Item = (&Path, &Bytes)> {
+        let verified = self.modules.iter().filter(|module| module.problem.is_none());
+        verified.filter_map(|module| Some((module.path.as_deref()?, module.image.as_ref()?.content()?)))
     }
 
     pub(crate) fn as_slice(&self) -> &[Module] {

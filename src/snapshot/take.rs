@@ -92,9 +92,13 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>)
     Ok(snapshot)
 }
 
-/// One look at a core file.
-pub fn of_core(core: &Core, lines: Lines) -> Snapshot {
+/// One look at a core file, to which the files that were mapped are given where they are the right ones.
+pub fn of_core(core: &mut Core, lines: Lines) -> Snapshot {
     let modules = Modules::load(core.mappings(), core, core);
+    for (path, content) in modules.verified_files() {
+        core.supply(path, content);
+    }
+    let core = &*core;
     let tables = Tables::new(core.arch(), &modules);
     let chains = survey(core, &mut Rules::new(&tables));
     let mut warnings = core.warnings().iter().map(ToString::to_string).collect();

@@ -7,9 +7,13 @@
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod backtraces;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod cfi_doc;
 mod chain;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod edges;
 mod model;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod program;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod steps;

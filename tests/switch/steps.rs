@@ -1,20 +1,20 @@
-//! Every instruction of every naked routine, executed one by one under ptrace, with an unwind by rules at each.
+//! Every instruction of every naked routine, and of the code that they are inlined into, executed one by one under ptrace,
+//! with an unwind by rules at each.
 //!
 //! Where the stack pointer lies says which context a routine is in: on the thread's own stack the chain must be the
 //! resumer's, on another it must go through the root of that stack to the resumer. What the unwinder recovers for the
 //! frame of one of the fixture's functions must be the same at every step while that function waits.
+//! Then gdb steps through the same program, and must see the same functions at each instruction of the routines.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use iced_x86::{Decoder, DecoderOptions};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use object::{Object, ObjectSection, ObjectSymbol};
 use stackscope::addr::Addr;
 use stackscope::arch::X86_64;
 use stackscope::image::Modules;
@@ -24,9 +24,11 @@ use stackscope::target::Live;
 use stackscope::unwind::{Ended, FoundBy, Rules, Tables, walk};
 use stackscope_harness::built;
 
+use crate::program::{Program, last};
+
 /// Each routine, and how many of its last instructions a run does not come to: traps and messages behind calls that do
 /// not return, and the frames between stacks, which only have rules.
-const ROUTINES: [(&str, usize); 8] = [
+pub(crate) const ROUTINES: [(&str, usize); 8] = [
     ("enter_routine", 0),
     ("leave_routine", 0),
     ("start", 2),
@@ -52,88 +54,133 @@ const MARKED: [&str; 11] = [
     "called_from",
 ];
 
+/// What the marked functions of a backtrace may be where execution is on the thread's own stack.
+const ON_THREAD: [&[&str]; 5] =
+    [&["main"], &["resumes", "main"], &["enters", "main"], &["calls", "main"], &["replaces", "main"]];
+
+/// The same where it is on another.
+const ELSEWHERE: [&[&str]; 8] = [
+    &["resumed_by", "resumes", "main"],
+    &["coroutine_body", "resumed_by", "resumes", "main"],
+    &["resumed_by", "enters", "main"],
+    &["raw_body", "resumed_by", "enters", "main"],
+    &["called_from", "calls", "main"],
+    &["called_body", "called_from", "calls", "main"],
+    &[],
+    &["replaced_body"],
+];
+
 const RBX: Register = Register(3);
 const RBP: Register = Register(6);
 
-/// A function of the fixture's program.
-struct Function {
-    range: Range<u64>,
-    name: String,
+/// An instruction of a routine that was come to, and the marked functions of the backtrace there.
+#[derive(PartialEq, Eq, Debug)]
+struct Visit {
+    svma: u64,
+    marked: Vec<&'static str>,
 }
 
 #[test]
-fn each_instruction_of_each_routine_unwinds_by_rules_alone() {
-    let path = built("switch_steps");
-    let fixture = Stopped::start(&path);
+fn each_instruction_unwinds_by_rules_alone_and_gdb_agrees() {
+    for fixture in ["switch_steps", "switch_steps_release"] {
+        let program = Program::open(&built(fixture));
+        let visits = step(&program);
+        for (name, last_ones) in ROUTINES {
+            let all = program.instructions(&program.routine(name).range);
+            let visited: BTreeSet<u64> = visits.iter().map(|visit| visit.svma).collect();
+            let missed: Vec<u64> = all.iter().copied().filter(|svma| !visited.contains(svma)).collect();
+            assert_eq!(missed, all[all.len() - last_ones..], "{name}: others than the last {last_ones} were missed");
+        }
+        let gdb = by_gdb(&program);
+        assert_eq!(gdb.len(), visits.len());
+        for (theirs, ours) in gdb.iter().zip(&visits) {
+            assert_eq!(theirs, ours, "gdb sees something else at {:#x}", ours.svma);
+        }
+    }
+}
+
+/// Steps through the program and unwinds at each instruction of its own; gives what was seen in the routines.
+fn step(program: &Program) -> Vec<Visit> {
+    let fixture = Stopped::start(&program.path);
     let live = Live::open(fixture.0.id() as i32).unwrap();
     let mappings = live.mappings().unwrap();
     let modules = Modules::load(&mappings, &live.memory(), &live);
-    let program = modules.iter().find(|module| module.path.as_deref() == Some(&path)).unwrap();
-    let bias = mappings.iter().find(|mapping| is_file(&mapping.origin, &path)).unwrap().range.low.0;
-    assert_eq!(program.svma(Addr(bias)), 0, "a position-independent program");
-    let functions = functions(&path, bias);
+    let bias = modules.iter().find(|module| module.path.as_ref() == Some(&program.path)).unwrap().bias;
     let thread_stack = mappings.iter().find(|mapping| mapping.origin == Origin::MainStack).unwrap().range;
     let tables = Tables::new(&X86_64, &modules);
     let mut rules = Rules::new(&tables);
 
-    let routines: Vec<&Function> =
-        ROUTINES.iter().map(|(name, _)| only(functions.iter().filter(|f| is_routine(f, name)))).collect();
-    let mut visited = BTreeSet::new();
+    let mut visits = Vec::new();
     let mut waiting: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     run(&fixture.0, |registers| {
         let pc = registers.get(X86_64.pc).unwrap();
-        let Some(here) = function(&functions, pc) else { return };
+        let svma = pc.wrapping_sub(bias);
+        let Some(here) = program.function(svma) else { return };
         // What runs does not wait; when it calls the next time, it may have changed its registers.
-        waiting.remove(last(&here.name));
-        if !routines.iter().any(|routine| routine.range.contains(&pc)) {
-            return;
-        }
-        visited.insert(pc);
+        waiting.remove(here.last());
 
         let mut marked: Vec<&str> = Vec::new();
         let mut first = true;
         let ended = walk(&mut rules, &live.memory(), registers.clone(), 100, |frame, there| {
-            assert!(first || frame.found_by == FoundBy::Cfi, "{pc:#x}: a frame was guessed");
+            assert!(first || frame.found_by == FoundBy::Cfi, "{svma:#x} in {}: a frame was guessed", here.name);
             first = false;
-            let name = function(&functions, frame.pc.lookup().0).map_or("", |function| &function.name);
-            // The C function `main`, which calls Rust's, has no path.
-            let name = if name == "main" { "" } else { last(name) };
-            if let Some(name) = MARKED.into_iter().find(|marked| *marked == name) {
+            let at = frame.pc.lookup().0.wrapping_sub(bias);
+            if let Some(name) = program.function(at).and_then(|function| mark(&function.name)) {
                 marked.push(name);
                 let own = (there.get(RBX).unwrap_or(0), there.get(RBP).unwrap_or(0));
                 let before = *waiting.entry(name).or_insert(own);
-                assert!(before == own || name == "resumed_by" || name == "called_from", "{pc:#x}: {name} has changed");
+                assert!(
+                    before == own || name == "resumed_by" || name == "called_from",
+                    "{svma:#x}: {name} has changed"
+                );
             }
             ControlFlow::Continue(())
         });
         let on_thread = thread_stack.contains(Addr(registers.get(X86_64.sp).unwrap()));
-        let routine = last(&here.name);
-        assert_eq!(ended, Ended::Root, "{pc:#x} in {routine}, {marked:?}");
-        let expected: &[&[&str]] = match (routine, on_thread) {
-            ("on_stack", true) => &[&["calls", "main"]],
-            ("on_stack", false) => &[&["called_from", "calls", "main"]],
-            ("replace_stack", true) => &[&["replaces", "main"]],
-            ("replace_stack", false) => &[&[]],
-            (_, true) => &[&["resumes", "main"], &["enters", "main"]],
-            (_, false) => &[
-                &["resumed_by", "resumes", "main"],
-                &["resumed_by", "enters", "main"],
-                &["coroutine_body", "resumed_by", "resumes", "main"],
-                &["raw_body", "resumed_by", "enters", "main"],
-            ],
-        };
-        assert!(
-            expected.contains(&&marked[..]),
-            "{pc:#x} in {routine}, on the thread's stack: {on_thread}: {marked:?}"
-        );
+        let expected = if on_thread { &ON_THREAD[..] } else { &ELSEWHERE[..] };
+        let is_right = ended == Ended::Root && expected.contains(&&marked[..]);
+        assert!(is_right, "{svma:#x} in {}, on the thread's stack: {on_thread}: {ended:?}, {marked:?}", here.name);
+        if ROUTINES.iter().any(|(name, _)| program.routine(name).range.contains(&svma)) {
+            visits.push(Visit { svma, marked });
+        }
     });
-    for (routine, (name, last_ones)) in routines.iter().zip(ROUTINES) {
-        let all = instructions(&path, routine.range.start - bias..routine.range.end - bias);
-        let missed = all.iter().map(|svma| svma + bias).filter(|pc| !visited.contains(pc)).count();
-        assert_eq!(missed, last_ones, "{name} has {} instructions", all.len());
-        let tail = all[all.len() - last_ones..].iter().map(|svma| svma + bias);
-        assert!(tail.into_iter().all(|pc| !visited.contains(&pc)), "{name}: others than the last were missed");
-    }
+    visits
+}
+
+/// Has gdb stop at each instruction of the routines, and gives what it sees there.
+fn by_gdb(program: &Program) -> Vec<Visit> {
+    let starts = ROUTINES.iter().flat_map(|(name, _)| program.instructions(&program.routine(name).range));
+    let starts: Vec<String> = starts.map(|svma| svma.to_string()).collect();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/switch/gdb_steps.py");
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-batch", "-nx", "-iex", "set debuginfod enabled off", "-x"]).arg(script).arg(&program.path);
+    let output = gdb.env("INSTRUCTIONS", starts.join(" ")).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.ends_with("the end\n"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let lines = text.lines().filter_map(|line| line.strip_prefix("visit "));
+    let visits = lines.map(|line| {
+        let mut words = line.split('\t');
+        let svma = words.next().unwrap().parse().unwrap();
+        let mut marked: Vec<&str> = words.filter_map(mark_of_gdb).collect();
+        // The C function `main` calls Rust's.
+        marked.dedup();
+        Visit { svma, marked }
+    });
+    visits.collect()
+}
+
+/// The marked function of this path. The C function `main`, which calls Rust's, has none.
+fn mark(path: &str) -> Option<&'static str> {
+    let name = if path == "main" { "" } else { last(path) };
+    MARKED.into_iter().find(|marked| *marked == name)
+}
+
+/// The same by the name that gdb shows: without its path where there is little debug information, and with the hash at its
+/// end where there is none.
+fn mark_of_gdb(name: &str) -> Option<&'static str> {
+    let is_hash = |part: &str| part.len() == 17 && part.starts_with('h');
+    let path = name.rsplit_once("::").filter(|(_, part)| is_hash(part)).map_or(name, |(path, _)| path);
+    MARKED.into_iter().find(|marked| *marked == last(path))
 }
 
 /// The fixture, killed on drop.
@@ -186,50 +233,4 @@ fn registers(pid: Pid) -> Registers {
         registers.set(Register(number), value);
     }
     registers
-}
-
-fn functions(path: &Path, bias: u64) -> Vec<Function> {
-    let bytes = std::fs::read(path).unwrap();
-    let file = object::File::parse(&*bytes).unwrap();
-    let functions = file.symbols().filter(|symbol| symbol.kind() == object::SymbolKind::Text).map(|symbol| {
-        let start = symbol.address() + bias;
-        let name = format!("{:#}", rustc_demangle::demangle(symbol.name().unwrap()));
-        Function { range: start..start + symbol.size(), name }
-    });
-    let mut functions: Vec<Function> = functions.collect();
-    functions.sort_by_key(|function| function.range.start);
-    functions
-}
-
-/// The addresses of the instructions in a range of the program file.
-fn instructions(path: &Path, range: Range<u64>) -> Vec<u64> {
-    let bytes = std::fs::read(path).unwrap();
-    let file = object::File::parse(&*bytes).unwrap();
-    let text = file.section_by_name(".text").unwrap();
-    let code = text.data_range(range.start, range.end - range.start).unwrap().unwrap();
-    Decoder::with_ip(64, code, range.start, DecoderOptions::NONE).iter().map(|instruction| instruction.ip()).collect()
-}
-
-fn function(functions: &[Function], pc: u64) -> Option<&Function> {
-    let after = functions.partition_point(|function| function.range.start <= pc);
-    functions[..after].iter().rev().take(4).find(|function| function.range.contains(&pc))
-}
-
-fn is_routine(function: &Function, name: &str) -> bool {
-    function.name.contains("arch::x86_64_unix::") && last(&function.name) == name
-}
-
-/// The last part of a function's path.
-fn last(name: &str) -> &str {
-    name.rsplit("::").next().unwrap_or(name)
-}
-
-fn is_file(origin: &Origin, path: &Path) -> bool {
-    matches!(origin, Origin::File(file) if file.path == path && file.offset == 0)
-}
-
-fn only<T>(mut items: impl Iterator<Item = T>) -> T {
-    let item = items.next().unwrap();
-    assert!(items.next().is_none(), "there should be only one");
-    item
 }

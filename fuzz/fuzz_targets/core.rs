@@ -17,5 +17,5 @@ fuzz_target!(|content: &[u8]| {
     let Ok(mut core) = opened else { return };
     let snapshot = snapshot::of_core(&mut core, Lines::Everywhere);
     json::write(&mut Vec::new(), &snapshot).unwrap();
-    text::write(&mut String::new(), &snapshot, text::Listing::Grouped, Style::default()).unwrap();
+    text::write(&mut String::new(), &snapshot, &text::Listing::default(), Style::default()).unwrap();
 });

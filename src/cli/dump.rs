@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::ValueEnum;
+
 use super::{Common, exit, output};
+use crate::filter::Filter;
 use crate::image::names::Lines;
-use crate::report::{json, text};
+use crate::report::{GroupBy, json, text};
 use crate::snapshot::{self, Snapshot};
 use crate::target::{Core, Live, LookError};
 
@@ -33,8 +36,55 @@ pub(super) struct Args {
     system_lines: bool,
 
     /// Show every stack by itself instead of equal ones together
-    #[arg(long)]
+    #[arg(long, conflicts_with = "group")]
     all: bool,
+
+    /// Show stacks together that are equal in KEY [default: stack]
+    #[arg(
+        long,
+        value_name = "KEY",
+        long_help = "Show stacks together that are equal in KEY. [default: stack]\n\
+                     Of very many groups the page names the rest by their number; --json has them all, in the list 'groups'."
+    )]
+    group: Option<Key>,
+
+    /// Show only stacks that fit EXPR, as 'kind:coro peak>80% !fn:decode' does
+    #[arg(long, value_name = "EXPR", long_help = FILTER)]
+    filter: Option<Filter>,
+}
+
+const FILTER: &str = "\
+Show only stacks that fit EXPR: terms with spaces between them, all of which must fit; '!' turns a term round.
+  kind: state: level: guard: confidence:   a word of the JSON or its beginning; '=' takes the whole word
+  name: entry: top: fn:                    a part of the text; '=' takes all of it; fn is any function on the stack,
+                                           entry and top are the outermost and innermost of the program's own
+  id thread                                a number, after : = < <= > >=
+  used peak size free                      bytes (64K, 1.5M) or percent of the size (80%), after the same
+A value with spaces stands in double quotes. Examples:
+  'kind:coro peak>80% !fn:decode'   'state:suspended top:read'   'guard:none used>=4K'";
+
+/// By what stacks are shown together.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Key {
+    /// Equal backtraces, function by function.
+    Stack,
+    /// The outermost function of the program's own code: what they were started for.
+    Entry,
+    /// The innermost function of the program's own code: where they run or wait.
+    Top,
+    /// What they do.
+    State,
+}
+
+impl Key {
+    fn group_by(self) -> GroupBy {
+        match self {
+            Key::Stack => GroupBy::Stack,
+            Key::Entry => GroupBy::Entry,
+            Key::Top => GroupBy::Top,
+            Key::State => GroupBy::State,
+        }
+    }
 }
 
 /// Takes the look and writes it.
@@ -60,13 +110,16 @@ fn take(args: &Args) -> Result<Snapshot, LookError> {
 
 fn write(args: &Args, common: &Common, snapshot: &Snapshot) -> Result<(), output::OutputError> {
     let mut content = Vec::new();
+    let filter = args.filter.clone().unwrap_or_default();
+    let group = args.group.map(Key::group_by);
     if args.json {
         // Writing to memory does not fail.
-        let _ = json::write(&mut content, snapshot);
+        let _ = json::write_picked(&mut content, snapshot, &filter, group);
     } else {
-        let listing = if args.all { text::Listing::Singly } else { text::Listing::Grouped };
+        let group = if args.all { None } else { Some(group.unwrap_or(GroupBy::Stack)) };
         let mut report = String::new();
-        let _ = text::write(&mut report, snapshot, listing, output::style(common, args.output.as_deref()));
+        let style = output::style(common, args.output.as_deref());
+        let _ = text::write(&mut report, snapshot, &text::Listing { filter, group }, style);
         content = report.into_bytes();
     }
     output::write(args.output.as_deref(), &content)

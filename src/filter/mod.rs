@@ -24,14 +24,17 @@ mod parse;
 mod tests;
 
 use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
 
 use crate::snapshot::{Level, Snapshot, Stack};
 
 pub use parse::{FilterError, Problem};
 
-/// Which stacks are wanted. The default is all of them.
+/// Which stacks are wanted. The default is all of them. It is shown as the text that it was read from.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Filter {
+    text: String,
     terms: Vec<Term>,
 }
 
@@ -120,7 +123,7 @@ impl Filter {
     /// # Errors
     /// Where the text is no filter: at which column, and why.
     pub fn parse(text: &str) -> Result<Filter, FilterError> {
-        parse::terms(text).map(|terms| Filter { terms })
+        parse::terms(text).map(|terms| Filter { text: text.trim().to_owned(), terms })
     }
 
     /// Whether the stack with this id fits.
@@ -132,6 +135,20 @@ impl Filter {
     /// Whether it wants all stacks.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
+    }
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    fn from_str(text: &str) -> Result<Filter, FilterError> {
+        Filter::parse(text)
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

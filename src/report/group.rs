@@ -1,4 +1,4 @@
-//! Puts stacks with equal stitched backtraces together.
+//! Puts stacks together that are equal in something: their stitched backtraces, what they were started for, where they are.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -7,10 +7,24 @@ use std::hash::Hash;
 use std::hash::{DefaultHasher, Hasher};
 
 use crate::addr::Pc;
+use crate::filter::Filter;
 use crate::snapshot::{Confidence, Kind, Snapshot, Stack, State};
 use crate::unwind::{Ended, FoundBy};
 
-/// Stacks whose stitched backtraces are equal, function by function.
+/// By what stacks are put together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GroupBy {
+    /// Equal stitched backtraces, function by function.
+    Stack,
+    /// The outermost function of the program's own code.
+    Entry,
+    /// The innermost function of the program's own code.
+    Top,
+    /// What they do.
+    State,
+}
+
+/// Stacks that are equal in what they were grouped by.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// Their ids, the deepest first.
@@ -34,22 +48,63 @@ pub(super) enum Code<'s> {
     Address(Pc),
 }
 
-/// The backtraces to show, one for each stack that no other resumed stack leads to: each alone.
-pub(super) fn singly(snapshot: &Snapshot) -> Vec<Group> {
-    let mut stacks = starts(snapshot);
-    stacks.sort_by_key(|id| deepest_first(snapshot, *id));
+/// The backtraces to show of those stacks that are wanted, each alone: one for each stack that no other of them leads to.
+pub(super) fn singly(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
+    let mut stacks = starts(snapshot, filter);
+    stacks.sort_by_cached_key(|id| deepest_first(snapshot, *id));
     stacks.into_iter().map(|id| Group { stacks: vec![id] }).collect()
 }
 
-/// The same, equal ones together: the group with the deepest stack first.
+/// All of them, those with equal backtraces together: the group with the deepest stack first.
 pub(crate) fn by_stack(snapshot: &Snapshot) -> Vec<Group> {
+    by_backtrace(snapshot, &Filter::default())
+}
+
+/// The wanted stacks in groups. Those of backtraces begin where no other wanted stack leads; else each stack counts.
+pub(super) fn by(snapshot: &Snapshot, filter: &Filter, key: GroupBy) -> Vec<Group> {
+    let stack = |id: usize| &snapshot.stacks[id];
+    match key {
+        GroupBy::Stack => by_backtrace(snapshot, filter),
+        GroupBy::Entry => largest_first(snapshot, filter, |id| (stack(id).kind, stack(id).entry.as_deref())),
+        GroupBy::Top => largest_first(snapshot, filter, |id| (stack(id).kind, snapshot.top(id).map(AsRef::as_ref))),
+        GroupBy::State => largest_first(snapshot, filter, |id| (stack(id).kind, stack(id).state)),
+    }
+}
+
+/// What the stacks of a group have in common; `None` where it is not known, or a whole backtrace.
+pub(super) fn common<'s>(snapshot: &'s Snapshot, group: &Group, key: GroupBy) -> Option<&'s str> {
+    let first = *group.stacks.first()?;
+    match key {
+        GroupBy::Stack => None,
+        GroupBy::Entry => snapshot.stacks[first].entry.as_deref(),
+        GroupBy::Top => snapshot.top(first).map(AsRef::as_ref),
+        GroupBy::State => Some(snapshot.stacks[first].state.word()),
+    }
+}
+
+fn by_backtrace(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
+    let stacks = singly(snapshot, filter).into_iter().flat_map(|single| single.stacks);
+    gathered(stacks, |id| shapes(snapshot, id))
+}
+
+/// Groups of equal keys, the largest first.
+fn largest_first<K: Eq + Hash>(snapshot: &Snapshot, filter: &Filter, key: impl Fn(usize) -> K) -> Vec<Group> {
+    let mut stacks: Vec<usize> = wanted(snapshot, filter).collect();
+    stacks.sort_by_cached_key(|id| deepest_first(snapshot, *id));
+    let mut groups = gathered(stacks.into_iter(), key);
+    groups.sort_by_key(|group| Reverse(group.stacks.len()));
+    groups
+}
+
+/// Puts stacks with equal keys together, in the order in which the first of each comes.
+fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, key: impl Fn(usize) -> K) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut known: HashMap<Vec<Shape>, usize> = HashMap::new();
-    for single in singly(snapshot) {
-        let index = *known.entry(shapes(snapshot, single.stacks[0])).or_insert(groups.len());
+    let mut known: HashMap<K, usize> = HashMap::new();
+    for id in stacks {
+        let index = *known.entry(key(id)).or_insert(groups.len());
         match groups.get_mut(index) {
-            Some(group) => group.stacks.extend(single.stacks),
-            None => groups.push(single),
+            Some(group) => group.stacks.push(id),
+            None => groups.push(Group { stacks: vec![id] }),
         }
     }
     groups
@@ -67,9 +122,22 @@ fn shapes(snapshot: &Snapshot, id: usize) -> Vec<Shape<'_>> {
     snapshot.stitched(id).map(|id| shape(snapshot, &snapshot.stacks[id])).collect()
 }
 
-/// Stacks from which a stitched backtrace starts: those that wait for no other stack.
-fn starts(snapshot: &Snapshot) -> Vec<usize> {
-    (0..snapshot.stacks.len()).filter(|id| snapshot.stacks[*id].state != State::Resuming).collect()
+fn wanted(snapshot: &Snapshot, filter: &Filter) -> impl Iterator<Item = usize> {
+    (0..snapshot.stacks.len()).filter(|id| filter.matches(snapshot, *id))
+}
+
+/// Wanted stacks from which a stitched backtrace starts: those that no other wanted one leads to.
+fn starts(snapshot: &Snapshot, filter: &Filter) -> Vec<usize> {
+    let mut is_reached = vec![false; snapshot.stacks.len()];
+    for id in wanted(snapshot, filter) {
+        let mut next = snapshot.stacks[id].resumed_by;
+        // Beyond one that was reached before, all are.
+        while let Some(slot) = next.and_then(|id| is_reached.get_mut(id)).filter(|is_reached| !**is_reached) {
+            *slot = true;
+            next = next.and_then(|id| snapshot.stacks[id].resumed_by);
+        }
+    }
+    wanted(snapshot, filter).filter(|id| !is_reached[*id]).collect()
 }
 
 /// Stacks in danger first, then by bytes in use, then by id.

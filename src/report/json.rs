@@ -8,9 +8,11 @@ use std::io;
 
 use serde::Serialize;
 
+use super::group::{self, GroupBy};
 use crate::addr::Addr;
 use crate::discover::bounds::{BoundsFrom, Guard as StackGuard};
-use crate::snapshot::{Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame};
+use crate::filter::Filter;
+use crate::snapshot::{Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame};
 use crate::target::Source;
 use crate::unwind::{Ended, FoundBy};
 
@@ -21,8 +23,21 @@ const SCHEMA_VERSION: u32 = 1;
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write(mut out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
-    serde_json::to_writer(&mut out, &Dump::of(snapshot)).map_err(io::Error::from)?;
+pub fn write(out: impl io::Write, snapshot: &Snapshot) -> io::Result<()> {
+    write_picked(out, snapshot, &Filter::default(), None)
+}
+
+/// The same with only those stacks that fit the filter, and the ids of those that stand together.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_picked(
+    mut out: impl io::Write,
+    snapshot: &Snapshot,
+    filter: &Filter,
+    group: Option<GroupBy>,
+) -> io::Result<()> {
+    serde_json::to_writer(&mut out, &Dump::of(snapshot, filter, group)).map_err(io::Error::from)?;
     writeln!(out)
 }
 
@@ -37,7 +52,21 @@ struct Dump<'s> {
     stopped_ns: u64,
     totals: Totals,
     threads: Vec<Thread<'s>>,
+    /// Without a filter, all there are.
+    stacks_total: usize,
     stacks: Vec<Stack<'s>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<Group<'s>>>,
+}
+
+/// Stacks that are equal in what they were to be grouped by.
+#[derive(Serialize)]
+struct Group<'s> {
+    kind: &'static str,
+    /// The function or the word; `null` for whole backtraces, and where it is not known.
+    common: Option<&'s str>,
+    count: usize,
+    stacks: Vec<usize>,
 }
 
 #[derive(Serialize)]
@@ -139,9 +168,12 @@ impl Serialize for Hex {
 }
 
 impl<'s> Dump<'s> {
-    fn of(snapshot: &'s Snapshot) -> Dump<'s> {
+    fn of(snapshot: &'s Snapshot, filter: &Filter, group: Option<GroupBy>) -> Dump<'s> {
         let threads = snapshot.threads.iter();
-        let stacks = snapshot.stacks.iter().enumerate();
+        let stacks = snapshot.stacks.iter().enumerate().filter(|(id, _)| filter.matches(snapshot, *id));
+        let groups = group.map(|key| {
+            group::by(snapshot, filter, key).into_iter().map(|group| Group::of(snapshot, group, key)).collect()
+        });
         Dump {
             schema: "stackscope-dump",
             schema_version: SCHEMA_VERSION,
@@ -166,7 +198,20 @@ impl<'s> Dump<'s> {
             threads: threads
                 .map(|thread| Thread { tid: thread.tid, name: thread.name.as_deref(), stack: thread.stack })
                 .collect(),
+            stacks_total: snapshot.stacks.len(),
             stacks: stacks.map(|(id, stack)| Stack::of(snapshot, id, stack)).collect(),
+            groups,
+        }
+    }
+}
+
+impl<'s> Group<'s> {
+    fn of(snapshot: &'s Snapshot, group: group::Group, key: GroupBy) -> Group<'s> {
+        Group {
+            kind: group.stacks.first().map_or(Kind::Unknown, |id| snapshot.stacks[*id].kind).word(),
+            common: group::common(snapshot, &group, key),
+            count: group.stacks.len(),
+            stacks: group.stacks,
         }
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod backtrace;
 mod fold;
 pub(crate) mod group;
+mod headings;
 pub mod json;
 pub mod style;
 pub mod text;
@@ -12,3 +13,5 @@ pub mod units;
 pub mod usage;
 pub mod usage_json;
 pub(crate) mod words;
+
+pub use group::GroupBy;

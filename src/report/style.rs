@@ -115,7 +115,8 @@ impl Style {
         if !self.ascii || text.is_ascii() {
             return text.to_owned();
         }
-        text.chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect()
+        let plain = text.replace('…', "...");
+        plain.chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect()
     }
 }
 

@@ -3,40 +3,90 @@
 use std::fmt::{self, Write};
 
 use super::backtrace::{self, FrameRow, Row};
-use super::group::{self, Group};
+use super::group::{self, Group, GroupBy};
+use super::headings::{group_measures, heading, measures, states_line};
 use super::style::{Style, Tone};
 use super::units;
-use super::words::{capital, guard_words, plural, singular, state_word, thread_words};
+use super::words::plural;
+use crate::filter::Filter;
 use crate::image::printable;
-use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, State};
+use crate::snapshot::{Kind, Snapshot};
 
-/// The most numbers of equal stacks that a heading lists.
-const MOST_LISTED: usize = 8;
+/// The most groups of stacks without a thread that are shown: who wants more asks for every stack.
+const MOST_GROUPS: usize = 40;
 
-/// Whether equal stacks stand together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Listing {
-    /// Equal stacks are shown once, with how many there are.
-    Grouped,
-    /// Every stack is shown by itself.
-    Singly,
+/// Which stacks are shown, and what stands together.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Which stacks are wanted.
+    pub filter: Filter,
+    /// By what stacks stand together, each group shown once with how many there are; `None` for every stack by itself.
+    pub group: Option<GroupBy>,
+}
+
+impl Default for Listing {
+    /// All stacks, equal ones together.
+    fn default() -> Listing {
+        Listing { filter: Filter::default(), group: Some(GroupBy::Stack) }
+    }
 }
 
 /// Writes `snapshot` as text.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write(out: &mut impl Write, snapshot: &Snapshot, listing: Listing, style: Style) -> fmt::Result {
+pub fn write(out: &mut impl Write, snapshot: &Snapshot, listing: &Listing, style: Style) -> fmt::Result {
     head(out, snapshot, style)?;
-    let groups = match listing {
-        Listing::Grouped => group::by_stack(snapshot),
-        Listing::Singly => group::singly(snapshot),
-    };
-    for group in &groups {
-        writeln!(out)?;
-        write_group(out, snapshot, group, style)?;
+    if !listing.filter.is_empty() {
+        picked(out, snapshot, listing, style)?;
+    }
+    match listing.group {
+        Some(key) => write_groups(out, snapshot, &group::by(snapshot, &listing.filter, key), key, style)?,
+        None => {
+            for single in group::singly(snapshot, &listing.filter) {
+                writeln!(out)?;
+                write_group(out, snapshot, &single, GroupBy::Stack, style)?;
+            }
+        }
     }
     foot(out, snapshot, style)
+}
+
+/// How many stacks the filter picks.
+fn picked(out: &mut impl Write, snapshot: &Snapshot, listing: &Listing, style: Style) -> fmt::Result {
+    let fitting = (0..snapshot.stacks.len()).filter(|id| listing.filter.matches(snapshot, *id)).count();
+    let (fitting, all) = (units::count(fitting), units::count(snapshot.stacks.len()));
+    let line = format!("{fitting} of {all} fit the filter {}", printable(&listing.filter.to_string()));
+    writeln!(out, "{}", style.fit(&line))
+}
+
+/// Writes the groups that threads run on, and of the others as many as fill a page; and how many it leaves out.
+fn write_groups(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    groups: &[Group],
+    key: GroupBy,
+    style: Style,
+) -> fmt::Result {
+    let mut left = MOST_GROUPS;
+    let (mut cut, mut cut_stacks) = (0, 0);
+    for group in groups {
+        let runs = group.stacks.iter().any(|id| snapshot.stacks[*id].thread.is_some());
+        if !runs && left == 0 {
+            cut += 1;
+            cut_stacks += group.stacks.len();
+            continue;
+        }
+        left -= usize::from(!runs);
+        writeln!(out)?;
+        write_group(out, snapshot, group, key, style)?;
+    }
+    if cut > 0 {
+        let (groups, stacks) = (units::count(cut), units::count(cut_stacks));
+        let line = format!("… {groups} more groups with {stacks} stacks: --all shows them, --group and --filter fewer");
+        writeln!(out, "\n{}", style.paint(Tone::Strong, &style.fit(&line)))?;
+    }
+    Ok(())
 }
 
 fn head(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result {
@@ -70,20 +120,24 @@ fn foot(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
     Ok(())
 }
 
-fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, style: Style) -> fmt::Result {
-    let stack = &snapshot.stacks[group.stacks[0]];
-    if group.stacks.len() == 1 {
-        let heading = heading(snapshot, group.stacks[0]);
-        writeln!(out, "{}", style.paint(Tone::Strong, &style.fit(&heading)))?;
-        if stack.sp.is_none() {
-            return writeln!(out, "  not seen: the thread was not stopped");
-        }
-        writeln!(out, "  {}", measures(stack, style))?;
-    } else {
-        writeln!(out, "{}", style.paint(Tone::Strong, &style.fit(&group_heading(snapshot, group))))?;
+fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, key: GroupBy, style: Style) -> fmt::Result {
+    let Some(first) = group.stacks.first().copied() else { return Ok(()) };
+    writeln!(out, "{}", style.paint(Tone::Strong, &style.fit(&heading(snapshot, group, key))))?;
+    let stack = &snapshot.stacks[first];
+    if group.stacks.len() > 1 {
         writeln!(out, "  {}", group_measures(snapshot, group, style))?;
+        if let Some(states) = states_line(snapshot, group) {
+            writeln!(out, "  {states}")?;
+        }
+        if key != GroupBy::Stack {
+            writeln!(out, "  the deepest of them:")?;
+        }
+    } else if stack.sp.is_none() {
+        return writeln!(out, "  not seen: the thread was not stopped");
+    } else {
+        writeln!(out, "  {}", measures(stack, style))?;
     }
-    write_backtrace(out, snapshot, group.stacks[0], style)
+    write_backtrace(out, snapshot, first, style)
 }
 
 /// The frames of a stack, and of those that its stitched backtrace goes on with.
@@ -113,103 +167,29 @@ fn write_frame(out: &mut impl Write, frame: &FrameRow, style: Style) -> fmt::Res
     writeln!(out, "  {size:>7}  {text}{times}")
 }
 
-/// `Thread 48213 "chatd"`, `Coroutine 7 (on thread 48216 "worker-2")`.
-fn heading(snapshot: &Snapshot, id: usize) -> String {
-    let stack = &snapshot.stacks[id];
-    let thread = snapshot.threads.iter().find(|thread| Some(thread.tid) == stack.thread);
-    let signal = thread.and_then(|thread| thread.signal);
-    let signal = signal.map_or(String::new(), |signal| format!("  ended by signal {signal}"));
-    let kind = capital(singular(stack.kind));
-    match (stack.kind, stack.thread) {
-        (Kind::Thread, Some(_)) => format!("{}{signal}", capital(&thread_words(stack.thread, snapshot))),
-        (_, Some(_)) => format!("{kind} {id} (on {}){signal}", thread_words(stack.thread, snapshot)),
-        (_, None) => format!("{kind} {id}, {}{}", state_word(stack.state), doubt(stack.confidence)),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::State;
+    use crate::snapshot::testing::Draft;
 
-/// The mark of what memory does not tell for certain.
-fn doubt(confidence: Confidence) -> &'static str {
-    match confidence {
-        Confidence::Certain => "",
-        Confidence::Likely => " (likely)",
-        Confidence::Guess => " (a guess)",
-    }
-}
-
-/// `19 threads "python3", same stack: 1107 1013 … (--all)`.
-fn group_heading(snapshot: &Snapshot, group: &Group) -> String {
-    let members = || group.stacks.iter().map(|id| &snapshot.stacks[*id]);
-    let first = &snapshot.stacks[group.stacks[0]];
-    let name = first.name.as_ref().filter(|name| members().all(|stack| stack.name.as_ref() == Some(name)));
-    let name = name.map_or(String::new(), |name| format!(" \"{}\"", printable(name)));
-    let numbers = group.stacks.iter().map(|id| match snapshot.stacks[*id].thread {
-        Some(tid) => tid.to_string(),
-        None => id.to_string(),
-    });
-    let listed: Vec<String> = numbers.take(MOST_LISTED).collect();
-    let more = if group.stacks.len() > MOST_LISTED { " …" } else { "" };
-    let count = units::count(group.stacks.len());
-    let kind = plural(first.kind, group.stacks.len());
-    let state = match first.state {
-        State::Running => String::new(),
-        state => format!(", {}{}", state_word(state), doubt(first.confidence)),
-    };
-    format!("{count} {kind}{name}{state}, same stack: {}{more} (--all)", listed.join(" "))
-}
-
-/// Where a stack lies and how much of it is used.
-fn measures(stack: &Stack, style: Style) -> String {
-    let mut parts = Vec::new();
-    let range = stack.bounds.range().map_or("stack".to_owned(), |range| format!("stack {range}"));
-    parts.push(stack.sp.map_or(range.clone(), |sp| format!("{range} sp={:x}", sp.0)));
-    parts.extend(stack.used().map(|used| format!("now {}", units::bytes(used))));
-    let of_size = stack.size().map_or(String::new(), |size| format!(" of {}", units::bytes(size)));
-    match stack.peak {
-        Some(peak) => {
-            let percent = stack.size().map_or(String::new(), |size| format!(" ({} %)", percent(peak.bytes, size)));
-            parts.push(format!("peak {}{}{of_size}{percent}", style.about(), units::bytes(peak.bytes)));
+    /// A hundred thousand coroutines that wait in a thousand ways.
+    #[test]
+    fn very_many_stacks_make_a_page() {
+        let mut draft = Draft::new();
+        let functions: Vec<&'static str> = (0..1000).map(|number| &*format!("wait{number}").leak()).collect();
+        for number in 0..100_000 {
+            let calls = [(functions[number % 1000], (number % 1000) as u32, 64), ("run", 2, 96)];
+            draft.stack(Kind::Coroutine, State::Suspended, 1 << 16, 0, &calls);
         }
-        None if !of_size.is_empty() => parts.push(of_size.trim_start().to_owned()),
-        None => {}
-    }
-    parts.extend(level_word(stack.level()).map(|(word, tone)| style.paint(tone, word)));
-    parts.push(guard_words(stack.bounds.guard));
-    parts.join("  ")
-}
-
-/// The same for stacks with equal frames, as ranges from the least to the most.
-fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -> String {
-    let members = || group.stacks.iter().map(|id| &snapshot.stacks[*id]);
-    let mut parts = Vec::new();
-    parts.extend(spread(members().filter_map(Stack::used)).map(|spread| format!("now {spread}")));
-    let size = spread(members().filter_map(Stack::size));
-    let peak = spread(members().filter_map(|stack| stack.peak.map(|peak| peak.bytes)));
-    parts.extend(peak.map(|peak| format!("peak {}{peak}", style.about())));
-    if let (Some(last), Some(size)) = (parts.last_mut(), size) {
-        let _ = write!(last, " of {size}");
-    }
-    let level = members().filter_map(Stack::level).max();
-    parts.extend(level_word(level).map(|(word, tone)| style.paint(tone, word)));
-    let guard = guard_words(snapshot.stacks[group.stacks[0]].bounds.guard);
-    let same = members().all(|stack| guard_words(stack.bounds.guard) == guard);
-    parts.push(if same { guard } else { "guards differ".to_owned() });
-    parts.join("  ")
-}
-
-fn spread(values: impl Iterator<Item = u64> + Clone) -> Option<String> {
-    let (least, most) = (values.clone().min()?, values.max()?);
-    Some(if least == most { units::bytes(most) } else { format!("{}..{}", units::bytes(least), units::bytes(most)) })
-}
-
-pub(crate) fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 { 0 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
-}
-
-fn level_word(level: Option<Level>) -> Option<(&'static str, Tone)> {
-    match level? {
-        Level::Ok => None,
-        Level::Warn => Some(("WARN", Tone::Warning)),
-        Level::High => Some(("HIGH", Tone::Danger)),
-        Level::Over => Some(("OVER", Tone::Danger)),
+        let main = draft.stack(Kind::Thread, State::Running, 8 << 20, 0, &[("main", 1, 32)]);
+        draft.run(7, "main", main, &[]);
+        let snapshot = draft.finish();
+        let mut page = String::new();
+        write(&mut page, &snapshot, &Listing::default(), Style { color: false, ascii: true }).unwrap();
+        assert!(page.lines().count() < 6 * MOST_GROUPS, "{page}");
+        assert!(page.contains("100 001 stacks: 1 thread, 100 000 coroutines"), "{page}");
+        assert!(page.contains("Thread 7 \"main\""), "{page}");
+        assert!(page.contains("\n... 960 more groups with 96 000 stacks: --all shows them"), "{page}");
     }
 }

@@ -1,4 +1,4 @@
-//! Sizes and times as people read them.
+//! Sizes, times and counts as people read them.
 
 use std::time::Duration;
 
@@ -54,6 +54,11 @@ pub fn count(count: usize) -> String {
         text.push(digit);
     }
     text
+}
+
+/// What percentage `part` is of `whole`, rounded down; 0 of nothing.
+pub fn percent(part: u64, whole: u64) -> u64 {
+    if whole == 0 { 0 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
 }
 
 #[cfg(test)]

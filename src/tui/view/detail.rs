@@ -10,8 +10,8 @@ use super::pen::Pen;
 use super::{bar, table};
 use crate::image::printable;
 use crate::report::backtrace::{FrameRow, Row};
-use crate::report::text::percent;
 use crate::report::units;
+use crate::report::units::percent;
 use crate::report::words::{guard_words, singular, state_word};
 use crate::snapshot::Stack;
 

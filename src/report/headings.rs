@@ -1,0 +1,151 @@
+//! The line above a backtrace that says what it is of, and the line that says how much of the stacks is used.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::group::{self, Group, GroupBy};
+use super::style::{Style, Tone};
+use super::units;
+use super::words::{capital, guard_words, plural, singular, thread_words};
+use crate::image::printable;
+use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, State};
+
+/// The most numbers of stacks that the heading of a group lists.
+const MOST_LISTED: usize = 8;
+
+/// What a group is.
+pub(super) fn heading(snapshot: &Snapshot, group: &Group, key: GroupBy) -> String {
+    match group.stacks.as_slice() {
+        [id] => of_one(snapshot, *id),
+        _ => of_several(snapshot, group, key),
+    }
+}
+
+/// What its stacks do, where that differs: `suspended 1 200, new (likely) 60`.
+pub(super) fn states_line(snapshot: &Snapshot, group: &Group) -> Option<String> {
+    let states = states(snapshot, group);
+    let parts = states.iter().map(|(word, count)| format!("{word} {}", units::count(*count)));
+    (states.len() > 1).then(|| parts.collect::<Vec<_>>().join(", "))
+}
+
+/// `Thread 48213 "chatd"`, `Coroutine 7 (on thread 48216 "worker-2")`.
+fn of_one(snapshot: &Snapshot, id: usize) -> String {
+    let stack = &snapshot.stacks[id];
+    let thread = snapshot.threads.iter().find(|thread| Some(thread.tid) == stack.thread);
+    let signal = thread.and_then(|thread| thread.signal);
+    let signal = signal.map_or(String::new(), |signal| format!("  ended by signal {signal}"));
+    let kind = capital(singular(stack.kind));
+    match (stack.kind, stack.thread) {
+        (Kind::Thread, Some(_)) => format!("{}{signal}", capital(&thread_words(stack.thread, snapshot))),
+        (_, Some(_)) => format!("{kind} {id} (on {}){signal}", thread_words(stack.thread, snapshot)),
+        (_, None) => format!("{kind} {id}, {}{}", stack.state.word(), doubt(stack.confidence)),
+    }
+}
+
+/// The mark of what memory does not tell for certain.
+fn doubt(confidence: Confidence) -> &'static str {
+    match confidence {
+        Confidence::Certain => "",
+        Confidence::Likely => " (likely)",
+        Confidence::Guess => " (a guess)",
+    }
+}
+
+/// `19 threads "python3", same stack: 1107 1013 … (--all)`, `1 268 coroutines, suspended, in chatd::read: 17 23 … (--all)`.
+fn of_several(snapshot: &Snapshot, group: &Group, key: GroupBy) -> String {
+    let members = || group.stacks.iter().map(|id| &snapshot.stacks[*id]);
+    let first = &snapshot.stacks[group.stacks[0]];
+    let name = first.name.as_ref().filter(|name| members().all(|stack| stack.name.as_ref() == Some(name)));
+    let name = name.map_or(String::new(), |name| format!(" \"{}\"", printable(name)));
+    let numbers = group.stacks.iter().map(|id| match snapshot.stacks[*id].thread {
+        Some(tid) => tid.to_string(),
+        None => id.to_string(),
+    });
+    let listed: Vec<String> = numbers.take(MOST_LISTED).collect();
+    let more = if group.stacks.len() > MOST_LISTED { " …" } else { "" };
+    let count = units::count(group.stacks.len());
+    let kind = plural(first.kind, group.stacks.len());
+    let states = states(snapshot, group);
+    let state = match states.as_slice() {
+        [_] if first.state == State::Running => String::new(),
+        [(word, _)] => format!(", {word}"),
+        _ => String::new(),
+    };
+    let known = group::common(snapshot, group, key).map(printable);
+    let common = match key {
+        GroupBy::Stack => ", same stack".to_owned(),
+        GroupBy::Entry => format!(", started for {}", known.as_deref().unwrap_or("what is not known")),
+        GroupBy::Top => format!(", in {}", known.as_deref().unwrap_or("what is not known")),
+        GroupBy::State if state.is_empty() => format!(", {}", known.as_deref().unwrap_or_default()),
+        GroupBy::State => String::new(),
+    };
+    format!("{count} {kind}{name}{state}{common}: {}{more} (--all)", listed.join(" "))
+}
+
+/// What the stacks of a group do, each with how many do: the most first.
+fn states(snapshot: &Snapshot, group: &Group) -> Vec<(String, usize)> {
+    let mut counts: BTreeMap<(State, Confidence), usize> = BTreeMap::new();
+    for id in &group.stacks {
+        let stack = &snapshot.stacks[*id];
+        *counts.entry((stack.state, stack.confidence)).or_default() += 1;
+    }
+    let words = counts.into_iter().map(|((state, sure), count)| (format!("{}{}", state.word(), doubt(sure)), count));
+    let mut words: Vec<(String, usize)> = words.collect();
+    words.sort_by_key(|(_, count)| Reverse(*count));
+    words
+}
+
+/// Where a stack lies and how much of it is used.
+pub(super) fn measures(stack: &Stack, style: Style) -> String {
+    let mut parts = Vec::new();
+    let range = stack.bounds.range().map_or("stack".to_owned(), |range| format!("stack {range}"));
+    parts.push(stack.sp.map_or(range.clone(), |sp| format!("{range} sp={:x}", sp.0)));
+    parts.extend(stack.used().map(|used| format!("now {}", units::bytes(used))));
+    let of_size = stack.size().map_or(String::new(), |size| format!(" of {}", units::bytes(size)));
+    match stack.peak {
+        Some(peak) => {
+            let percent =
+                stack.size().map_or(String::new(), |size| format!(" ({} %)", units::percent(peak.bytes, size)));
+            parts.push(format!("peak {}{}{of_size}{percent}", style.about(), units::bytes(peak.bytes)));
+        }
+        None if !of_size.is_empty() => parts.push(of_size.trim_start().to_owned()),
+        None => {}
+    }
+    parts.extend(level_word(stack.level()).map(|(word, tone)| style.paint(tone, word)));
+    parts.push(guard_words(stack.bounds.guard));
+    parts.join("  ")
+}
+
+/// The same for stacks with equal frames, as ranges from the least to the most.
+pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -> String {
+    let members = || group.stacks.iter().map(|id| &snapshot.stacks[*id]);
+    let mut parts = Vec::new();
+    parts.extend(spread(members().filter_map(Stack::used)).map(|spread| format!("now {spread}")));
+    let size = spread(members().filter_map(Stack::size));
+    let peak = spread(members().filter_map(|stack| stack.peak.map(|peak| peak.bytes)));
+    parts.extend(peak.map(|peak| format!("peak {}{peak}", style.about())));
+    if let (Some(last), Some(size)) = (parts.last_mut(), size) {
+        let _ = write!(last, " of {size}");
+    }
+    let level = members().filter_map(Stack::level).max();
+    parts.extend(level_word(level).map(|(word, tone)| style.paint(tone, word)));
+    let guard = guard_words(snapshot.stacks[group.stacks[0]].bounds.guard);
+    let same = members().all(|stack| guard_words(stack.bounds.guard) == guard);
+    parts.push(if same { guard } else { "guards differ".to_owned() });
+    parts.join("  ")
+}
+
+fn spread(values: impl Iterator<Item = u64> + Clone) -> Option<String> {
+    let (least, most) = (values.clone().min()?, values.max()?);
+    Some(if least == most { units::bytes(most) } else { format!("{}..{}", units::bytes(least), units::bytes(most)) })
+}
+
+fn level_word(level: Option<Level>) -> Option<(&'static str, Tone)> {
+    match level? {
+        Level::Ok => None,
+        Level::Warn => Some(("WARN", Tone::Warning)),
+        Level::High => Some(("HIGH", Tone::Danger)),
+        Level::Over => Some(("OVER", Tone::Danger)),
+    }
+}

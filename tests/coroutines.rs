@@ -231,9 +231,11 @@ fn check_core(file: &Path, truth: &Path) {
 
 #[test]
 fn a_program_that_goes_on_switching() {
-    for program in ["co_asm", "co_ucontext", "co_fcontext", "co_sigsetjmp", "co_corosensei", "co_wasmtime"] {
+    let guarded = ["co_asm", "co_ucontext", "co_fcontext", "co_sigsetjmp", "co_corosensei", "co_wasmtime"];
+    let all = guarded.map(|program| (program, "guard")).into_iter().chain([("co_asm", "slab")]);
+    for (program, way) in all {
         let truth = scratch(program).join("truth.json");
-        let arguments = [&COUNT.to_string(), "guard", truth.to_str().unwrap(), "busy"];
+        let arguments = [&COUNT.to_string(), way, truth.to_str().unwrap(), "busy"];
         let fixture = Running::start_busy(program, &arguments);
         for _ in 0..5 {
             let mut found = differences(&Truth::read(&truth), &live(&fixture), Weakness::of(program));

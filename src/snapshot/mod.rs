@@ -4,6 +4,7 @@
 //! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
 
 mod entry;
+mod neighbours;
 mod places;
 mod segments;
 mod stacks;

@@ -10,7 +10,7 @@ use super::places::Places;
 use super::stacks::{Ground, descriptors, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Known, Suspended};
-use super::{Snapshot, entry, segments, suspended};
+use super::{Snapshot, entry, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
 use crate::discover::bounds;
@@ -249,6 +249,7 @@ fn understand(
     }
     let (threads, mut stacks) = stacks(&seen.chains, ground);
     suspended::add(&mut stacks, seen.suspended, &seen.chains);
+    neighbours::part(&mut stacks, ground);
     debug!("{} stacks are measured", stacks.len());
     let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));

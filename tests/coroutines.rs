@@ -68,8 +68,6 @@ impl Truth {
 /// What is known to be shown less well than it could be.
 #[derive(Clone, Copy, Default)]
 struct Weakness {
-    /// Contexts that end by one more switch, or wait in their library's first function, look suspended.
-    ended_looks_suspended: bool,
     /// Contexts that never ran are not found.
     new_is_missed: bool,
 }
@@ -77,8 +75,6 @@ struct Weakness {
 impl Weakness {
     fn of(program: &str) -> Weakness {
         Weakness {
-            // Only a call of a function that the loader has not bound yet tells that nothing comes after.
-            ended_looks_suspended: program == "co_sigsetjmp",
             // The function that a fresh fiber begins in looks like any other near its switch.
             new_is_missed: program == "co_wasmtime",
         }
@@ -102,10 +98,7 @@ fn differences(truth: &Truth, dump: &Value, weakness: Weakness) -> BTreeMap<Stri
         let state = text(&stack["state"]);
         // A fixture that goes on switching is running one of them.
         if state != coroutine.state && state != "running" {
-            let expected = weakness.ended_looks_suspended && state == "suspended" && coroutine.state != "suspended";
-            if !expected {
-                note(format!("{} shown as {state}", coroutine.state));
-            }
+            note(format!("{} shown as {state}", coroutine.state));
         }
         if coroutine.state == "suspended" && state == "suspended" && chain != coroutine.chain {
             note("wrong chain".to_owned());
@@ -238,11 +231,7 @@ fn a_program_that_goes_on_switching() {
         let arguments = [&COUNT.to_string(), way, truth.to_str().unwrap(), "busy"];
         let fixture = Running::start_busy(program, &arguments);
         for _ in 0..5 {
-            let mut found = differences(&Truth::read(&truth), &live(&fixture), Weakness::of(program));
-            if program == "co_sigsetjmp" {
-                // Wrong, and seen now and then: the one that is in the middle of siglongjmp is shown a second time.
-                found.retain(|what, count| *count > 1 || !["invented", "shown twice"].contains(&what.as_str()));
-            }
+            let found = differences(&Truth::read(&truth), &live(&fixture), Weakness::of(program));
             assert!(found.is_empty(), "{program}: {found:?}");
         }
     }

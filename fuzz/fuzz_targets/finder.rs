@@ -8,8 +8,9 @@ use stackscope::arch::X86_64;
 use stackscope::discover::bounds::Bounds;
 use stackscope::discover::chains;
 use stackscope::discover::choose::{Running, choose};
-use stackscope::discover::classify::{CodeView, classify};
+use stackscope::discover::classify::classify;
 use stackscope::discover::contexts::{Scene, hypotheses};
+use stackscope::discover::ends::CodeView;
 use stackscope::discover::descriptors::{ImageCode, Resume, derive};
 use stackscope::discover::sites::{Origin, Site, Sites};
 use stackscope::discover::spans::{Span, refine};
@@ -101,7 +102,12 @@ fuzz_target!(|input: Input| {
     let chains = chains::unwind(&scene, &sites, &mappings, &tables, &hypotheses(&scene, &sites));
     let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new() }];
     let choices = choose(&chains, &sites, &mappings, &running);
-    let view = CodeView { read: &|at, into| code.code(at, into), function_start: &|_| None, memory: &memory };
+    let view = CodeView {
+        read: &|at, into| code.code(at, into),
+        function_start: &|_| None,
+        memory: &memory,
+        unbound: &|_, _| None,
+    };
     let contexts = classify(&chains, &sites, &choices, view);
     let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };
     let mut spans: Vec<Span> = contexts.iter().map(|context| span(context.sp, context.top)).collect();

@@ -49,12 +49,12 @@ pub enum Holder {
     Elsewhere,
 }
 
-/// A thread, for knowing the stacks that it is on.
+/// A stack that a thread's chain of frames lies on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Running {
-    /// Its stack pointer.
+    /// The stack pointer there.
     pub sp: Addr,
-    /// The CFAs of all its frames, sorted.
+    /// The CFAs of the frames that begin there, sorted.
     pub cfas: Vec<Addr>,
 }
 
@@ -118,22 +118,22 @@ fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {
 }
 
 /// Drops the stacks that threads are on: those whose top a thread's frames reach, and where a thread stands in a switch
-/// routine that nothing unwinds, the one around its stack pointer.
+/// routine that nothing unwinds, or whose rules already lead to the next stack, the one around its stack pointer.
 fn drop_running(groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Running]) {
     let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
-    let around = |thread: &Running| {
-        let top = *tops.get(tops.partition_point(|top| *top <= thread.sp))?;
-        let same_mapping = mapping_at(mappings, thread.sp)?.range.contains(top.offset(-1));
-        let is_near = stride(&tops).is_none_or(|stride| top.0 - thread.sp.0 <= stride);
+    let around = |stack: &Running| {
+        let top = *tops.get(tops.partition_point(|top| *top <= stack.sp))?;
+        let same_mapping = mapping_at(mappings, stack.sp)?.range.contains(top.offset(-1));
+        let is_near = stride(&tops).is_none_or(|stride| top.0 - stack.sp.0 <= stride);
         (same_mapping && is_near).then_some(top)
     };
     let mut dropped: HashSet<Addr> = HashSet::new();
-    for thread in running {
-        let before = dropped.len();
-        dropped.extend(thread.cfas.iter().filter(|cfa| tops.binary_search(cfa).is_ok()));
-        if dropped.len() == before {
-            dropped.extend(around(thread));
+    for stack in running {
+        let reached: Vec<Addr> = stack.cfas.iter().copied().filter(|cfa| tops.binary_search(cfa).is_ok()).collect();
+        if reached.iter().all(|top| *top <= stack.sp) {
+            dropped.extend(around(stack));
         }
+        dropped.extend(reached);
     }
     groups.retain(|group| !dropped.contains(&group.top));
 }

@@ -6,34 +6,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
-
 use super::chains::{Chain, Chains, Root};
 use super::choose::{Choice, Holder};
+use super::ends::{CodeView, Ends};
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, Pc};
-use crate::memory::Memory;
 use crate::unwind::{Ended, Frame};
 
 /// A finished coroutine's chain has at most this many frames: the user's are gone.
 const MOST_FINISHED: usize = 6;
-
-/// At most this many instructions of a function are looked at.
-const MOST_INSTRUCTIONS: usize = 512;
-
-/// Calls of functions that never return are followed this deep to find out.
-const DEEPEST: usize = 3;
-
-/// The target's code, and what it jumps through.
-#[derive(Clone, Copy)]
-pub struct CodeView<'a> {
-    /// Fills a buffer with the code at an address; `false` where there is none.
-    pub read: &'a dyn Fn(Addr, &mut [u8]) -> bool,
-    /// The start of the function that covers an address, where it is known.
-    pub function_start: &'a dyn Fn(Addr) -> Option<Addr>,
-    /// Where jumps through memory find their targets.
-    pub memory: &'a dyn Memory,
-}
 
 /// What a context will do when it is switched to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -79,7 +60,7 @@ pub struct Context {
 /// Classifies the chosen chains, in their order.
 pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeView<'_>) -> Vec<Context> {
     let siblings = Siblings::new(chains, choices);
-    let mut ends = Ends { code, known: HashMap::new() };
+    let mut ends = Ends::new(code);
     let mut context = |choice: &Choice| {
         let chain = &chains.chains[choice.chain];
         let frames = chains.frames_of(chain);
@@ -112,21 +93,40 @@ fn confidence(chain: &Chain, choice: &Choice, origin: Origin, state: State, diff
 }
 
 /// How contexts with the same outermost frame differ.
-struct Siblings {
-    /// By root: by distance from the root, by function's call place, how many stand there.
-    places: HashMap<(Pc, usize), HashMap<Addr, usize>>,
+struct Siblings<'c> {
+    /// By root and distance from the root: the places where their frames stand.
+    places: HashMap<(Pc, usize), HashMap<Pc, Standing<'c>>>,
     /// By root: the chains' innermost places, to know whether all are alike.
     shapes: HashMap<Pc, HashSet<(Addr, usize)>>,
 }
 
-impl Siblings {
-    fn new(chains: &Chains, choices: &[Choice]) -> Siblings {
+/// What is called from one place, over all contexts that have a frame there.
+#[derive(Clone, Copy)]
+struct Standing<'c> {
+    /// The most frames that any of them has inside.
+    deepest: usize,
+    /// Those frames, if they are the same in all; `None` where they differ.
+    inside: Option<&'c [Frame]>,
+}
+
+impl<'c> Standing<'c> {
+    fn add(&mut self, inside: &'c [Frame]) {
+        let pcs = |frames: &'c [Frame]| frames.iter().map(|frame| frame.pc);
+        self.deepest = self.deepest.max(inside.len());
+        self.inside = self.inside.filter(|known| pcs(known).eq(pcs(inside)));
+    }
+}
+
+impl<'c> Siblings<'c> {
+    fn new(chains: &'c Chains, choices: &[Choice]) -> Siblings<'c> {
         let mut siblings = Siblings { places: HashMap::new(), shapes: HashMap::new() };
         let held = choices.iter().filter(|choice| choice.holder != Holder::None);
         for frames in held.map(|choice| chains.frames_of(&chains.chains[choice.chain])) {
             let Some(root) = frames.last().map(|frame| frame.pc) else { continue };
             for (distance, frame) in frames.iter().rev().enumerate().take(MOST_FINISHED) {
-                *siblings.places.entry((root, distance)).or_default().entry(frame.pc.addr()).or_default() += 1;
+                let inside = &frames[..frames.len() - 1 - distance];
+                let places = siblings.places.entry((root, distance)).or_default();
+                places.entry(frame.pc).or_insert(Standing { deepest: 0, inside: Some(inside) }).add(inside);
             }
             let inner = frames.first().map_or(Addr(0), |frame| frame.pc.addr());
             siblings.shapes.entry(root).or_default().insert((inner, frames.len()));
@@ -140,101 +140,29 @@ impl Siblings {
         shapes.is_some_and(|shapes| shapes.len() > 1)
     }
 
+    /// Finished is what stands behind the call from which its siblings' work hangs, as all that stand there do, with
+    /// nothing to come: neither in that function, nor a round more of a loop in one that it called.
     fn state(&self, frames: &[Frame], ends: &mut Ends<'_>) -> State {
         let Some(root) = frames.last().map(|frame| frame.pc) else { return State::Suspended };
         if frames.len() > MOST_FINISHED {
             return State::Suspended;
         }
+        let code = ends.code;
         for (distance, frame) in frames.iter().rev().enumerate() {
             let Some(places) = self.places.get(&(root, distance)) else { continue };
-            let at = frame.pc.addr();
-            let earlier = places.keys().any(|place| is_shortly_before(*place, at));
-            if matches!(frame.pc, Pc::After(_)) && earlier && ends.is_end(at) {
+            let Some(standing) = places.get(&frame.pc).filter(|standing| standing.inside.is_some()) else { continue };
+            let works = |(place, other): (&Pc, &Standing<'_>)| {
+                other.deepest > standing.deepest && code.is_earlier(*place, frame.pc)
+            };
+            let inside = frames[..frames.len() - 1 - distance].iter();
+            if matches!(frame.pc, Pc::After(_))
+                && places.iter().any(works)
+                && ends.is_end(frame.pc.addr())
+                && !inside.map(|frame| frame.pc.addr()).any(|at| ends.is_in_loop(at))
+            {
                 return State::Finished;
             }
         }
         State::Suspended
-    }
-}
-
-/// Whether `place` may be an earlier place in the function that `at` lies in.
-fn is_shortly_before(place: Addr, at: Addr) -> bool {
-    const LONGEST_FUNCTION: u64 = 4096;
-    place < at && at.0 - place.0 < LONGEST_FUNCTION
-}
-
-/// Finds out whether code leads anywhere.
-struct Ends<'a> {
-    code: CodeView<'a>,
-    known: HashMap<Addr, bool>,
-}
-
-impl Ends<'_> {
-    /// Whether from this return address on neither a return nor the call before it can be reached again.
-    fn is_end(&mut self, at: Addr) -> bool {
-        if let Some(known) = self.known.get(&at) {
-            return *known;
-        }
-        let is_end = !self.goes_on(at, Some(at), DEEPEST);
-        self.known.insert(at, is_end);
-        is_end
-    }
-
-    /// Whether code from `start` on can return, or come to `again`; what can't be followed is taken to.
-    fn goes_on(&self, start: Addr, again: Option<Addr>, depth: usize) -> bool {
-        let mut waiting = vec![start];
-        let mut visited = HashSet::new();
-        while let Some(at) = waiting.pop() {
-            if !visited.insert(at) {
-                continue;
-            }
-            if visited.len() > MOST_INSTRUCTIONS {
-                return true;
-            }
-            let Some(instruction) = self.instruction(at) else { return true };
-            let next = Addr(instruction.next_ip());
-            match instruction.flow_control() {
-                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt => {}
-                FlowControl::Next => waiting.push(next),
-                FlowControl::UnconditionalBranch => waiting.push(Addr(instruction.near_branch_target())),
-                FlowControl::ConditionalBranch => waiting.extend([next, Addr(instruction.near_branch_target())]),
-                FlowControl::Call if instruction.op0_kind() == OpKind::NearBranch64 => {
-                    if Some(next) == again {
-                        return true;
-                    }
-                    // Behind a call that never returns, the compiler puts nothing.
-                    let same_function = (self.code.function_start)(next) == (self.code.function_start)(at);
-                    if same_function && self.returns(Addr(instruction.near_branch_target()), depth) {
-                        waiting.push(next);
-                    }
-                }
-                FlowControl::Call | FlowControl::IndirectCall => {
-                    if Some(next) == again {
-                        return true;
-                    }
-                    waiting.push(next);
-                }
-                FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
-                    let slot = Addr(instruction.ip_rel_memory_address());
-                    let Ok(target) = self.code.memory.read_u64(slot) else { return true };
-                    waiting.push(Addr(target));
-                }
-                FlowControl::Exception => {}
-                _ => return true,
-            }
-        }
-        false
-    }
-
-    fn returns(&self, function: Addr, depth: usize) -> bool {
-        depth == 0 || self.goes_on(function, None, depth - 1)
-    }
-
-    fn instruction(&self, at: Addr) -> Option<Instruction> {
-        // An instruction near the end of a page of code is read in what pieces there are.
-        let mut bytes = [0; 15];
-        let length = (1..=bytes.len()).rev().find(|length| (self.code.read)(at, &mut bytes[..*length]))?;
-        let instruction = Decoder::with_ip(64, &bytes[..length], at.0, DecoderOptions::NONE).decode();
-        (!instruction.is_invalid()).then_some(instruction)
     }
 }

@@ -9,6 +9,7 @@ pub mod choose;
 pub mod classify;
 pub mod contexts;
 pub mod descriptors;
+pub mod ends;
 pub mod heap;
 pub mod sites;
 pub mod spans;

@@ -12,6 +12,7 @@ mod demangle;
 mod dwarf;
 mod elf;
 mod file;
+mod imports;
 mod in_memory;
 mod modules;
 pub mod names;

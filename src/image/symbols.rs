@@ -136,6 +136,22 @@ impl<'a> Table<'a> {
             || self.is_complete && highest_end <= start && section.is_none_or(|section| section.contains(svma))
     }
 
+    /// The name of the symbol at `index`, if another file is to define it.
+    pub(crate) fn imports(&self, index: usize) -> Option<&'a [u8]> {
+        let symbol = self.symbols.get(index)?;
+        if symbol.st_shndx.get(LE) != elf::SHN_UNDEF {
+            return None;
+        }
+        name(symbol, self.names).filter(|name| !name.is_empty())
+    }
+
+    /// Where the function called `wanted` begins that this table defines; `None` where that is chosen when it is bound.
+    pub(crate) fn defines(&self, wanted: &[u8]) -> Option<u64> {
+        let has_name = |symbol: &&Sym64<LE>| name(symbol, self.names) == Some(wanted);
+        let symbol = self.symbols.iter().filter(|symbol| is_code(symbol)).find(has_name)?;
+        (symbol.st_type() == elf::STT_FUNC).then(|| symbol.st_value.get(LE))
+    }
+
     fn named(&self, symbol: &Sym64<LE>) -> Option<Symbol> {
         let name = name(symbol, self.names)?;
         Some(Symbol { name: String::from_utf8_lossy(name).into_owned(), svma: symbol.st_value.get(LE) })
@@ -198,6 +214,7 @@ fn name<'a>(symbol: &Sym64<LE>, names: &'a [u8]) -> Option<&'a [u8]> {
     Some(&tail[..tail.iter().position(|byte| *byte == 0)?])
 }
 
-fn all<T: pod::Pod>(bytes: &[u8]) -> &[T] {
+/// The entries of a table, as many as it has whole.
+pub(super) fn all<T: pod::Pod>(bytes: &[u8]) -> &[T] {
     pod::slice_from_bytes(bytes, bytes.len() / size_of::<T>()).map_or(&[], |(entries, _)| entries)
 }

@@ -77,9 +77,27 @@ fn unseen(chain: &Chain) -> Stack {
     }
 }
 
-fn add_parts(stacks: &mut Vec<Stack>, chain: &Chain, sp: Addr, ground: &Ground<'_>) {
+/// The parts of a chain that begins at the stack pointer `sp`, innermost first.
+pub(super) fn parts(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
     let guards_in = |range| guards(&(ground.pages)(range));
-    let parts = chain::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in);
+    chain::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in)
+}
+
+/// Ends each chain where a jump leads to another stack: that one is to run next, and has called nothing.
+pub(super) fn end_at_jumps(chains: &mut [Chain], ground: &Ground<'_>) {
+    for chain in chains {
+        let (Some(jump), Some(sp)) = (chain.jump, chain.sp) else { continue };
+        let leaves = parts(chain, sp, ground).iter().any(|part| part.frames.end == jump + 1);
+        if leaves && jump + 1 < chain.frames.len() {
+            chain.frames.truncate(jump + 1);
+            chain.frames[jump].cfa = None;
+            chain.ended = Ok(Ended::NoRule);
+        }
+    }
+}
+
+fn add_parts(stacks: &mut Vec<Stack>, chain: &Chain, sp: Addr, ground: &Ground<'_>) {
+    let parts = parts(chain, sp, ground);
     let last = parts.len() - 1;
     for (index, part) in parts.iter().enumerate() {
         let mut stack = measured(chain, part, ground);

@@ -32,6 +32,9 @@ pub(super) struct Chain {
     pub(super) ended: Result<Ended, NotStopped>,
     /// The alternate signal stacks that the kernel noted in the chain's signal frames.
     pub(super) signal_stacks: Vec<AddrRange>,
+    /// The first frame whose rules load the caller's stack pointer from somewhere, as those of `longjmp` and `setcontext`
+    /// do: they describe where it will go on, which is not where it was called from.
+    pub(super) jump: Option<usize>,
 }
 
 /// Walks the chain of every thread of a target that stands still. A thread that has ended, as the first one may long
@@ -54,12 +57,14 @@ fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit:
         frames: Vec::new(),
         ended: Ok(Ended::Root),
         signal_stacks: Vec::new(),
+        jump: None,
     };
     match &thread.registers {
         Err(reason) => chain.ended = Err(*reason),
         Ok(registers) => {
             chain.sp = registers.addr(target.arch().sp);
             let ended = walk(rules, target, registers.clone(), limit, |frame, registers| {
+                note_jump(&mut chain, registers.addr(target.arch().sp));
                 if frame.signal {
                     chain.signal_stacks.extend(signal_stack(target, target.arch(), registers));
                 }
@@ -70,6 +75,17 @@ fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit:
         }
     }
     chain
+}
+
+/// Notes whether the last frame so far was left by a jump, now that the stack pointer of the next one is known. Its CFA
+/// then is not that stack pointer, as it is everywhere else, but some block of saved registers.
+fn note_jump(chain: &mut Chain, sp: Option<Addr>) {
+    let Some(last) = chain.frames.len().checked_sub(1) else { return };
+    let frame = &mut chain.frames[last];
+    if !frame.signal && frame.cfa.is_some() && sp.is_some() && frame.cfa != sp {
+        frame.cfa = sp;
+        chain.jump = chain.jump.or(Some(last));
+    }
 }
 
 /// The alternate stack that was set when a signal arrived: `uc_stack` of the signal frame above the stack pointer.

@@ -2,15 +2,17 @@
 
 use log::debug;
 
-use super::stacks::Ground;
+use super::stacks::{Ground, parts};
 use super::survey::Chain;
 use super::{Kind, Peak, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
 use crate::discover::bounds::{self, Bounds, Guard, Owner};
+use crate::discover::chain::Part;
 use crate::discover::chains;
 use crate::discover::choose::{Running, choose};
-use crate::discover::classify::{self, CodeView, Context, classify};
+use crate::discover::classify::{self, Context, classify};
 use crate::discover::contexts::{Scene, hypotheses};
+use crate::discover::ends::CodeView;
 use crate::discover::sites::{Origin, Sites};
 use crate::discover::spans::{self, Span};
 use crate::image::Modules;
@@ -63,19 +65,30 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     if chains.cut {
         warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
     }
-    let running = threads.iter().filter_map(|chain| {
-        let mut cfas: Vec<Addr> = chain.frames.iter().filter_map(|frame| frame.cfa).collect();
-        cfas.sort_unstable();
-        Some(Running { sp: chain.sp?, cfas })
-    });
-    let choices = choose(&chains, sites, mappings, &running.collect::<Vec<_>>());
-    let code =
-        CodeView { read: &|at, into| modules.code(at, into), function_start: &|at| tables.function_start(at), memory };
+    let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
+    let choices = choose(&chains, sites, mappings, &running);
+    let code = CodeView {
+        read: &|at, into| modules.code(at, into),
+        function_start: &|at| tables.function_start(at),
+        memory,
+        unbound: &|slot, value| modules.unbound(slot, value),
+    };
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
     let found = located(contexts, memory, threads, ground);
     debug!("their stacks are measured");
     found
+}
+
+/// The stacks that a thread's chain lies on.
+fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
+    let parts = chain.sp.map_or(Vec::new(), |sp| parts(chain, sp, ground));
+    let running = |part: Part| {
+        let mut cfas: Vec<Addr> = chain.frames[part.frames].iter().filter_map(|frame| frame.cfa).collect();
+        cfas.sort_unstable();
+        Running { sp: part.sp, cfas }
+    };
+    parts.into_iter().map(running).collect()
 }
 
 /// Finds out for each context whose stack it is on and where that lies.

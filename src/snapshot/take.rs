@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::debug;
 
 use super::places::Places;
-use super::stacks::{Ground, descriptors, stacks};
+use super::stacks::{Ground, descriptors, end_at_jumps, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Known, Suspended};
 use super::{Snapshot, entry, neighbours, segments, suspended};
@@ -60,7 +60,7 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>)
     };
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
     let search = lines.is_some().then_some(&mut derived);
-    let Look { stopped, chains, modules, pages, sites, copy } = look(live, &mappings, modules, search)?;
+    let Look { stopped, mut chains, modules, pages, sites, copy } = look(live, &mappings, modules, search)?;
     let mut warnings = Vec::new();
     if !stopped.all_threads_seen() {
         warnings.push("the program starts threads faster than they can be stopped: some may be missing".to_owned());
@@ -77,6 +77,7 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>)
             Err(_) => released.pages(range),
         },
     };
+    end_at_jumps(&mut chains, &ground);
     let tables = Tables::new(released.arch, &modules);
     let suspended = copy.map_or(Vec::new(), |copy| {
         if copy.is_missing_some() {
@@ -100,7 +101,7 @@ pub fn of_core(core: &mut Core, lines: Lines) -> Snapshot {
     }
     let core = &*core;
     let tables = Tables::new(core.arch(), &modules);
-    let chains = survey(core, &mut Rules::new(&tables));
+    let mut chains = survey(core, &mut Rules::new(&tables));
     let mut warnings = core.warnings().iter().map(ToString::to_string).collect();
     let sites = sites_of(&modules, &tables, core, &mut Derived::default());
     let pages = core.pages(bounds::EVERYTHING);
@@ -111,6 +112,7 @@ pub fn of_core(core: &mut Core, lines: Lines) -> Snapshot {
         stack_limit: None,
         pages: &|range| pages.as_ref().map(|pages| pages.within(range)).map_err(|unknown| *unknown),
     };
+    end_at_jumps(&mut chains, &ground);
     let known = Known { sites: &sites, modules: &modules, tables: &tables, threads: &chains, ground: &ground };
     let suspended = match suspended::worth_a_look(&sites) {
         true => suspended::find(&core.writable(), &known, &mut warnings),

@@ -1,0 +1,153 @@
+//! Finds out from a target's code what can still come behind a place in it.
+
+use std::collections::{HashMap, HashSet};
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+
+use crate::addr::{Addr, Pc};
+use crate::memory::Memory;
+
+/// At most this many instructions of a function are looked at.
+const MOST_INSTRUCTIONS: usize = 512;
+
+/// Calls of functions that never return are followed this deep to find out.
+const DEEPEST: usize = 3;
+
+/// Functions of which nothing is known are taken to be shorter than this, in bytes.
+const SHORT: u64 = 4096;
+
+/// The target's code, and what it jumps through.
+#[derive(Clone, Copy)]
+pub struct CodeView<'a> {
+    /// Fills a buffer with the code at an address; `false` where there is none.
+    pub read: &'a dyn Fn(Addr, &mut [u8]) -> bool,
+    /// The start of the function that covers an address, where it is known.
+    pub function_start: &'a dyn Fn(Addr) -> Option<Addr>,
+    /// Where jumps through memory find their targets.
+    pub memory: &'a dyn Memory,
+    /// The function that a table's entry, at the first address, will lead to, where the loader has not bound it yet and
+    /// it holds the second.
+    pub unbound: &'a dyn Fn(Addr, Addr) -> Option<Addr>,
+}
+
+impl CodeView<'_> {
+    /// Whether `place` is an earlier place in the function that `at` lies in.
+    pub(super) fn is_earlier(&self, place: Pc, at: Pc) -> bool {
+        let function = |pc: Pc| (self.function_start)(pc.lookup());
+        let (low, high) = (place.addr(), at.addr());
+        // Where no table tells the functions apart, they are taken to be short.
+        let is_same = function(place) == function(at) && (function(at).is_some() || high.0.wrapping_sub(low.0) < SHORT);
+        low < high && is_same
+    }
+}
+
+/// What can come behind places in the code, each found out once.
+pub(super) struct Ends<'a> {
+    pub(super) code: CodeView<'a>,
+    known: HashMap<(Addr, Sought), bool>,
+}
+
+/// What is looked for behind a place in the code.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Sought {
+    /// A return from the function.
+    Return,
+    /// Once more the call that the search begins behind.
+    SameCall,
+    /// Either.
+    Any,
+}
+
+impl<'a> Ends<'a> {
+    pub(super) fn new(code: CodeView<'a>) -> Ends<'a> {
+        Ends { code, known: HashMap::new() }
+    }
+
+    /// Whether from this return address on neither a return nor the call before it can be reached again.
+    pub(super) fn is_end(&mut self, at: Addr) -> bool {
+        !self.leads(at, Sought::Any)
+    }
+
+    /// Whether from this return address on the call before it can be reached again: it stands in a loop.
+    pub(super) fn is_in_loop(&mut self, at: Addr) -> bool {
+        self.leads(at, Sought::SameCall)
+    }
+
+    fn leads(&mut self, at: Addr, sought: Sought) -> bool {
+        if let Some(known) = self.known.get(&(at, sought)) {
+            return *known;
+        }
+        let leads = self.code.leads(at, sought, DEEPEST);
+        self.known.insert((at, sought), leads);
+        leads
+    }
+}
+
+impl CodeView<'_> {
+    /// Whether code from `start` on leads to what is sought; what can't be followed is taken to return.
+    fn leads(&self, start: Addr, sought: Sought, depth: usize) -> bool {
+        let mut waiting = vec![start];
+        let mut visited = HashSet::new();
+        while let Some(at) = waiting.pop() {
+            if !visited.insert(at) {
+                continue;
+            }
+            let instruction = self.instruction(at).filter(|_| visited.len() <= MOST_INSTRUCTIONS);
+            let Some(instruction) = instruction else { return sought != Sought::SameCall };
+            let next = Addr(instruction.next_ip());
+            match instruction.flow_control() {
+                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt => {}
+                FlowControl::Next => waiting.push(next),
+                FlowControl::UnconditionalBranch => waiting.push(Addr(instruction.near_branch_target())),
+                FlowControl::ConditionalBranch => waiting.extend([next, Addr(instruction.near_branch_target())]),
+                FlowControl::Call | FlowControl::IndirectCall => {
+                    if next == start && sought != Sought::Return {
+                        return true;
+                    }
+                    if self.comes_back(&instruction, depth) {
+                        waiting.push(next);
+                    }
+                }
+                FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
+                    let target = self.through_slot(&instruction);
+                    waiting.extend(target);
+                    if target.is_none() && sought != Sought::SameCall {
+                        return true;
+                    }
+                }
+                FlowControl::Exception => {}
+                _ if sought != Sought::SameCall => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Whether what is called by `call` returns.
+    fn comes_back(&self, call: &Instruction, depth: usize) -> bool {
+        let called = match call.op0_kind() {
+            OpKind::NearBranch64 => Some(Addr(call.near_branch_target())),
+            OpKind::Memory if call.is_ip_rel_memory_operand() => self.through_slot(call),
+            _ => None,
+        };
+        let Some(called) = called else { return true };
+        // Behind a call that never returns, the compiler puts nothing.
+        let is_last = (self.function_start)(Addr(call.next_ip())) != (self.function_start)(Addr(call.ip()));
+        !is_last && (depth == 0 || self.leads(called, Sought::Return, depth - 1))
+    }
+
+    /// Where a jump or call through memory leads that names its table entry.
+    fn through_slot(&self, instruction: &Instruction) -> Option<Addr> {
+        let slot = Addr(instruction.ip_rel_memory_address());
+        let target = self.memory.read_u64(slot).ok().map(Addr)?;
+        Some((self.unbound)(slot, target).unwrap_or(target))
+    }
+
+    fn instruction(&self, at: Addr) -> Option<Instruction> {
+        // An instruction near the end of a page of code is read in what pieces there are.
+        let mut bytes = [0; 15];
+        let length = (1..=bytes.len()).rev().find(|length| (self.read)(at, &mut bytes[..*length]))?;
+        let instruction = Decoder::with_ip(64, &bytes[..length], at.0, DecoderOptions::NONE).decode();
+        (!instruction.is_invalid()).then_some(instruction)
+    }
+}

@@ -8,15 +8,21 @@ const LONGEST: usize = 1 << 16;
 /// The name of the source for the linker's `name`; `name` itself where it is not mangled or is damaged.
 ///
 /// Rust's hashes are left out. What compilers append to parts and copies of a function stays visible: `.cold`, `.part.0`
-/// behind a Rust or C name, `[clone .cold]` behind a C++ name, as binutils and elfutils show it; `@VERSION` too.
+/// behind a Rust or C name, `[clone .cold]` behind a C++ name, as binutils and elfutils show it. A symbol's version is no
+/// part of the function's name.
 pub(crate) fn demangle(name: &str) -> String {
+    let name = without_version(name);
     if name.len() > LONGEST || !(name.starts_with("_Z") || name.starts_with("_R") || name.starts_with("__Z")) {
         return name.into();
     }
-    let (symbol, version) = name.find('@').map_or((name, ""), |at| name.split_at(at));
-    match rust(symbol).or_else(|| cpp(symbol)) {
-        Some(demangled) => demangled + version,
-        None => name.into(),
+    rust(name).or_else(|| cpp(name)).unwrap_or_else(|| name.into())
+}
+
+/// Without the `@VERSION` or `@@VERSION` that static symbol tables keep behind the names of versioned symbols.
+fn without_version(name: &str) -> &str {
+    match name.find('@') {
+        Some(at) if at > 0 && !name.ends_with("@plt") => &name[..at],
+        _ => name,
     }
 }
 
@@ -105,8 +111,10 @@ mod tests {
             ("_Z3foov.cold", "foo() [clone .cold]"),
             ("_Z3foov.isra.0", "foo() [clone .isra.0]"),
             ("_ZNSt6vectorIiSaIiEE9push_backERKi", "std::vector<int, std::allocator<int> >::push_back(int const&)"),
-            ("_ZSt4cout@GLIBCXX_3.4", "std::cout@GLIBCXX_3.4"),
+            ("_ZSt4cout@GLIBCXX_3.4", "std::cout"),
             ("_ZN3fooILi4EE3barEi", "foo<4>::bar(int)"),
+            ("memcpy@@GLIBC_2.14", "memcpy"),
+            ("memcpy@GLIBC_2.2.5", "memcpy"),
         ] {
             assert_eq!(demangle(mangled), expected);
         }
@@ -129,9 +137,7 @@ mod tests {
 
     #[test]
     fn leaves_other_names_alone() {
-        for name in
-            ["main", "memcpy@@GLIBC_2.14", "poll@plt", "parse.part.0", "main.main", "_Z", "_ZN", "_R", "_Zfoo", ""]
-        {
+        for name in ["main", "@", "poll@plt", "parse.part.0", "main.main", "_Z", "_ZN", "_R", "_Zfoo", ""] {
             assert_eq!(demangle(name), name);
         }
     }

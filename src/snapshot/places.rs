@@ -43,6 +43,11 @@ impl Places {
         self.by_pc.get(&pc).unwrap_or(&self.nowhere)
     }
 
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Place> {
+        self.by_pc.values()
+    }
+
     /// What is wrong with the files of the modules that frames lie in.
     pub(super) fn problems(&self, modules: &Modules) -> Vec<String> {
         let used: BTreeSet<usize> = self.by_pc.keys().filter_map(|pc| modules.index_of(pc.lookup())).collect();

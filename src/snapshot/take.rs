@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use log::debug;
 
+use super::entry::{Fetched, entry};
 use super::places::Places;
 use super::stacks::{Ground, descriptors, end_at_jumps, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Known, Suspended};
-use super::{Snapshot, entry, neighbours, segments, suspended};
+use super::{Snapshot, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
 use crate::discover::bounds;
@@ -260,8 +261,9 @@ fn understand(
     let places = Places::new(&pcs, modules, &names);
     debug!("{} places are named", pcs.len());
     segments::mark(&mut stacks, &places, seen.arch, modules, memory);
+    let fetched = Fetched::of(&places);
     for stack in &mut stacks {
-        stack.entry = entry::entry(&stack.frames, &places);
+        stack.entry = entry(&stack.frames, &places, &fetched);
     }
     warnings.extend(places.problems(modules));
     let shrunken = shrunken_files().into_iter();

@@ -100,8 +100,11 @@ impl Terminal {
     fn is_restored(&self) {
         wait_until("the screen is given back", || self.fact("alternate_on") == "0");
         assert_eq!(self.fact("cursor_flag"), "1");
-        self.run("clear; stty -a; echo restored-$((40+2))");
-        self.wait_for("restored-42");
+        // A number of its own, lest the last answer is taken for this one.
+        static ASKED: AtomicU32 = AtomicU32::new(100);
+        let number = ASKED.fetch_add(1, Ordering::Relaxed);
+        self.run(&format!("clear; stty -a; echo restored-$(({number}+1))"));
+        self.wait_for(&format!("restored-{}", number + 1));
         let settings = self.screen();
         for setting in ["icanon", "echo", "isig", "icrnl", "opost"] {
             let on = settings.split([' ', ';', '\n']).any(|word| word == setting);
@@ -244,7 +247,7 @@ fn without_colors_there_are_none_and_the_selection_is_seen() {
         assert_eq!(terminal.screen().is_ascii(), options.contains("--ascii"));
         terminal.keys(&["Down", "2", "?", "Escape", "q"]);
         terminal.is_restored();
-        wait_until("all was recorded", || written().contains("restored-42"));
+        wait_until("all was recorded", || written().contains("restored-1"));
         let codes = graphic_renditions(&written());
         assert!(!codes.iter().any(|code| (30..50).contains(code)), "{variables} {options}: {codes:?}");
         assert!(codes.contains(&7), "{variables} {options}: {codes:?}");
@@ -254,7 +257,7 @@ fn without_colors_there_are_none_and_the_selection_is_seen() {
     terminal.attach("", "", fixture.pid());
     terminal.keys(&["q"]);
     terminal.is_restored();
-    wait_until("all was recorded", || written().contains("restored-42"));
+    wait_until("all was recorded", || written().contains("restored-1"));
     assert!(graphic_renditions(&written()).contains(&38));
     runs_on(fixture);
 }
@@ -290,7 +293,9 @@ fn show_until_a_panic(pid: i32, word: std::path::PathBuf) {
         wait_until("the word to panic", || word.exists());
         panic!("a made-up panic");
     });
-    assert!(tui::watch(attached, interval, &inbox, tui::Look { colors: true, ascii: false }).is_err());
+    let look = tui::Look { colors: true, ascii: false };
+    let options = tui::Options { interval, look, stay: false, margin: 1.5 };
+    assert!(tui::attach(attached, &inbox, &options).is_err());
 }
 
 #[test]
@@ -333,4 +338,274 @@ fn stdout_is_left_alone() {
         assert!(terminal.screen().contains("runs on, watched for"), "{}", terminal.screen());
     }
     runs_on(fixture);
+}
+
+/// The program, typed with options before it and words after it.
+fn run_line(options: &str, words: &str) -> String {
+    format!("{} run {options} {words}", env!("CARGO_BIN_EXE_stackscope"))
+}
+
+impl Terminal {
+    /// Types `run` with these words, and waits for its screen.
+    fn run_program(&self, options: &str, words: &str) {
+        self.run(&run_line(options, words));
+        wait_until("the screen", || self.fact("alternate_on") == "1");
+    }
+}
+
+/// A file that a program is to write, with what it holds once there is something in it.
+struct Written(std::path::PathBuf);
+
+impl Written {
+    fn new(name: &str) -> Written {
+        Written(scratch("tui").join(name))
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap_or_default()
+    }
+
+    /// Its first line, once there is one.
+    fn line(&self) -> String {
+        wait_until("a line in the file", || self.text().contains('\n'));
+        self.text().lines().next().unwrap().to_owned()
+    }
+
+    fn name(&self) -> std::path::Display<'_> {
+        self.0.display()
+    }
+}
+
+/// A pipe with a name, at which a program can wait.
+fn gate() -> std::path::PathBuf {
+    let gate = scratch("tui").join("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    gate
+}
+
+/// A script that says its number, waits, says that it is still there, and waits again.
+fn waiter(pid: &Written, gate: &std::path::Path) -> String {
+    let pid = pid.name();
+    format!("echo $$ >{pid}; exec 3<>{}; read go <&3; echo still-$((40+2)) here; read go <&3", gate.display())
+}
+
+fn is_alive(pid: i32) -> bool {
+    !matches!(common::status_field(pid, "State").chars().next(), None | Some('Z'))
+}
+
+#[test]
+fn pipes_and_files_stay_what_they_are_under_the_screen() {
+    let (terminal, out) = (Terminal::new("pipe"), Written::new("out"));
+    let gate = gate();
+    let words = format!("sh -c 'cat; exec 3<>{}; read go <&3; echo to the terminal >&2; read go <&3'", gate.display());
+    terminal.run(&format!("seq 5 | {} >{}; echo code-$?", run_line("", &words), out.name()));
+    wait_until("the screen", || terminal.fact("alternate_on") == "1");
+    terminal.wait_for("LIVE");
+    wait_until("the pipe was read", || out.text() == "1\n2\n3\n4\n5\n");
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("to the terminal");
+    terminal.keys(&["?"]);
+    terminal.wait_for("type to search");
+    terminal.keys(&["Escape"]);
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("code-0");
+    terminal.is_restored();
+    assert_eq!(out.text(), "1\n2\n3\n4\n5\n");
+}
+
+#[test]
+fn the_exit_code_is_the_programs_with_and_without_a_screen() {
+    let terminal = Terminal::new("codes");
+    let plain = scratch("tui").join("plain");
+    std::fs::write(&plain, "text").unwrap();
+    let plain = plain.display().to_string();
+    let cases = [("sh -c 'exit 7'", 7), ("sh -c 'kill -SEGV $$'", 139), ("/nowhere/at/all", 127), (&plain, 126)];
+    for options in ["", "--no-tui"] {
+        for (words, code) in cases {
+            terminal.run("clear");
+            terminal.run(&format!("{}; echo code-$?", run_line(options, words)));
+            terminal.wait_for(&format!("code-{code}"));
+        }
+    }
+    terminal.is_restored();
+}
+
+#[test]
+fn the_last_lines_and_the_report_follow_the_screen() {
+    let terminal = Terminal::new("last");
+    terminal.run(&format!("{}; echo code-$?", run_line("", "sh -c 'echo first; echo last words; exit 3'")));
+    terminal.wait_for("code-3");
+    let screen = terminal.screen();
+    let [first, last, report] = ["first\n", "last words\n", "sh exited with 3 after"]
+        .map(|text| screen.rfind(text).unwrap_or_else(|| panic!("no {text:?} in:\n{screen}")));
+    assert!(first < last && last < report, "{screen}");
+    terminal.is_restored();
+}
+
+#[test]
+fn a_program_is_typed_into_and_editors_work() {
+    let (terminal, line) = (Terminal::new("type"), Written::new("line"));
+    terminal.run_program("", "sh");
+    terminal.keys(&["i"]);
+    terminal.wait_for("typing into the program");
+    terminal.run(&format!("read answer && echo \"$answer\" >{}; stty size", line.name()));
+    terminal.run("a typed line");
+    assert_eq!(line.line(), "a typed line");
+    // Two lines of head, one of the title and one of the foot are ours.
+    terminal.wait_for("32 120");
+    terminal.run("vim -u NONE -N -i NONE /etc/hostname");
+    terminal.wait_for("~\n~\n");
+    terminal.tmux(&["resize-window", "-x", "90", "-y", "30"]);
+    // It fills the new size: the rows below the only line of the file, but for its own last row.
+    let filled = || terminal.screen().lines().filter(|line| line.starts_with('~')).count();
+    wait_until("the editor has the new size", || filled() == 27 - 2);
+    terminal.run(":qa!");
+    wait_until("the editor is gone", || !terminal.screen().contains("~\n"));
+    terminal.run("stty size; echo edited-$((40+2))");
+    terminal.wait_for("edited-42");
+    assert!(terminal.screen().contains("27 90"), "{}", terminal.screen());
+    terminal.run("exit 4");
+    terminal.wait_for("sh exited with 4");
+    terminal.is_restored();
+}
+
+#[test]
+fn jobs_of_a_shell_in_the_screen_are_controlled_by_keys() {
+    let (terminal, line) = (Terminal::new("jobs"), Written::new("line"));
+    terminal.run_program("", "sh");
+    terminal.keys(&["i"]);
+    terminal.run(&format!("cat >{}", line.name()));
+    terminal.run("before the stop");
+    assert_eq!(line.line(), "before the stop");
+    terminal.keys(&["C-z"]);
+    terminal.wait_for("Stopped");
+    terminal.run("fg");
+    terminal.run("after the stop");
+    wait_until("it goes on", || line.text() == "before the stop\nafter the stop\n");
+    terminal.keys(&["C-c"]);
+    terminal.run("exit");
+    terminal.wait_for("sh exited with");
+    terminal.is_restored();
+}
+
+/// A program that counts interrupts in a file and ends by none of them.
+fn counter(file: &Written, count: &Written) -> String {
+    let script = format!(
+        "trap \"echo interrupted >>{}\" INT; echo $$ >{}; while :; do read line && echo \"got $line\"; done",
+        count.name(),
+        file.name()
+    );
+    format!("sh -c '{script}'")
+}
+
+#[test]
+fn an_interrupt_reaches_the_program_once_and_a_second_one_asks() {
+    let (terminal, pid, count) = (Terminal::new("interrupt"), Written::new("pid"), Written::new("count"));
+    terminal.run_program("", &counter(&pid, &count));
+    let pid: i32 = pid.line().parse().unwrap();
+    terminal.keys(&["C-c"]);
+    wait_until("it is interrupted", || count.text() == "interrupted\n");
+    terminal.keys(&["C-z"]);
+    terminal.is_restored();
+    assert!(is_alive(pid));
+    assert_eq!(count.text(), "interrupted\n");
+    terminal.run("fg");
+    terminal.wait_for("LIVE");
+    terminal.keys(&["C-c", "C-c"]);
+    terminal.wait_for("The program is still running");
+    terminal.keys(&["e"]);
+    terminal.wait_for("was ended by SIGTERM");
+    terminal.is_restored();
+}
+
+#[test]
+fn a_program_that_is_left_runs_on_and_writes_to_the_terminal() {
+    let (terminal, pid) = (Terminal::new("left"), Written::new("pid"));
+    let gate = gate();
+    let script = waiter(&pid, &gate);
+    terminal.run_program("", &format!("sh -c '{script}'; echo code-$?"));
+    let pid: i32 = pid.line().parse().unwrap();
+    // What is chosen without looking harms nothing.
+    terminal.keys(&["q"]);
+    terminal.wait_for("The program is still running");
+    terminal.keys(&["Enter"]);
+    terminal.wait_for("code-0");
+    terminal.is_restored();
+    assert!(is_alive(pid) && !is_traced(pid));
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("still-42 here");
+    assert!(is_alive(pid));
+    std::fs::write(&gate, "\n").unwrap();
+    wait_until("it ends by itself", || !is_alive(pid));
+}
+
+#[test]
+fn a_program_runs_on_and_writes_if_its_screen_is_killed() {
+    let (terminal, pid) = (Terminal::new("killed"), Written::new("pid"));
+    let gate = gate();
+    let script = waiter(&pid, &gate);
+    terminal.run_program("--interval 1", &format!("sh -c '{script}'"));
+    let pid: i32 = pid.line().parse().unwrap();
+    let text = |pid: i32| std::fs::read(format!("/proc/{pid}/exe")).unwrap();
+    let before = text(pid);
+    let written = terminal.record();
+    kill("KILL", terminal.job().unwrap());
+    wait_until("nobody traces it", || !is_traced(pid));
+    assert!(states(pid).iter().all(|state| matches!(state, 'R' | 'S')), "{:?}", states(pid));
+    assert_eq!(text(pid), before);
+    std::fs::write(&gate, "\n").unwrap();
+    // Where on the screen it stands depends on where the last drawing was cut off.
+    wait_until("it writes to the terminal", || written().contains("still-42 here"));
+    std::fs::write(&gate, "\n").unwrap();
+    wait_until("it ends by itself", || !is_alive(pid));
+}
+
+#[test]
+fn signals_reach_the_program_and_give_the_terminal_back() {
+    let terminal = Terminal::new("passed");
+    for signal in ["TERM", "HUP", "INT", "QUIT"] {
+        let pid = Written::new(signal);
+        terminal.run("clear");
+        terminal.run_program("", &format!("sh -c 'echo $$ >{}; read line'", pid.name()));
+        let program: i32 = pid.line().parse().unwrap();
+        kill(signal, terminal.job().unwrap());
+        terminal.wait_for(&format!("was ended by SIG{signal}"));
+        terminal.is_restored();
+        assert!(!is_alive(program));
+    }
+    // One that ignores the signal is waited for, without the screen.
+    let pid = Written::new("ignored");
+    terminal.run_program("", &format!("sh -c 'trap \"\" TERM; echo $$ >{}; read line'", pid.name()));
+    let program: i32 = pid.line().parse().unwrap();
+    kill("TERM", terminal.job().unwrap());
+    wait_until("the screen is given back", || terminal.fact("alternate_on") == "0");
+    assert!(is_alive(program));
+    kill("KILL", program);
+    terminal.wait_for("was ended by SIGKILL");
+    terminal.is_restored();
+}
+
+#[test]
+fn where_there_is_no_screen_nothing_is_written_to_a_terminal() {
+    let terminal = Terminal::new("plain");
+    let cases = [
+        ("", "| cat; echo code-$?", "code-0"),
+        ("TERM=dumb", "; echo code-$?", "code-7"),
+        ("CI=1", "; echo code-$?", "code-7"),
+        ("setsid -w", "; echo code-$?", "code-7"),
+    ];
+    for (before, after, code) in cases {
+        terminal.run("clear");
+        let written = terminal.record();
+        let line = run_line("--color never --ascii", "sh -c 'echo plain words; exit 7'");
+        // With both streams redirected nobody expects a screen.
+        let redirected = if after.starts_with('|') { "2>&1" } else { "" };
+        terminal.run(&format!("{before} {line} {redirected} {after}"));
+        terminal.wait_for(code);
+        terminal.wait_for("sh exited with 7");
+        assert_eq!(terminal.fact("alternate_on"), "0");
+        wait_until("all was recorded", || written().contains("exited with 7"));
+        assert!(!written().contains("\x1b[?1049h"), "{before} {after}: {:?}", written());
+        terminal.tmux(&["pipe-pane"]);
+    }
 }

@@ -17,33 +17,13 @@ pub(super) struct Args {
     #[command(flatten)]
     watching: Watching,
 
-    /// Show no screen: report at the end only
-    #[arg(
-        long,
-        long_help = "Show no screen: report at the end only. That is so in any case where there is no terminal, where both \
-                     stdout and stderr are redirected, with TERM=dumb, where CI is set, and in the background."
-    )]
-    #[cfg_attr(not(feature = "tui"), allow(dead_code, reason = "there is no screen to leave out"))]
-    no_tui: bool,
-
-    /// Colours of the screen: the terminal's own, or none
     #[cfg(feature = "tui")]
-    #[arg(long, value_name = "THEME", default_value = "ansi")]
-    theme: Theme,
+    #[command(flatten)]
+    screen: super::screen::Screen,
 
     /// The process
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
-}
-
-/// What the screen is coloured with.
-#[cfg(feature = "tui")]
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Theme {
-    /// The terminal's own sixteen colours; none with NO_COLOR or --color never.
-    Ansi,
-    /// None.
-    Mono,
 }
 
 const HELP: &str = "\
@@ -91,12 +71,10 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
 /// Watches with a screen where there is a terminal for it.
 #[cfg(feature = "tui")]
 fn watch(args: &Args, common: &Common, attached: Attached, inbox: &Inbox) -> Result<Watched, ExitCode> {
-    if args.no_tui || !tui::is_usable() {
-        return plain(attached, inbox);
+    match args.screen.options(common, args.watching.interval(), args.watching.margin()) {
+        Some(options) => tui::attach(attached, inbox, &options).map_err(|error| output::fail(&error)),
+        None => plain(attached, inbox),
     }
-    let style = output::screen_style(common);
-    let look = tui::Look { colors: style.color && args.theme == Theme::Ansi, ascii: style.ascii };
-    tui::watch(attached, args.watching.interval(), inbox, look).map_err(|error| output::fail(&error))
 }
 
 /// Watches; there is no screen in this build.

@@ -8,6 +8,8 @@ mod generate;
 mod log;
 mod output;
 mod run;
+#[cfg(feature = "tui")]
+mod screen;
 mod watching;
 
 use std::process::ExitCode;

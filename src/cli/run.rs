@@ -5,8 +5,14 @@ use std::process::ExitCode;
 
 use super::watching::Watching;
 use super::{Common, exit, output};
+#[cfg(feature = "tui")]
+use crate::target::Inbox;
 use crate::target::{LaunchError, Outcome};
-use crate::watch::{self, End, Options, RunError};
+#[cfg(feature = "tui")]
+use crate::tui;
+#[cfg(feature = "tui")]
+use crate::watch::Launched;
+use crate::watch::{self, End, Options, RunError, Watched};
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]
@@ -15,15 +21,31 @@ pub(super) struct Args {
     #[command(flatten)]
     watching: Watching,
 
+    #[cfg(feature = "tui")]
+    #[command(flatten)]
+    screen: super::screen::Screen,
+
+    /// Keep the screen when the program has ended, until a key leaves it
+    #[cfg(feature = "tui")]
+    #[arg(long)]
+    stay: bool,
+
     /// The program and its arguments; without one, a demo with coroutines is run
     #[arg(trailing_var_arg = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
 }
 
 const HELP: &str = "\
-The program keeps its stdin, stdout, stderr and terminal; stackscope writes nothing but the report, after the program \
-has ended. Signals that processes send to stackscope are passed on to the program. If stackscope is killed, the program \
-goes on.
+On a terminal a screen shows every stack; ? there tells its keys. It is drawn on the terminal itself, never on stdout. \
+Those of the program's stdin, stdout and stderr that are a terminal are then a terminal of its own, which the screen \
+shows and types into; files and pipes stay as they are. When the program ends, the screen does, and the program's last \
+lines and a report follow.
+
+Where there is no terminal, and with --no-tui, the program keeps its stdin, stdout, stderr and terminal; stackscope \
+writes nothing but the report, after the program has ended.
+
+Signals that processes send to stackscope are passed on to the program. If stackscope is killed, the program goes on; \
+what it writes to a terminal of its own then goes to stackscope's.
 
 The program stands still for at most 1 % of the time: if a look takes long, the next ones are farther apart, and the \
 report tells how far.
@@ -52,15 +74,44 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
         },
     };
     let options = Options { program, arguments, interval: args.watching.interval() };
-    let watched = match watch::run(&options) {
+    let watched = match watch(args, common, &options) {
         Ok(watched) => watched,
-        Err(error) => return refused(&error),
+        Err(failed) => return failed,
     };
     if let Err(error) = args.watching.write(common, &watched, destination) {
         // The program's own end counts for more than the loss of the report.
         output::fail(&error);
     }
     ExitCode::from(code(watched.end))
+}
+
+/// Watches with a screen where there is a terminal for it.
+#[cfg(feature = "tui")]
+fn watch(args: &Args, common: &Common, options: &Options) -> Result<Watched, ExitCode> {
+    let (interval, margin) = (args.watching.interval(), args.watching.margin());
+    match args.screen.options(common, interval, margin) {
+        Some(screen) => on_screen(options, &tui::Options { stay: args.stay, ..screen }),
+        None => watch::run(options).map_err(|error| refused(&error)),
+    }
+}
+
+/// Watches; there is no screen in this build.
+#[cfg(not(feature = "tui"))]
+fn watch(_: &Args, _: &Common, options: &Options) -> Result<Watched, ExitCode> {
+    watch::run(options).map_err(|error| refused(&error))
+}
+
+#[cfg(feature = "tui")]
+fn on_screen(options: &Options, screen: &tui::Options) -> Result<Watched, ExitCode> {
+    // Before any other thread: from here on signals come as messages.
+    let launched = || {
+        let inbox = Inbox::open()?;
+        let (mut launched, pty) = Launched::prepare_on_terminal(options, &inbox, tui::program_size()?)?;
+        launched.go()?;
+        Ok::<_, RunError>((inbox, launched, pty))
+    };
+    let (inbox, launched, pty) = launched().map_err(|error| refused(&error))?;
+    tui::run(launched, pty, &inbox, screen).map_err(|error| output::fail(&error))
 }
 
 fn refused(error: &RunError) -> ExitCode {
@@ -77,7 +128,9 @@ fn code(end: End) -> u8 {
     match end {
         End::Ended(Outcome::Exited(code)) => code as u8,
         End::Ended(Outcome::Killed { signal, .. }) => (128 + signal) as u8,
-        // What we launched is ours: its end is told, and nothing asks us to leave it.
-        End::Vanished | End::Left => exit::FAILED,
+        // It runs on, as the user has decided.
+        End::Left => 0,
+        // What we launched is ours: its end is told.
+        End::Vanished => exit::FAILED,
     }
 }

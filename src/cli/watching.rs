@@ -43,6 +43,12 @@ impl Watching {
         Duration::from_millis(self.interval)
     }
 
+    /// What the suggested sizes are of the most that a stack held.
+    #[cfg(feature = "tui")]
+    pub(super) fn margin(&self) -> f64 {
+        self.margin
+    }
+
     /// Opens the report's file: that it can't be written is to be known before anything is watched.
     pub(super) fn destination(&self) -> Result<Destination, output::OutputError> {
         self.output.as_deref().map(output::create).transpose().map(Destination)

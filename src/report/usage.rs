@@ -230,7 +230,7 @@ fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Res
     for event in &watched.events.kept {
         *counts.entry(event.kind).or_default() += 1;
     }
-    let parts: Vec<String> = counts.iter().map(|(kind, count)| of(*count, kind_word(*kind))).collect();
+    let parts: Vec<String> = counts.iter().map(|(kind, count)| of(*count, kind.word())).collect();
     let cut = match watched.events.total - watched.events.kept.len() {
         0 => String::new(),
         more => format!(", and {} more", units::count(more)),
@@ -249,16 +249,6 @@ fn fatal(out: &mut impl Write, event: &Event, style: Style) -> fmt::Result {
     let line = format!("{}{thread} of process {}, {} in:", event.message, event.pid, units::time(event.time));
     writeln!(out, "\n{}", style.paint(Tone::Strong, &style.fit(&printable(&line))))?;
     text::write_backtrace(out, &look.snapshot, look.stack, style)
-}
-
-/// The word of the JSON for a kind of event.
-pub(super) fn kind_word(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::Signal => "signal",
-        EventKind::Fork => "fork",
-        EventKind::Exec => "exec",
-        EventKind::Exit => "exit",
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::json::{Frame, frames};
-use super::usage::{kind_word, saved_bytes, suggested_size};
+use super::usage::{saved_bytes, suggested_size};
 use crate::snapshot::{Kind, Level, Snapshot};
 use crate::target::Outcome;
 use crate::watch::{Deep, End, Event, Group as StackGroup, Watched, signal_name};
@@ -248,7 +248,7 @@ impl<'w> EventRow<'w> {
             .flat_map(|look| look.snapshot.stitched(look.stack).map(|stack| frames_in(stack, &look.snapshot)));
         EventRow {
             id,
-            kind: kind_word(event.kind),
+            kind: event.kind.word(),
             time_ns: nanoseconds(event.time),
             pid: event.pid,
             thread: event.thread,

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, AddrRange, Pc};
-use crate::arch::Arch;
+use crate::arch::{AARCH64, Arch, X86_64};
 use crate::discover::bounds::Bounds;
-use crate::target::Process;
+use crate::target::{Process, Source};
 use crate::unwind::{Ended, Frame};
 
 pub use crate::discover::classify::Confidence;
@@ -186,6 +186,20 @@ impl Level {
 }
 
 impl Snapshot {
+    /// The snapshot of a process that was not looked at yet.
+    pub(crate) fn of_nothing(pid: i32, command: Vec<String>) -> Snapshot {
+        Snapshot {
+            process: Process { pid, command, source: Source::Live },
+            arch: if cfg!(target_arch = "aarch64") { &AARCH64 } else { &X86_64 },
+            stopped: Duration::ZERO,
+            threads: Vec::new(),
+            stacks: Vec::new(),
+            places: Places::default(),
+            warnings: Vec::new(),
+            complete: true,
+        }
+    }
+
     /// What the code address of a frame means.
     pub fn place(&self, pc: Pc) -> &Place {
         self.places.get(pc)

@@ -1,7 +1,8 @@
 //! Starts a program as if the shell had started it, except that it waits, just before its `execve`, until it is traced.
 //!
 //! It inherits everything: the three streams, the process group and with it the terminal, the signal mask and ignored
-//! signals, limits and environment. Nothing is sent to it and nothing stops it.
+//! signals, limits and environment. Nothing is sent to it and nothing stops it. Where a screen of ours takes the terminal,
+//! the program gets one of its own ([`launch_on_terminal`]).
 
 #![allow(unsafe_code)]
 
@@ -11,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -18,8 +20,10 @@ use std::thread;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-use nix::unistd::{ForkResult, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid, tcsetpgrp};
 
+use super::keeper::{self, Ends};
+use super::pty::{self, Fresh, Pty, TerminalSize};
 use super::tracees::Outcome;
 use super::vanish;
 
@@ -38,6 +42,9 @@ pub enum LaunchError {
     /// The kernel gives us no process or no pipe.
     #[error("cannot start a process")]
     NoProcess(#[source] io::Error),
+    /// There is no terminal for it.
+    #[error("cannot make a terminal for the program")]
+    NoTerminal(#[source] io::Error),
 }
 
 /// What a launched program inherits of how we were started, though we changed it for ourselves.
@@ -63,30 +70,111 @@ pub struct Launched {
 /// # Errors
 /// Only what concerns the process itself; that the program is missing shows in [`Launched::go`].
 pub fn launch(program: &OsStr, arguments: &[OsString], inherited: Inherited) -> Result<Launched, LaunchError> {
-    let words: Vec<CString> = std::iter::once(program)
-        .chain(arguments.iter().map(OsString::as_os_str))
-        .map(|word| CString::new(word.as_bytes()).map_err(|_| LaunchError::ZeroByte(word.to_owned())))
-        .collect::<Result<_, _>>()?;
-    let mut pointers: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
-    pointers.push(std::ptr::null());
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| LaunchError::NoProcess(error.into()));
-    let (go_read, go_write) = pipe()?;
-    let (failed_read, failed_write) = pipe()?;
+    let start = Start::new(program, arguments, inherited)?;
     // SAFETY: until it becomes another program or ends, the child only calls functions that are safe after a fork
     // (signal-safety(7)) and touches only what was made before.
-    match unsafe { fork() }.map_err(|error| LaunchError::NoProcess(error.into()))? {
-        ForkResult::Parent { child } => Ok(Launched {
-            pid: child.as_raw(),
-            program: program.to_owned(),
-            go: File::from(go_write),
-            failed: File::from(failed_read),
-        }),
-        ForkResult::Child => {
-            // The other ends must not keep each other open.
-            drop(go_write);
-            become_program(&pointers, &go_read, &failed_write, inherited)
+    match unsafe { fork() }.map_err(no_process)? {
+        ForkResult::Parent { child } => Ok(start.launched(child.as_raw(), program)),
+        ForkResult::Child => start.become_program(),
+    }
+}
+
+/// The same, but where stdin, stdout and stderr are a terminal, the program has one of its own instead, of this size. It
+/// is the terminal of a session of its own, so that shells and editors work in it. What is no terminal stays as it is.
+///
+/// # Errors
+/// As for [`launch`]; or there is no terminal to be had.
+pub fn launch_on_terminal(
+    program: &OsStr,
+    arguments: &[OsString],
+    inherited: Inherited,
+    size: TerminalSize,
+) -> Result<(Launched, Pty), LaunchError> {
+    let start = Start::new(program, arguments, inherited)?;
+    let Fresh { master, slave, outer } = Fresh::open(size).map_err(LaunchError::NoTerminal)?;
+    let (ours, words) = UnixStream::pair().map_err(LaunchError::NoTerminal)?;
+    let (number_read, number_write) = pipe2(OFlag::O_CLOEXEC).map_err(no_process)?;
+    let streams = pty::terminals();
+    // SAFETY: until they become another program or end, the child and its sibling only call functions that are safe after
+    // a fork (signal-safety(7)) and touch only what was made before.
+    match unsafe { fork() }.map_err(no_process)? {
+        ForkResult::Parent { .. } => {
+            drop((number_write, words, slave));
+            let mut number = [0; 4];
+            File::from(number_read).read_exact(&mut number).map_err(LaunchError::NoTerminal)?;
+            let launched = start.launched(i32::from_ne_bytes(number), program);
+            Ok((launched, Pty::new(master, ours)))
+        }
+        ForkResult::Child => match keeper::lead(&slave).and_then(|()| keeper::fork_sibling()) {
+            Ok(0) => {
+                move_in(&slave, streams);
+                start.become_program()
+            }
+            Ok(program) => {
+                let _ = nix::unistd::write(&number_write, &program.to_ne_bytes());
+                let ends = Ends { words: words.as_raw_fd(), master: master.as_raw_fd(), outer: outer.as_raw_fd() };
+                keeper::keep(ends, program)
+            }
+            // SAFETY: ends the process without running anything of its parent's.
+            Err(_) => unsafe { libc::_exit(127) },
+        },
+    }
+}
+
+/// Makes this process the foreground job of the terminal, which takes the place of these streams.
+fn move_in(slave: &OwnedFd, streams: [bool; 3]) {
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    // The signal that a background job gets for this is blocked until the program begins.
+    let _ = tcsetpgrp(slave, getpid());
+    for (number, is_terminal) in (0..).zip(streams) {
+        if is_terminal {
+            // SAFETY: the call takes two numbers; nothing of ours uses the stream in this process.
+            unsafe { libc::dup2(slave.as_raw_fd(), number) };
         }
     }
+}
+
+/// All that a new process needs to become the program, made before it is there.
+struct Start {
+    /// What `pointers` point to.
+    _words: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+    go_read: OwnedFd,
+    go_write: OwnedFd,
+    failed_read: OwnedFd,
+    failed_write: OwnedFd,
+    inherited: Inherited,
+}
+
+impl Start {
+    fn new(program: &OsStr, arguments: &[OsString], inherited: Inherited) -> Result<Start, LaunchError> {
+        let words: Vec<CString> = std::iter::once(program)
+            .chain(arguments.iter().map(OsString::as_os_str))
+            .map(|word| CString::new(word.as_bytes()).map_err(|_| LaunchError::ZeroByte(word.to_owned())))
+            .collect::<Result<_, _>>()?;
+        let mut pointers: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        let (go_read, go_write) = pipe2(OFlag::O_CLOEXEC).map_err(no_process)?;
+        let (failed_read, failed_write) = pipe2(OFlag::O_CLOEXEC).map_err(no_process)?;
+        Ok(Start { _words: words, pointers, go_read, go_write, failed_read, failed_write, inherited })
+    }
+
+    /// The parent's part.
+    fn launched(self, pid: i32, program: &OsStr) -> Launched {
+        let (go, failed) = (File::from(self.go_write), File::from(self.failed_read));
+        Launched { pid, program: program.to_owned(), go, failed }
+    }
+
+    /// The child's part.
+    fn become_program(self) -> ! {
+        // The other end must not keep ours open.
+        drop(self.go_write);
+        become_program(&self.pointers, &self.go_read, &self.failed_write, self.inherited)
+    }
+}
+
+fn no_process(error: Errno) -> LaunchError {
+    LaunchError::NoProcess(error.into())
 }
 
 impl Launched {

@@ -63,6 +63,7 @@ fn next() -> io::Result<Option<Message>> {
     }
     Ok(match event::read()? {
         Event::Key(key) if key.kind != KeyEventKind::Release => Some(Message::Key(key)),
+        Event::Paste(text) => Some(Message::Pasted(text)),
         Event::Resize(width, height) => Some(Message::Resized(Size::new(width, height))),
         _ => None,
     })

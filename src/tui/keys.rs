@@ -16,6 +16,9 @@ pub(super) enum Action {
     Back,
     Stacks,
     Groups,
+    Events,
+    Output,
+    Report,
     Search,
     NextMatch,
     PreviousMatch,
@@ -23,11 +26,15 @@ pub(super) enum Action {
     SortRight,
     Reverse,
     Freeze,
+    Pause,
     Slower,
     Faster,
+    Type,
+    Interrupt,
     Redraw,
     Suspend,
     Help,
+    Detach,
     Quit,
 }
 
@@ -38,6 +45,7 @@ pub(super) enum Section {
     View,
     Find,
     Time,
+    Program,
     Leave,
 }
 
@@ -49,6 +57,7 @@ impl Section {
             Section::View => "VIEW",
             Section::Find => "FIND",
             Section::Time => "TIME",
+            Section::Program => "PROGRAM",
             Section::Leave => "HELP AND LEAVE",
         }
     }
@@ -110,6 +119,9 @@ pub(super) static BINDINGS: &[Binding] = bindings![
     View Back [key(KeyCode::Esc), key(KeyCode::Left), letter('h')] "Esc ← h" / "Esc Left h" "back" None;
     View Stacks [letter('1')] "1" / "1" "all stacks" None;
     View Groups [letter('2'), letter('z'), key(KeyCode::F(5))] "2 z F5" / "2 z F5" "stacks with equal backtraces together" Some("group");
+    View Events [letter('3'), letter('e')] "3 e" / "3 e" "what happened: signals, forks, ends, overflows" None;
+    View Output [letter('4'), letter('o')] "4 o" / "4 o" "the program's terminal; again: back" None;
+    View Report [letter('5')] "5" / "5" "the report so far" None;
     Find Search [letter('/'), key(KeyCode::F(3))] "/ F3" / "/ F3" "search names, functions, kinds, states" Some("search");
     Find NextMatch [letter('n')] "n" / "n" "next match" None;
     Find PreviousMatch [letter('N')] "N" / "N" "previous match" None;
@@ -120,9 +132,13 @@ pub(super) static BINDINGS: &[Binding] = bindings![
     Time Slower [letter('[')] "[" / "[" "look half as often" None;
     Time Faster [letter(']')] "]" / "]" "look twice as often, within 1 % of the time" None;
     Time Redraw [control('l')] "^L" / "^L" "draw the screen anew" None;
+    Program Type [letter('i')] "i" / "i" "type into the program, until ^]" None;
+    Program Pause [letter('P')] "P" / "P" "stop the program, let it go on" None;
+    Program Interrupt [control('c')] "^C" / "^C" "interrupt the program; twice: leave" None;
     Leave Help [letter('?'), key(KeyCode::F(1))] "? F1" / "? F1" "this page" Some("help");
     Leave Suspend [control('z')] "^Z" / "^Z" "suspend stackscope; the program runs on" None;
-    Leave Quit [letter('q'), key(KeyCode::F(10)), control('c')] "q F10 ^C" / "q F10 ^C" "leave with a report; the program runs on" Some("quit");
+    Leave Detach [letter('D')] "D" / "D" "leave with a report; the program runs on" None;
+    Leave Quit [letter('q'), key(KeyCode::F(10))] "q F10" / "q F10" "leave with a report; asks what becomes of the program" Some("quit");
 ];
 
 /// What a key does.

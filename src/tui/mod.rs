@@ -13,6 +13,7 @@
 mod input;
 mod keys;
 mod model;
+mod pane;
 mod picture;
 mod rows;
 mod session;
@@ -20,9 +21,10 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod theme;
+mod typing;
 mod update;
 mod view;
 
-pub use session::{TuiError, watch};
+pub use session::{Options, TuiError, attach, program_size, run};
 pub use terminal::is_usable;
 pub use theme::Look;

@@ -1,16 +1,18 @@
 //! All that the screen depends on, and what can happen to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ratatui::crossterm::event::KeyEvent;
 use ratatui::layout::Size;
 
+use super::pane::Pane;
 use super::picture::{Identity, Picture};
 use super::rows::Sort;
 use super::theme::Look;
 use crate::report::backtrace::Row;
-use crate::watch::End;
+use crate::watch::{End, Event};
 
 /// How many stacks there may be before they are shown in groups at first.
 const MOST_SINGLY: usize = 200;
@@ -24,12 +26,24 @@ pub(crate) enum Message {
     Resized(Size),
     /// There is a new look.
     Looked(Arc<Picture>),
+    /// Something happened to the program.
+    Event(Event),
+    /// The program stands still on demand, or runs on.
+    Paused(bool),
+    /// The program's terminal shows something else.
+    Output(Arc<Pane>),
+    /// Something was pasted.
+    Pasted(String),
+    /// What the report says so far.
+    Report(Vec<String>),
+    /// The user has asked to leave by more than one interrupt.
+    WantsToLeave,
     /// The watch has ended by itself.
     Ended(End),
 }
 
 /// Something that the screen asks of those who can act.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Effect {
     /// End the watch and restore the terminal.
     Leave,
@@ -39,6 +53,20 @@ pub(crate) enum Effect {
     Interval(Duration),
     /// Draw everything anew.
     Redraw,
+    /// Have the program stand still.
+    Pause,
+    /// Let it run on.
+    Resume,
+    /// Send it a signal.
+    Send(i32),
+    /// Interrupt it as the key of its terminal does.
+    Interrupt,
+    /// Type into its terminal.
+    Type(Vec<u8>),
+    /// Show its terminal from so many lines further up.
+    Scroll(usize),
+    /// Tell what the report says so far.
+    Report,
 }
 
 /// What fills the list.
@@ -52,18 +80,35 @@ pub(super) enum Page {
     Members(u64),
     /// The backtrace that begins at one stack.
     Frames(Identity),
+    /// What happened, the newest first.
+    Events,
+    /// Where the event with this number happened.
+    Happened(usize),
+    /// The program's terminal.
+    Output,
+    /// The report so far.
+    Report,
 }
 
 /// A page, its rows, and which of them are seen.
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) page: Page,
-    /// Ids of stacks, indices of groups, or indices of rows of a backtrace.
+    /// Ids of stacks, or indices: of groups, events, rows of a backtrace, or lines of the report.
     pub(super) rows: Vec<usize>,
     /// The selected row: an index into `rows`.
     pub(super) cursor: usize,
     /// The first row that is seen.
     pub(super) top: usize,
+}
+
+/// What a backtrace is shown of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    /// The stack with this id.
+    Stack(usize),
+    /// The event with this number, and where it happened.
+    Event(usize),
 }
 
 /// A column to sort by, and whether the order is turned around.
@@ -82,6 +127,10 @@ pub(super) enum Overlay {
     Search { origin: usize },
     /// The help page, with what was typed to find a line of it, and the selected one.
     Help { wanted: String, cursor: usize },
+    /// The question what is to become of the program, and the selected answer.
+    Quit { cursor: usize },
+    /// Keys go to the program.
+    Typing,
 }
 
 /// The state of the screen.
@@ -94,14 +143,16 @@ pub(crate) struct Model {
     /// The newest one, while another one is frozen.
     pub(super) fresh: Option<Arc<Picture>>,
     pub(super) frozen: bool,
+    /// The newest state of the program's terminal, while another one is frozen.
+    pub(super) fresh_pane: Option<Arc<Pane>>,
     /// Whether a key was pressed: until then each picture is shown as if it were the first.
     pub(super) touched: bool,
     /// The pages that were opened, one from the other; the last one is seen. Never empty.
     pub(super) lists: Vec<List>,
     pub(super) stack_order: Order,
     pub(super) group_order: Order,
-    /// The selected stack, and its backtrace.
-    pub(super) selected: Option<usize>,
+    /// What the backtrace is of.
+    pub(super) shown: Option<Shown>,
     pub(super) backtrace: Vec<Row>,
     /// What was searched for last.
     pub(super) search: String,
@@ -110,6 +161,20 @@ pub(crate) struct Model {
     pub(super) interval: Duration,
     /// What ended the watch, once it has ended by itself.
     pub(super) end: Option<End>,
+    /// Whether the program is ours: it has a terminal here, and leaving takes a decision.
+    pub(crate) launched: bool,
+    /// Whether it stands still on demand.
+    pub(super) paused: bool,
+    /// Whether it was asked to end.
+    pub(super) told_to_end: bool,
+    /// What its terminal shows.
+    pub(super) pane: Option<Arc<Pane>>,
+    /// What happened, the oldest first; of very much, the newest.
+    pub(super) events: VecDeque<Event>,
+    /// How many events were forgotten.
+    pub(super) forgotten: usize,
+    /// The report so far.
+    pub(super) report: Vec<String>,
     /// A word on what was done last.
     pub(super) notice: Option<String>,
 }
@@ -123,16 +188,24 @@ impl Model {
             picture,
             fresh: None,
             frozen: false,
+            fresh_pane: None,
             touched: false,
             lists: Vec::new(),
             stack_order: Order { sort: Sort::Danger, reversed: false },
             group_order: Order { sort: Sort::Size, reversed: false },
-            selected: None,
+            shown: None,
             backtrace: Vec::new(),
             search: String::new(),
             overlay: Overlay::None,
             interval,
             end: None,
+            launched: false,
+            paused: false,
+            told_to_end: false,
+            pane: None,
+            events: VecDeque::new(),
+            forgotten: 0,
+            report: Vec::new(),
             notice: None,
         };
         model.begin();
@@ -153,9 +226,29 @@ impl Model {
         self.lists.last().unwrap_or(NOTHING)
     }
 
-    /// Whether a message changes what is seen: a look does not while the display is frozen.
+    /// Whether a message changes what is seen: what comes by itself does not while the display is frozen.
     pub(crate) fn shows(&self, message: &Message) -> bool {
-        !(self.frozen && matches!(message, Message::Looked(_)))
+        let comes_by_itself =
+            matches!(message, Message::Looked(_) | Message::Event(_) | Message::Output(_) | Message::Report(_));
+        !(self.frozen && comes_by_itself)
+    }
+
+    /// Whether the program is ours and has not ended.
+    pub(super) fn decides(&self) -> bool {
+        self.launched && self.end.is_none()
+    }
+
+    /// The id of the stack that is selected.
+    pub(super) fn selected(&self) -> Option<usize> {
+        match self.shown {
+            Some(Shown::Stack(id)) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The event with this number.
+    pub(super) fn event(&self, number: usize) -> Option<&Event> {
+        self.events.get(number.checked_sub(self.forgotten)?)
     }
 
     /// The order of the list that is seen; a backtrace has only its own.
@@ -163,7 +256,7 @@ impl Model {
         match self.list().page {
             Page::Stacks | Page::Members(_) => Some(self.stack_order),
             Page::Groups => Some(self.group_order),
-            Page::Frames(_) => None,
+            Page::Frames(_) | Page::Events | Page::Happened(_) | Page::Output | Page::Report => None,
         }
     }
 }

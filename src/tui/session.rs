@@ -1,4 +1,4 @@
-//! Brings the watch, the keys, the signals and the screen together until the user leaves.
+//! Brings the watch, the keys, the signals, the program's terminal and the screen together until the user leaves.
 //!
 //! The watch has a thread of its own, which also arranges each look for the screen, and never waits for it. The screen
 //! is drawn when something has happened and not otherwise.
@@ -7,18 +7,37 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::debug;
 
 use super::input::Keys;
 use super::model::{Effect, Message, Model};
+use super::pane::Output;
 use super::picture::Picture;
-use super::terminal::Screen;
+use super::terminal::{self, Screen};
 use super::theme::Look;
 use super::update::update;
-use crate::target::{self, Inbox};
-use crate::watch::{Attached, Control, Watched};
+use super::view::layout;
+use crate::report::usage;
+use crate::target::{self, Inbox, Pty, Received, TerminalSize};
+use crate::watch::{Attached, Control, Launched, Looked, News, Watched};
+
+/// Within this time a second interrupt is meant for us.
+const TWICE: Duration = Duration::from_secs(2);
+
+/// How the screen is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The time from one look to the next that was asked for.
+    pub interval: Duration,
+    /// What it looks like.
+    pub look: Look,
+    /// Whether it stays when the program has ended, until the user leaves.
+    pub stay: bool,
+    /// What the sizes that the report suggests are of the most that a stack held.
+    pub margin: f64,
+}
 
 /// Why the screen could not be shown to the end. The terminal is restored then, and the program runs on.
 #[derive(Debug, thiserror::Error)]
@@ -40,33 +59,80 @@ pub enum TuiError {
 /// What comes in.
 enum Input {
     Message(Message),
-    Signal(i32),
+    Signal(Received),
     /// The watch has ended; without a result where it failed.
     Done(Option<Box<Watched>>),
     /// The terminal gives no more keys.
     NoKeys(io::Error),
 }
 
-/// Shows a watch on the terminal until the user leaves; then the terminal is as it was, and the program runs on.
+/// Shows a watch on a program that runs already, until the user leaves; then the terminal is as it was, and the program
+/// runs on.
 ///
 /// # Errors
 /// The terminal can't be used, or the watch failed.
-pub fn watch(attached: Attached, interval: Duration, inbox: &Inbox, look: Look) -> Result<Watched, TuiError> {
+pub fn attach(attached: Attached, inbox: &Inbox, options: &Options) -> Result<Watched, TuiError> {
+    let (first, control) = (attached.first(), attached.control());
+    show(first, control, None, inbox, options, move |tell| attached.watch(tell))
+}
+
+/// Shows a watch on a program that was launched on `pty`, until it ends or the user leaves; then the terminal is as it
+/// was, but for the last lines that the program wrote.
+///
+/// # Errors
+/// As for [`attach`].
+pub fn run(launched: Launched, pty: Pty, inbox: &Inbox, options: &Options) -> Result<Watched, TuiError> {
+    let (first, control) = (launched.unseen(), launched.control());
+    show(first, control, Some(pty), inbox, options, move |tell| launched.watch(tell))
+}
+
+/// The size that the terminal of a program is to have which is launched for [`run`].
+///
+/// # Errors
+/// There is no terminal.
+pub fn program_size() -> io::Result<TerminalSize> {
+    let pane = layout::pane(terminal::size()?);
+    Ok(TerminalSize { columns: pane.width, rows: pane.height })
+}
+
+fn show(
+    first: Looked,
+    control: Control,
+    pty: Option<Pty>,
+    inbox: &Inbox,
+    options: &Options,
+    watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched + Send + 'static,
+) -> Result<Watched, TuiError> {
     let (sender, inputs) = mpsc::channel();
-    let first = Arc::new(Picture::new(attached.first()));
-    let control = attached.control();
-    let screen = Screen::open(look).map_err(TuiError::Terminal)?;
-    let model = Model::new(first, interval, screen.size(), look);
+    let first = Arc::new(Picture::new(first));
+    let screen = Screen::open(options.look).map_err(TuiError::Terminal)?;
+    let mut model = Model::new(first, options.interval, screen.size(), options.look);
+    model.launched = pty.is_some();
     let signals = sender.clone();
-    let heard = move |received: target::Received| {
-        let _ = signals.send(Input::Signal(received.signal));
+    let heard = move |received: Received| {
+        let _ = signals.send(Input::Signal(received));
     };
     inbox.listen(heard).map_err(TuiError::Prepare)?;
     let keys = read_keys(&sender)?;
+    let output = pty.map(|pty| play(pty, &screen, &sender)).transpose()?;
     let told = sender.clone();
-    let body = move || watch_on(attached, &told);
+    let shown = *options;
+    let body = move || watch_on(watch, &told, &shown);
     thread::Builder::new().name("stackscope-watch".into()).spawn(body).map_err(TuiError::Prepare)?;
-    Session { keys: Some(keys), model, screen, control, sender, inputs, watched: None }.run()
+    Session {
+        keys: Some(keys),
+        model,
+        screen,
+        control,
+        output,
+        sender,
+        inputs,
+        watched: None,
+        interrupted: None,
+        options: *options,
+        gone: false,
+    }
+    .run()
 }
 
 fn read_keys(sender: &Sender<Input>) -> Result<Keys, TuiError> {
@@ -77,8 +143,16 @@ fn read_keys(sender: &Sender<Input>) -> Result<Keys, TuiError> {
     Keys::read(tell).map_err(TuiError::Prepare)
 }
 
+fn play(pty: Pty, screen: &Screen, sender: &Sender<Input>) -> Result<Output, TuiError> {
+    let sender = sender.clone();
+    let tell = move |pane| {
+        let _ = sender.send(Input::Message(Message::Output(pane)));
+    };
+    Output::start(pty, layout::pane(screen.size()), tell).map_err(TuiError::Prepare)
+}
+
 /// Sends each look, arranged, and at last the result; that there is none where the watch panics.
-fn watch_on(attached: Attached, sender: &Sender<Input>) {
+fn watch_on(watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched, sender: &Sender<Input>, options: &Options) {
     struct Farewell<'s>(&'s Sender<Input>, Option<Box<Watched>>);
     impl Drop for Farewell<'_> {
         fn drop(&mut self) {
@@ -86,22 +160,42 @@ fn watch_on(attached: Attached, sender: &Sender<Input>) {
         }
     }
     let mut farewell = Farewell(sender, None);
-    let watched = attached.watch(&mut |looked| {
-        let _ = sender.send(Input::Message(Message::Looked(Arc::new(Picture::new(looked)))));
+    let watched = watch(&mut |news| {
+        let _ = sender.send(Input::Message(match news {
+            News::Looked(looked) => Message::Looked(Arc::new(Picture::new(looked))),
+            News::Event(event) => Message::Event(event),
+            News::Paused(paused) => Message::Paused(paused),
+            News::SoFar(watched) => Message::Report(report(&watched, options)),
+        }));
     });
     farewell.1 = Some(Box::new(watched));
 }
 
+/// The report in lines, as it would stand on the normal screen.
+fn report(watched: &Watched, options: &Options) -> Vec<String> {
+    let mut text = String::new();
+    // Writing to memory does not fail.
+    let _ = usage::write(&mut text, watched, options.margin, options.look.signs());
+    text.lines().map(str::to_owned).collect()
+}
+
 struct Session {
-    /// `None` while the terminal is given back until we are continued.
+    /// `None` while the terminal is given back until we are continued, or for good.
     keys: Option<Keys>,
     model: Model,
     screen: Screen,
     control: Control,
+    /// The terminal of a program that we launched.
+    output: Option<Output>,
     sender: Sender<Input>,
     inputs: Receiver<Input>,
     /// What was seen, once the watch has ended.
     watched: Option<Box<Watched>>,
+    /// When the program was last sent an interrupt.
+    interrupted: Option<Instant>,
+    options: Options,
+    /// Whether the terminal was given back for good, and the program's end is waited for.
+    gone: bool,
 }
 
 impl Session {
@@ -137,32 +231,71 @@ impl Session {
         match input {
             Input::Message(message) => {
                 let shows = self.model.shows(&message);
+                if let (Message::Resized(size), Some(output)) = (&message, &self.output) {
+                    output.resize(layout::pane(*size));
+                }
                 match update(&mut self.model, message) {
                     Some(Effect::Leave) => return Ok(Taken::Leave),
-                    Some(Effect::Suspend) => self.suspend(),
-                    Some(Effect::Interval(interval)) => self.control.set_interval(interval),
-                    Some(Effect::Redraw) => self.screen.clear().map_err(TuiError::Terminal)?,
+                    Some(effect) => self.perform(effect)?,
                     None => {}
                 }
                 Ok(if shows { Taken::Changed } else { Taken::Unchanged })
             }
-            Input::Signal(signal) => self.signal(signal),
+            Input::Signal(received) => self.signal(received),
             Input::Done(Some(watched)) => {
                 update(&mut self.model, Message::Ended(watched.end));
+                update(&mut self.model, Message::Report(report(&watched, &self.options)));
                 self.watched = Some(watched);
-                Ok(Taken::Changed)
+                let stays = !self.gone && (self.options.stay || self.output.is_none() || self.model.frozen);
+                Ok(if stays { Taken::Changed } else { Taken::Leave })
             }
             Input::Done(None) => Err(TuiError::WatchDied),
             Input::NoKeys(error) => {
                 debug!("the terminal gives no more keys: {error}");
-                Ok(Taken::Leave)
+                Ok(self.step_back())
             }
         }
     }
 
-    fn signal(&mut self, signal: i32) -> Result<Taken, TuiError> {
-        match signal {
-            libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT => return Ok(Taken::Leave),
+    fn perform(&mut self, effect: Effect) -> Result<(), TuiError> {
+        match (effect, &self.output) {
+            (Effect::Leave, _) => {}
+            (Effect::Suspend, _) => self.suspend(),
+            (Effect::Interval(interval), _) => self.control.set_interval(interval),
+            (Effect::Redraw, _) => self.screen.clear().map_err(TuiError::Terminal)?,
+            (Effect::Pause, _) => self.control.pause(),
+            (Effect::Resume, _) => self.control.resume(),
+            (Effect::Send(signal), _) => {
+                // What stands still would not hear of it.
+                self.control.resume();
+                self.control.send(signal);
+            }
+            (Effect::Interrupt, _) => self.interrupt(),
+            (Effect::Type(bytes), Some(output)) => output.type_in(bytes),
+            (Effect::Scroll(lines), Some(output)) => output.scroll(lines),
+            (Effect::Report, _) => self.control.report(),
+            (Effect::Type(_) | Effect::Scroll(_), None) => {}
+        }
+        Ok(())
+    }
+
+    /// Interrupts the program, as the key does without us; soon after that it is the user who wants to leave.
+    fn interrupt(&mut self) {
+        let is_second = self.interrupted.is_some_and(|before| before.elapsed() < TWICE);
+        self.interrupted = (!is_second).then(Instant::now);
+        match &self.output {
+            Some(output) if !is_second => output.signal(libc::SIGINT),
+            _ => drop(update(&mut self.model, Message::WantsToLeave)),
+        }
+    }
+
+    fn signal(&mut self, received: Received) -> Result<Taken, TuiError> {
+        if self.output.is_some() {
+            // It is passed on to the program that is ours.
+            self.control.signal(received);
+        }
+        match received.signal {
+            libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT => return Ok(self.step_back()),
             libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => self.suspend(),
             libc::SIGCONT => self.continued()?,
             _ => return Ok(Taken::Unchanged),
@@ -170,10 +303,28 @@ impl Session {
         Ok(Taken::Changed)
     }
 
+    /// Gives the terminal back for good: leaves a program that is not ours, and waits for the end of one that is.
+    fn step_back(&mut self) -> Taken {
+        let Some(output) = self.output.as_ref().filter(|_| self.watched.is_none()) else { return Taken::Leave };
+        if !std::mem::replace(&mut self.gone, true) {
+            self.keys = None;
+            self.screen.leave();
+            output.hand_over();
+            self.control.resume();
+        }
+        Taken::Unchanged
+    }
+
     /// Gives the terminal back and stops ourselves, between two looks.
     fn suspend(&mut self) {
+        if self.gone {
+            return target::stop_ourselves();
+        }
         self.keys = None;
         self.screen.leave();
+        if let Some(output) = &self.output {
+            output.hand_over();
+        }
         match self.watched {
             None => self.control.suspend(),
             // The watch has ended, and with it who would do so.
@@ -182,11 +333,21 @@ impl Session {
     }
 
     fn continued(&mut self) -> Result<(), TuiError> {
-        match self.screen.enter_again().map_err(TuiError::Terminal)? {
-            true if self.keys.is_none() => self.keys = Some(read_keys(&self.sender)?),
-            true => {}
-            false => self.suspend(),
+        if self.gone {
+            return Ok(());
         }
+        if !self.screen.enter_again().map_err(TuiError::Terminal)? {
+            self.suspend();
+            return Ok(());
+        }
+        if self.keys.is_none() {
+            self.keys = Some(read_keys(&self.sender)?);
+        }
+        if let Some(output) = &self.output {
+            output.take_back();
+            output.resize(layout::pane(self.screen.size()));
+        }
+        update(&mut self.model, Message::Resized(self.screen.size()));
         Ok(())
     }
 
@@ -194,6 +355,9 @@ impl Session {
     fn leave(self) -> Result<Watched, TuiError> {
         drop(self.keys);
         drop(self.screen);
+        if let Some(lines) = self.output.map(Output::finish).filter(|lines| !lines.is_empty()) {
+            terminal::write_lines(&lines);
+        }
         self.control.leave();
         if let Some(watched) = self.watched {
             return Ok(*watched);
@@ -202,7 +366,9 @@ impl Session {
             match input {
                 Input::Done(Some(watched)) => return Ok(*watched),
                 Input::Done(None) => return Err(TuiError::WatchDied),
-                Input::Signal(libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) => {
+                Input::Signal(Received {
+                    signal: libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT, ..
+                }) => {
                     return Err(TuiError::Interrupted);
                 }
                 Input::Message(_) | Input::Signal(_) | Input::NoKeys(_) => {}

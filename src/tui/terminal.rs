@@ -9,6 +9,7 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
+use ratatui::crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
 use ratatui::crossterm::style::force_color_output;
 use ratatui::crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
@@ -20,6 +21,7 @@ use ratatui::layout::{Position, Rect, Size};
 use super::model::Model;
 use super::theme::Look;
 use super::view;
+use crate::image::printable;
 
 /// Whether the terminal is taken over, for the panic hook.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -41,6 +43,22 @@ fn open() -> io::Result<File> {
 
 fn is_foreground(terminal: &File) -> bool {
     tcgetpgrp(terminal) == Ok(getpgrp())
+}
+
+/// The terminal's size.
+pub(super) fn size() -> io::Result<Size> {
+    let (width, height) = ratatui::crossterm::terminal::size()?;
+    Ok(Size::new(width, height))
+}
+
+/// Writes lines of text to the terminal where no screen is on it, harmless to it.
+pub(super) fn write_lines(text: &str) {
+    if let Ok(mut tty) = open() {
+        for line in text.lines() {
+            // What fails is passed over: there is nobody to read it.
+            let _ = writeln!(tty, "{}", printable(line));
+        }
+    }
 }
 
 /// The screen on the terminal. Dropping it gives the terminal back.
@@ -106,14 +124,14 @@ fn take_over() -> io::Result<()> {
     let mut tty = open()?;
     enable_raw_mode()?;
     TAKEN.store(true, Ordering::SeqCst);
-    execute!(tty, EnterAlternateScreen, Hide).inspect_err(|_| give_back())
+    execute!(tty, EnterAlternateScreen, EnableBracketedPaste, Hide).inspect_err(|_| give_back())
 }
 
 /// Gives the terminal back if it is taken over; what fails is passed over, for there is nothing left to do about it.
 fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         if let Ok(mut tty) = open() {
-            let _ = execute!(tty, EndSynchronizedUpdate, LeaveAlternateScreen, Show);
+            let _ = execute!(tty, EndSynchronizedUpdate, DisableBracketedPaste, LeaveAlternateScreen, Show);
             let _ = tty.flush();
         }
         let _ = disable_raw_mode();

@@ -7,19 +7,21 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use ratatui::layout::Size;
-use ratatui::style::Color;
+use ratatui::layout::{Rect, Size};
+use ratatui::style::{Color, Style};
 
 use super::keys::{Action, BINDINGS};
 use super::model::{Effect, Message, Model, Overlay, Page};
+use super::pane::{Modes, Pane};
 use super::picture::Picture;
 use super::rows::Sort;
 use super::theme::Look;
 use super::update::update;
+use super::view::layout::pane as pane_size;
 use super::view::view;
 use crate::snapshot::testing::{Call, Draft};
 use crate::snapshot::{Kind, State};
-use crate::watch::{End, Looked};
+use crate::watch::{End, Event, EventKind, Look as EventLook, Looked};
 
 const COLORS: Look = Look { colors: true, ascii: false };
 const PLAIN: Look = Look { colors: false, ascii: true };
@@ -190,14 +192,14 @@ fn a_frozen_display_does_not_change() {
 fn the_selected_stack_stays_selected() {
     let mut model = model(MIDDLE, COLORS);
     type_keys(&mut model, "jjjjj");
-    let before = model.picture.identity(model.selected.unwrap());
+    let before = model.picture.identity(model.selected().unwrap());
     let row = model.list().cursor;
     update(&mut model, Message::Looked(look_of(server(5), 222)));
-    assert_eq!(model.picture.identity(model.selected.unwrap()), before);
+    assert_eq!(model.picture.identity(model.selected().unwrap()), before);
     type_keys(&mut model, ">");
-    assert_eq!(model.picture.identity(model.selected.unwrap()), before);
+    assert_eq!(model.picture.identity(model.selected().unwrap()), before);
     type_keys(&mut model, "I");
-    assert_eq!(model.picture.identity(model.selected.unwrap()), before);
+    assert_eq!(model.picture.identity(model.selected().unwrap()), before);
     assert_ne!(model.list().cursor, row);
 }
 
@@ -248,9 +250,19 @@ fn the_end_of_the_program_is_shown() {
 
 /// Does what a binding says on a fresh screen, with each of its keys, and gives the screens and effects.
 fn pressed(action: Action, before: &str, check: impl Fn(&Model, Option<Effect>)) {
+    pressed_on(action, before, |_| {}, check);
+}
+
+/// The same where the program is ours.
+fn ours(action: Action, before: &str, check: impl Fn(&Model, Option<Effect>)) {
+    pressed_on(action, before, |model| model.launched = true, check);
+}
+
+fn pressed_on(action: Action, before: &str, ready: impl Fn(&mut Model), check: impl Fn(&Model, Option<Effect>)) {
     let binding = BINDINGS.iter().find(|binding| binding.action == action).unwrap();
     for (code, modifiers) in binding.keys {
         let mut model = model(MIDDLE, COLORS);
+        ready(&mut model);
         type_keys(&mut model, before);
         let effect = update(&mut model, Message::Key(KeyEvent::new(*code, *modifiers)));
         check(&model, effect);
@@ -270,20 +282,34 @@ fn every_key_does_what_the_help_says() {
             Action::First => pressed(Action::First, "jjj", |model, _| assert_eq!(cursor(model), 0)),
             Action::Last => pressed(Action::Last, "", |model, _| assert_eq!(cursor(model), 14)),
             Action::Worst => pressed(Action::Worst, "2", |model, _| {
-                assert_eq!((page(model), model.selected), (Page::Stacks, Some(0)));
+                assert_eq!((page(model), model.selected()), (Page::Stacks, Some(0)));
             }),
             Action::Open => pressed(Action::Open, "", |model, _| assert!(matches!(page(model), Page::Frames(_)))),
             Action::Back => pressed(Action::Back, "\n", |model, _| assert_eq!(page(model), Page::Stacks)),
             Action::Stacks => pressed(Action::Stacks, "2", |model, _| assert_eq!(page(model), Page::Stacks)),
             Action::Groups => pressed(Action::Groups, "", |model, _| assert_eq!(page(model), Page::Groups)),
+            Action::Events => pressed(Action::Events, "", |model, _| assert_eq!(page(model), Page::Events)),
+            Action::Output => ours(Action::Output, "", |model, _| assert_eq!(page(model), Page::Output)),
+            Action::Report => pressed(Action::Report, "", |model, effect| {
+                assert_eq!((page(model), effect), (Page::Report, Some(Effect::Report)));
+            }),
+            Action::Type => ours(Action::Type, "", |model, _| {
+                assert_eq!(page(model), Page::Output);
+                assert!(matches!(model.overlay, Overlay::Typing));
+            }),
+            Action::Pause => pressed(Action::Pause, "", |_, effect| assert_eq!(effect, Some(Effect::Pause))),
+            Action::Interrupt => {
+                ours(Action::Interrupt, "", |_, effect| assert_eq!(effect, Some(Effect::Interrupt)));
+                pressed(Action::Interrupt, "", |_, effect| assert_eq!(effect, Some(Effect::Leave)));
+            }
             Action::Search => pressed(Action::Search, "", |model, _| {
                 assert!(matches!(model.overlay, Overlay::Search { origin: 0 }));
             }),
             Action::NextMatch => pressed(Action::NextMatch, "/conn::read\ng", |model, _| {
-                assert_eq!(model.picture.whereabouts(model.selected.unwrap()), Some("Conn::read"));
+                assert_eq!(model.picture.whereabouts(model.selected().unwrap()), Some("Conn::read"));
             }),
             Action::PreviousMatch => pressed(Action::PreviousMatch, "/conn::read\ng", |model, _| {
-                assert_eq!(model.picture.whereabouts(model.selected.unwrap()), Some("Conn::read"));
+                assert_eq!(model.picture.whereabouts(model.selected().unwrap()), Some("Conn::read"));
             }),
             Action::SortRight => {
                 pressed(Action::SortRight, "", |model, _| assert_eq!(model.stack_order.sort, Sort::Now));
@@ -304,7 +330,14 @@ fn every_key_does_what_the_help_says() {
             Action::Help => {
                 pressed(Action::Help, "", |model, _| assert!(matches!(model.overlay, Overlay::Help { .. })));
             }
-            Action::Quit => pressed(Action::Quit, "", |_, effect| assert_eq!(effect, Some(Effect::Leave))),
+            Action::Detach => ours(Action::Detach, "", |_, effect| assert_eq!(effect, Some(Effect::Leave))),
+            Action::Quit => {
+                pressed(Action::Quit, "", |_, effect| assert_eq!(effect, Some(Effect::Leave)));
+                ours(Action::Quit, "", |model, effect| {
+                    assert_eq!(effect, None);
+                    assert!(matches!(model.overlay, Overlay::Quit { cursor: 0 }));
+                });
+            }
         }
     }
 }
@@ -314,7 +347,7 @@ fn help_is_searched_and_does_the_line() {
     let mut model = model(NARROW, COLORS);
     type_keys(&mut model, "2?overflow\n");
     assert!(matches!(model.overlay, Overlay::None));
-    assert_eq!((model.list().page, model.selected), (Page::Stacks, Some(0)));
+    assert_eq!((model.list().page, model.selected()), (Page::Stacks, Some(0)));
 }
 
 #[test]
@@ -342,4 +375,123 @@ fn interrupts_leave_whatever_is_open() {
         let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert_eq!(update(&mut model, Message::Key(interrupt)), Some(Effect::Leave));
     }
+}
+
+/// A screen of a program of ours, whose terminal shows these lines.
+fn model_of_ours(size: Size, lines: &[&str]) -> Model {
+    let mut model = model(size, COLORS);
+    model.launched = true;
+    update(&mut model, Message::Output(pane(size, lines)));
+    model
+}
+
+fn pane(size: Size, lines: &[&str]) -> Arc<Pane> {
+    let size = pane_size(size);
+    let mut cells = Buffer::empty(Rect::new(0, 0, size.width, size.height));
+    for (row, line) in (0..size.height).zip(lines) {
+        cells.set_string(0, row, line, Style::new().fg(Color::Green));
+    }
+    let last_line = lines.last().map_or(String::new(), |line| (*line).to_owned());
+    Arc::new(Pane { cells, cursor: Some((3, 1)), last_line, kept: 100, scrolled: 0, modes: Modes::default() })
+}
+
+#[test]
+fn the_programs_terminal_is_a_page_and_a_line() {
+    for size in [WIDE, MIDDLE, NARROW] {
+        let mut model = model_of_ours(size, &["server: listening on port 9000", "server: 3 connections"]);
+        let name = |what: &str| format!("{what}_{}x{}", size.width, size.height);
+        insta::assert_snapshot!(name("output_line"), screen(&model));
+        type_keys(&mut model, "o");
+        insta::assert_snapshot!(name("output"), screen(&model));
+        type_keys(&mut model, "o");
+        assert_eq!(model.list().page, Page::Stacks);
+    }
+}
+
+#[test]
+fn typed_keys_go_to_the_program_until_the_one_that_ends_it() {
+    let mut model = model_of_ours(MIDDLE, &["name?"]);
+    type_keys(&mut model, "i");
+    for (code, bytes) in [(KeyCode::Char('q'), "q"), (KeyCode::Enter, "\r"), (KeyCode::Esc, "\x1b")] {
+        assert_eq!(press(&mut model, code), Some(Effect::Type(bytes.into())));
+    }
+    let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(update(&mut model, Message::Key(interrupt)), Some(Effect::Type(vec![3])));
+    assert_eq!(update(&mut model, Message::Pasted("a\nb".into())), Some(Effect::Type("a\rb".into())));
+    insta::assert_snapshot!("typing_80x24", screen(&model));
+    update(&mut model, Message::Key(KeyEvent::new(KeyCode::Char('5'), KeyModifiers::CONTROL)));
+    assert!(matches!(model.overlay, Overlay::None));
+    assert_eq!(press(&mut model, KeyCode::Up), Some(Effect::Scroll(1)));
+    assert_eq!(press(&mut model, KeyCode::Home), Some(Effect::Scroll(100)));
+}
+
+#[test]
+fn leaving_a_program_of_ours_asks_what_becomes_of_it() {
+    for size in [WIDE, MIDDLE, NARROW] {
+        let mut model = model_of_ours(size, &["busy"]);
+        type_keys(&mut model, "q");
+        insta::assert_snapshot!(format!("quit_{}x{}", size.width, size.height), screen(&model));
+    }
+    // What is chosen without looking harms nothing.
+    let mut model = model_of_ours(MIDDLE, &["busy"]);
+    type_keys(&mut model, "q");
+    assert_eq!(press(&mut model, KeyCode::Enter), Some(Effect::Leave));
+    type_keys(&mut model, "q");
+    assert_eq!(press(&mut model, KeyCode::Esc), None);
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        type_keys(&mut model, "qj");
+        assert_eq!(press(&mut model, KeyCode::Enter), Some(Effect::Send(signal)));
+    }
+    update(&mut model, Message::Ended(End::Vanished));
+    assert_eq!(press(&mut model, KeyCode::Char('q')), Some(Effect::Leave));
+}
+
+#[test]
+fn a_stopped_program_shows_as_such() {
+    let mut model = model(MIDDLE, COLORS);
+    update(&mut model, Message::Paused(true));
+    assert!(screen(&model).contains("STOPPED"), "{}", screen(&model));
+    assert_eq!(press(&mut model, KeyCode::Char('P')), Some(Effect::Resume));
+}
+
+fn event(kind: EventKind, milliseconds: u64, message: &str) -> Event {
+    let time = Duration::from_millis(milliseconds);
+    Event { kind, time, pid: 48213, thread: Some(48216), message: message.into(), look: None, killed: false }
+}
+
+/// A screen of a program to which something happened, at last a signal that ends it.
+fn eventful(size: Size) -> Model {
+    let mut model = model(size, COLORS);
+    let look = EventLook { snapshot: Arc::new(server(0).finish()), stack: 0 };
+    let killed = Event { look: Some(look), killed: true, ..event(EventKind::Signal, 5000, "SIGSEGV from the kernel") };
+    let high = event(EventKind::High, 3000, "coroutine 0 (conn::run): 57300 of 65536 bytes were in use");
+    for event in [event(EventKind::Fork, 1500, "started process 48300"), high, killed] {
+        update(&mut model, Message::Event(event));
+    }
+    model
+}
+
+#[test]
+fn events_are_listed_and_lead_to_where_they_happened() {
+    for size in [WIDE, MIDDLE, NARROW] {
+        let mut model = eventful(size);
+        let name = |what: &str| format!("{what}_{}x{}", size.width, size.height);
+        type_keys(&mut model, "e");
+        insta::assert_snapshot!(name("events"), screen(&model));
+        type_keys(&mut model, "\n");
+        insta::assert_snapshot!(name("happened"), screen(&model));
+    }
+    let mut model = eventful(MIDDLE);
+    type_keys(&mut model, "ej");
+    update(&mut model, Message::Event(event(EventKind::Exit, 6000, "exit code 0")));
+    assert_eq!(model.list().row(), Some(1));
+}
+
+#[test]
+fn the_report_is_a_page() {
+    let mut model = model(MIDDLE, COLORS);
+    type_keys(&mut model, "5");
+    update(&mut model, Message::Report(vec!["server runs on".into(), "2 looks".into()]));
+    let shown = screen(&model);
+    assert!(shown.contains("Report so far") && shown.contains("server runs on"), "{shown}");
 }

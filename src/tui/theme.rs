@@ -23,6 +23,11 @@ impl Look {
         Signs { color: false, ascii: self.ascii }
     }
 
+    /// Whether colours may be used.
+    pub(super) fn colors(self) -> bool {
+        self.colors
+    }
+
     fn colored(self, color: Color) -> Style {
         if self.colors { Style::new().fg(color) } else { Style::new() }
     }

@@ -5,10 +5,11 @@
 //! of us, it runs on: only during a look are we its tracer, and the kernel ends that with us.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use super::run::{Input, Looked, Watch};
+use super::control::Control;
+use super::run::{Input, Looked, News, Watch};
 use super::{End, Watched};
 use crate::snapshot::Snapshot;
 use crate::target::{self, LookError};
@@ -37,32 +38,6 @@ pub struct Attached {
     first: Arc<Snapshot>,
 }
 
-/// What one who watches along may ask for, from any thread.
-#[derive(Clone, Debug)]
-pub struct Control(Sender<Input>);
-
-impl Control {
-    /// Ends the watch; the program runs on.
-    pub fn leave(&self) {
-        self.ask(Input::Leave);
-    }
-
-    /// Stops ourselves as job control does, between two looks so that the program does not stand with us.
-    pub fn suspend(&self) {
-        self.ask(Input::Suspend);
-    }
-
-    /// Looks each `interval` from now on, if the looks are short enough for it.
-    pub fn set_interval(&self, interval: Duration) {
-        self.ask(Input::Interval(interval));
-    }
-
-    fn ask(&self, input: Input) {
-        // Nobody there means that the watch has ended.
-        let _ = self.0.send(input);
-    }
-}
-
 impl Attached {
     /// Takes a first look at process `pid`, without names, which shows that it can be watched.
     ///
@@ -70,16 +45,17 @@ impl Attached {
     /// It can't be looked at, or its end not be waited for.
     pub fn open(pid: i32, interval: Duration) -> Result<Attached, AttachError> {
         let (sender, inputs) = mpsc::channel();
-        let mut watch = Watch::new(pid, interval, sender.clone());
+        let mut watch = Watch::new(pid, Vec::new(), interval, sender.clone());
         watch.launched = true;
         watch.exact_until = Some(Duration::ZERO);
         let first = watch.look_at_first()?;
+        watch.command = first.process.command.clone();
         let ends = sender.clone();
         let told = move || {
             let _ = ends.send(Input::Vanished);
         };
         target::await_vanishing(pid, told).map_err(|source| AttachError::Wait { pid, source })?;
-        Ok(Attached { watch, inputs, control: Control(sender), first })
+        Ok(Attached { watch, inputs, control: Control::new(sender), first })
     }
 
     /// The way to ask for something while [`Attached::watch`] runs.
@@ -92,15 +68,14 @@ impl Attached {
         self.watch.looked(Arc::clone(&self.first))
     }
 
-    /// Watches until the program has ended or [`Control::leave`] is called, and tells each look from the second on to
-    /// `tell`.
-    pub fn watch(mut self, tell: &mut dyn FnMut(Looked)) -> Watched {
-        let command = self.first.process.command.clone();
+    /// Watches until the program has ended or [`Control::leave`] is called, and tells what there is to see,
+    /// from the second look on, to `tell`.
+    pub fn watch(mut self, tell: &mut dyn FnMut(News)) -> Watched {
         let end: End = self.watch.watch_to_end(&self.inputs, tell);
         if end == End::Left && self.watch.looks == 1 {
             // The report is to have names, however soon we were to leave.
             self.watch.round();
         }
-        self.watch.finish(command, end)
+        self.watch.finish(end)
     }
 }

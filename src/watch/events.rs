@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Stack};
 use crate::target::Outcome;
 
 /// How many events are kept, and as many again of those that ended a process; the others are counted.
 const MOST: usize = 1000;
 
 /// The events that were kept, and how many there were.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Events {
     /// The first ones, by time, and every one that ended a process.
     pub kept: Vec<Event>,
@@ -21,7 +21,7 @@ pub struct Events {
 }
 
 /// Something that happened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Event {
     /// What kind of thing.
     pub kind: EventKind,
@@ -59,6 +59,21 @@ pub enum EventKind {
     Exec,
     /// A process ended by itself.
     Exit,
+    /// A stack has come close to its end.
+    High,
+}
+
+impl EventKind {
+    /// The word of the JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            EventKind::Signal => "signal",
+            EventKind::Fork => "fork",
+            EventKind::Exec => "exec",
+            EventKind::Exit => "exit",
+            EventKind::High => "high",
+        }
+    }
 }
 
 impl Events {
@@ -88,6 +103,14 @@ pub(super) fn signal_message(signal: i32, from: Option<i32>) -> String {
         Some(sender) => format!("{} from process {sender}", signal_name(signal)),
         None => format!("{} from the kernel", signal_name(signal)),
     }
+}
+
+/// That a stack has come close to its end, or past it; and so many others with it.
+pub(super) fn high_message(id: usize, stack: &Stack, others: usize) -> String {
+    let what = stack.name.as_deref().or(stack.entry.as_deref()).unwrap_or("a stack without a name");
+    let (used, size) = (stack.most_used().unwrap_or(0), stack.size().unwrap_or(0));
+    let more = if others > 0 { format!("; and {others} more") } else { String::new() };
+    format!("{} {id} ({what}): {used} of {size} bytes were in use{more}", stack.kind.word())
 }
 
 /// How a process ended.

@@ -1,14 +1,17 @@
 //! Watches every stack that a program uses: one that is launched, until it ends, or one that runs already.
 //!
-//! You give a command line ([`run`]) or a process ([`Attached`]); you get a [`Watched`]: how the watch ended, what the
+//! You give a command line ([`run`], [`Launched`]) or a process ([`Attached`]); you get a [`Watched`]: how the watch ended, what the
 //! program's stacks needed, and what happened. The program keeps its streams and its terminal, and what signals it gets
 //! is what it would get without us. Nothing here prints.
 //!
 //! Words: a *look* is one snapshot of one process; a process is looked at each *period*, and once more before it ends.
 
 mod attach;
+mod control;
 mod events;
+mod launched;
 mod pace;
+mod pause;
 mod relay;
 mod run;
 mod usage;
@@ -17,9 +20,11 @@ use std::time::Duration;
 
 use crate::target::{LaunchError, Outcome, StopError};
 
-pub use attach::{AttachError, Attached, Control};
+pub use attach::{AttachError, Attached};
+pub use control::Control;
 pub use events::{Event, EventKind, Events, Look, signal_name};
-pub use run::{Looked, Options, run};
+pub use launched::{Launched, Options, run};
+pub use run::{Looked, News};
 pub use usage::{Deep, Group, Peaks, Usage};
 
 /// What was seen of a program while it was watched.

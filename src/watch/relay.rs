@@ -26,11 +26,24 @@ pub(super) struct Relay {
     told_to_stop: Option<Instant>,
     /// When the program last stopped.
     program_stopped: Option<Instant>,
+    /// Whether nothing that is sent to us reaches the program by itself.
+    passes_all: bool,
 }
 
 impl Relay {
+    /// From now on every signal is passed on at once, but for those of job control: the program has another terminal.
+    pub(super) fn pass_all(&mut self) {
+        self.passes_all = true;
+    }
+
     /// A signal was sent to us.
     pub(super) fn received(&mut self, received: Received, now: Instant) {
+        if self.passes_all {
+            if !JOB_STOPS.contains(&received.signal) && received.signal != libc::SIGCONT {
+                self.waiting.push((now, received));
+            }
+            return;
+        }
         if JOB_STOPS.contains(&received.signal) {
             self.told_to_stop = Some(now);
         }
@@ -47,7 +60,7 @@ impl Relay {
 
     /// The program was given a signal.
     pub(super) fn seen(&mut self, signal: Received, now: Instant) {
-        if signal.from.is_none() {
+        if signal.from.is_none() || self.passes_all {
             return;
         }
         self.forget(now);
@@ -108,6 +121,17 @@ mod tests {
         let due = relay.due().unwrap();
         assert_eq!(relay.take_due(due), [libc::SIGTERM]);
         assert_eq!((relay.take_due(due), relay.due()), (vec![], None));
+    }
+
+    #[test]
+    fn with_a_terminal_of_its_own_the_program_gets_all_but_the_stops() {
+        let (mut relay, now) = (Relay::default(), Instant::now());
+        relay.pass_all();
+        for signal in [libc::SIGHUP, libc::SIGTSTP, libc::SIGCONT] {
+            relay.received(Received { signal, from: None }, now);
+        }
+        relay.received(TERM, now);
+        assert_eq!(relay.take_due(now), [libc::SIGHUP, libc::SIGTERM]);
     }
 
     #[test]

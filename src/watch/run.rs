@@ -1,44 +1,32 @@
 //! The course of a watch: take in what happens, look when it is due, and see the program to its end or leave it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use log::debug;
 
 use super::events::{self, Event, EventKind, Events, Look};
 use super::pace::Pace;
+use super::pause::Pause;
 use super::relay::Relay;
 use super::usage::Usage;
-use super::{End, RunError, Watched};
+use super::{End, Watched};
 use crate::image::names::Lines;
 use crate::snapshot::{self, Kept, Snapshot};
 use crate::target::{
-    self, Facts, Happened, Happening, Inbox, Live, LookError, Outcome, Received, Signalled, TooBusy, Tracees,
+    self, Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees,
 };
 
 /// How many processes are looked at in one round.
 const PROCESSES_PER_ROUND: usize = 16;
 
+/// How many stacks of one look are told to have come close to their end.
+const MOST_RISEN: usize = 20;
+
 /// How many different warnings are kept.
 const MOST_WARNINGS: usize = 100;
-
-/// The warning where a program is not followed for its own good.
-const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
-                                 user: only its end is seen; run stackscope as root to see more";
-
-/// What to run, and how often to look.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The program, looked for in `PATH` unless its name holds a slash.
-    pub program: OsString,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
-    /// The time from one look to the next, if the looks are short enough for it.
-    pub interval: Duration,
-}
 
 /// What comes in while we watch.
 pub(super) enum Input {
@@ -54,6 +42,14 @@ pub(super) enum Input {
     Suspend,
     /// The time from one look to the next is another.
     Interval(Duration),
+    /// The program is to stand still.
+    Pause,
+    /// It is to run on.
+    Resume,
+    /// It is to be sent a signal.
+    Send(i32),
+    /// What was seen so far is to be told.
+    Report,
 }
 
 /// A look that was taken, for those who watch along.
@@ -67,53 +63,42 @@ pub struct Looked {
     pub next: Duration,
 }
 
-/// Launches a program and watches it to its end.
-///
-/// To be called before any other thread is started, since it blocks signals for all of them.
-///
-/// # Errors
-/// The program could not be started or followed. What goes wrong later is a warning in the result.
-pub fn run(options: &Options) -> Result<Watched, RunError> {
-    let inbox = Inbox::open()?;
-    let launched = target::launch(&options.program, &options.arguments, inbox.inherited())?;
-    let (sender, inputs) = mpsc::channel();
-    let happenings = sender.clone();
-    let mut watch = Watch::new(launched.pid(), options.interval, sender);
-    if target::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
-        watch.go_unfollowed(WOULD_LOSE_RIGHTS.to_owned(), Duration::ZERO);
-    } else {
-        let tracees = Tracees::seize(launched.pid(), move |happened| {
-            let _ = happenings.send(Input::Program(happened));
-        });
-        watch.tracees = Some(tracees.map_err(RunError::Follow)?);
-    }
-    let signals = watch.sender.clone();
-    inbox.listen(move |received| {
-        let _ = signals.send(Input::Signal(received));
-    })?;
-    launched.go()?;
-    let end = watch.watch_to_end(&inputs, &mut |_| {});
-    let words = std::iter::once(&options.program).chain(&options.arguments);
-    Ok(watch.finish(words.map(|word| word.to_string_lossy().into_owned()).collect(), end))
+/// What there is to see for those who watch along.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A look was taken.
+    Looked(Looked),
+    /// Something happened.
+    Event(Event),
+    /// The program stands still on demand, or runs on.
+    Paused(bool),
+    /// What was seen so far, as if we had left now.
+    SoFar(Arc<Watched>),
 }
 
 pub(super) struct Watch {
-    pid: i32,
+    pub(super) pid: i32,
+    /// The program's command line.
+    pub(super) command: Vec<String>,
     start: Instant,
     sender: Sender<Input>,
     /// Whether the process has become the program.
     pub(super) launched: bool,
     /// `None` where the program is not followed, or was let go.
-    tracees: Option<Tracees>,
+    pub(super) tracees: Option<Tracees>,
     /// The processes to look at; the first of the next round is the first above `looked_at`.
     processes: BTreeSet<i32>,
     looked_at: i32,
     /// What was read of the files of each process.
     modules: HashMap<i32, Option<Kept>>,
     pace: Pace,
-    relay: Relay,
+    pub(super) relay: Relay,
+    /// Holds the program while it is to stand still.
+    pause: Option<Pause>,
     usage: Usage,
     events: Events,
+    /// Events that were not told yet.
+    untold: Vec<Event>,
     pub(super) looks: usize,
     pub(super) exact_until: Option<Duration>,
     warnings: BTreeSet<String>,
@@ -121,9 +106,10 @@ pub(super) struct Watch {
 
 impl Watch {
     /// A watch on process `pid` that begins now, and follows nothing.
-    pub(super) fn new(pid: i32, interval: Duration, sender: Sender<Input>) -> Watch {
+    pub(super) fn new(pid: i32, command: Vec<String>, interval: Duration, sender: Sender<Input>) -> Watch {
         Watch {
             pid,
+            command,
             start: Instant::now(),
             sender,
             launched: false,
@@ -133,37 +119,61 @@ impl Watch {
             modules: HashMap::new(),
             pace: Pace::new(interval),
             relay: Relay::default(),
+            pause: None,
             usage: Usage::default(),
             events: Events::default(),
+            untold: Vec::new(),
             looks: 0,
             exact_until: None,
             warnings: BTreeSet::new(),
         }
     }
 
-    /// Watches until the program has ended, or until we are to leave it. Each look of a round is told to `tell`.
-    pub(super) fn watch_to_end(&mut self, inputs: &Receiver<Input>, tell: &mut dyn FnMut(Looked)) -> End {
+    /// Watches until the program has ended, or until we are to leave it. What there is to see is told to `tell`.
+    pub(super) fn watch_to_end(&mut self, inputs: &Receiver<Input>, tell: &mut dyn FnMut(News)) -> End {
         loop {
             let due = self.relay.due().map_or(self.pace.due(), |relay| relay.min(self.pace.due()));
-            match inputs.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(Input::Program(happened)) => {
-                    if let Some(outcome) = self.happened(happened) {
-                        return End::Ended(outcome);
-                    }
+            let end = match inputs.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(input) => self.take_in(input, tell),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.due(tell);
+                    None
                 }
-                Ok(Input::Signal(received)) => self.received(received),
-                Ok(Input::Vanished) => return End::Vanished,
-                Ok(Input::Leave) => return End::Left,
-                Ok(Input::Suspend) => target::stop_ourselves(),
-                Ok(Input::Interval(interval)) => self.pace.set_interval(interval),
-                Err(RecvTimeoutError::Timeout) => self.due(tell),
                 // We hold a sender ourselves.
-                Err(RecvTimeoutError::Disconnected) => {}
+                Err(RecvTimeoutError::Disconnected) => None,
+            };
+            for event in self.untold.drain(..) {
+                tell(News::Event(event));
+            }
+            if let Some(end) = end {
+                return end;
             }
             if self.relay.stops_us() {
                 target::stop_ourselves();
             }
         }
+    }
+
+    fn take_in(&mut self, input: Input, tell: &mut dyn FnMut(News)) -> Option<End> {
+        match input {
+            Input::Program(happened) => return self.happened(happened).map(End::Ended),
+            Input::Signal(received) => self.received(received),
+            Input::Vanished => return Some(End::Vanished),
+            Input::Leave => return Some(End::Left),
+            Input::Suspend => target::stop_ourselves(),
+            Input::Interval(interval) => self.pace.set_interval(interval),
+            Input::Send(signal) => target::pass_on(self.pid, signal),
+            Input::Report => tell(News::SoFar(Arc::new(self.so_far()))),
+            Input::Pause => {
+                self.pause = Some(Pause::of(self.processes.iter().filter_map(|pid| self.open(*pid).ok())));
+                tell(News::Paused(true));
+            }
+            Input::Resume => {
+                self.pause = None;
+                tell(News::Paused(false));
+            }
+        }
+        None
     }
 
     /// Takes in a signal that was sent to us.
@@ -177,14 +187,14 @@ impl Watch {
     }
 
     /// Does what is due by now.
-    fn due(&mut self, tell: &mut dyn FnMut(Looked)) {
+    fn due(&mut self, tell: &mut dyn FnMut(News)) {
         let now = Instant::now();
         for signal in self.relay.take_due(now) {
             target::pass_on(self.pid, signal);
         }
         if self.pace.due() <= now {
             for snapshot in self.round() {
-                tell(self.looked(snapshot));
+                tell(News::Looked(self.looked(snapshot)));
             }
         }
     }
@@ -220,7 +230,12 @@ impl Watch {
     }
 
     fn note(&mut self, kind: EventKind, time: Duration, pid: i32, message: String) {
-        self.events.add(Event { kind, time, pid, thread: None, message, look: None, killed: false });
+        self.add(Event { kind, time, pid, thread: None, message, look: None, killed: false });
+    }
+
+    fn add(&mut self, event: Event) {
+        self.untold.push(event.clone());
+        self.events.add(event);
     }
 
     fn signal(&mut self, signalled: Signalled, at: Instant, look: Option<Look>) {
@@ -231,7 +246,7 @@ impl Watch {
         let time = at.saturating_duration_since(self.start);
         let message = events::signal_message(signal, from);
         let killed = look.is_some();
-        self.events.add(Event { kind: EventKind::Signal, time, pid, thread: Some(tid), message, look, killed });
+        self.add(Event { kind: EventKind::Signal, time, pid, thread: Some(tid), message, look, killed });
     }
 
     /// A process is about to be ended by a signal: the stacks are as they were when that was decided.
@@ -271,7 +286,7 @@ impl Watch {
         self.processes.remove(&pid);
         self.modules.remove(&pid);
         self.usage.process_ended(pid);
-        self.events.add(Event {
+        self.add(Event {
             kind: EventKind::Exit,
             time,
             pid,
@@ -291,7 +306,7 @@ impl Watch {
     }
 
     /// From now on the program is not followed; its end is waited for.
-    fn go_unfollowed(&mut self, warning: String, time: Duration) {
+    pub(super) fn go_unfollowed(&mut self, warning: String, time: Duration) {
         self.exact_until = Some(time);
         self.warnings.insert(warning);
         let (pid, sender) = (self.pid, self.sender.clone());
@@ -319,6 +334,11 @@ impl Watch {
         let count = self.processes.len().min(PROCESSES_PER_ROUND);
         let mut stopped = Duration::ZERO;
         let mut seen = Vec::new();
+        if self.pause.is_some() {
+            // Nothing changes, and a look would let it go on.
+            self.pace.round(stopped);
+            return seen;
+        }
         for pid in turn.into_iter().take(count) {
             if let Some(snapshot) = self.look(pid, true) {
                 stopped += snapshot.stopped;
@@ -342,21 +362,42 @@ impl Watch {
         looked.ok()
     }
 
-    /// Looks at one process, or tells why that is not possible.
-    fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
-        let live = match &self.tracees {
+    fn open(&self, pid: i32) -> Result<Live, OpenError> {
+        match &self.tracees {
             Some(tracees) => tracees.open(pid),
             None => Live::open(pid),
-        }?;
+        }
+    }
+
+    /// Looks at one process, or tells why that is not possible.
+    fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
+        let live = self.open(pid)?;
         let kept = self.modules.entry(pid).or_default();
         let snapshot = Arc::new(snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
         self.looks += 1;
         self.warn(snapshot.warnings.iter().cloned());
-        self.usage.look(&snapshot, named);
+        let risen = self.usage.look(&snapshot, named);
+        self.note_risen(&snapshot, &risen);
         if self.tracees.is_none() {
             self.usage.only_living(&snapshot);
         }
         Ok(snapshot)
+    }
+
+    /// Notes which stacks have come close to their end since the last look; of very many only the first ones.
+    fn note_risen(&mut self, snapshot: &Arc<Snapshot>, risen: &[usize]) {
+        for id in risen.iter().take(MOST_RISEN) {
+            let Some(stack) = snapshot.stacks.get(*id) else { continue };
+            self.add(Event {
+                kind: EventKind::High,
+                time: self.start.elapsed(),
+                pid: snapshot.process.pid,
+                thread: stack.thread,
+                message: events::high_message(*id, stack, risen.len().saturating_sub(MOST_RISEN)),
+                look: None,
+                killed: false,
+            });
+        }
     }
 
     fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
@@ -364,22 +405,32 @@ impl Watch {
         self.warnings.extend(warnings.into_iter().take(room));
     }
 
-    pub(super) fn finish(mut self, command: Vec<String>, end: End) -> Watched {
-        let duration = self.start.elapsed();
-        self.usage.finish();
+    /// What was seen, as if we left now.
+    fn so_far(&self) -> Watched {
+        let mut usage = self.usage.clone();
+        usage.finish();
         Watched {
-            command,
+            command: self.command.clone(),
             pid: self.pid,
-            end,
-            duration,
+            end: End::Left,
+            duration: self.start.elapsed(),
             looks: self.looks,
             period: self.pace.period(),
             stopped: self.pace.stopped,
             exact_until: self.exact_until,
-            usage: self.usage,
-            events: self.events,
-            warnings: self.warnings.into_iter().collect(),
+            usage,
+            events: self.events.clone(),
+            warnings: self.warnings.iter().cloned().collect(),
         }
+    }
+
+    pub(super) fn finish(mut self, end: End) -> Watched {
+        self.pause = None;
+        let (usage, events) = (std::mem::take(&mut self.usage), std::mem::take(&mut self.events));
+        let mut watched = Watched { end, events, ..self.so_far() };
+        watched.usage = usage;
+        watched.usage.finish();
+        watched
     }
 }
 

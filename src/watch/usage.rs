@@ -14,7 +14,7 @@ use crate::snapshot::{Kind, Level, Snapshot, Stack};
 const DEEPEST: usize = 5;
 
 /// What the stacks of a program needed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Usage {
     living: HashMap<Key, Record>,
     groups: BTreeMap<GroupKey, Tally>,
@@ -93,15 +93,17 @@ fn place(pid: i32, stack: &Stack) -> Option<Key> {
 type GroupKey = (Kind, Option<Arc<str>>);
 
 /// A stack that is not known to have ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     group: GroupKey,
     pages: Option<u64>,
     sampled: Option<u64>,
+    /// The highest that was seen.
+    level: Option<Level>,
 }
 
 /// What a group adds up to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Tally {
     count: usize,
     living: usize,
@@ -156,8 +158,9 @@ impl Usage {
     }
 
     /// Takes in one look. `named` is whether what it shows the stacks to be for is to be believed: at the end of a
-    /// thread, what it was started for has returned.
-    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>, named: bool) {
+    /// thread, what it was started for has returned. Gives the stacks that have come closer to their end than 85 % of
+    /// their size since they were last seen, or past it.
+    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>, named: bool) -> Vec<usize> {
         let pid = snapshot.process.pid;
         let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();
         for thread in &snapshot.threads {
@@ -168,15 +171,19 @@ impl Usage {
             }
         }
         self.close_places_but(pid, &keys);
+        let mut risen = Vec::new();
         for (id, (stack, key)) in snapshot.stacks.iter().zip(keys).enumerate() {
             let Some(key) = key else { continue };
             self.open(key, stack.kind);
             if named && stack.entry.is_some() {
                 self.name(key, stack);
             }
-            self.measure(key, stack);
+            if self.measure(key, stack) {
+                risen.push(id);
+            }
             self.deepen(key, snapshot, id);
         }
+        risen
     }
 
     /// Stacks other than threads' own end unseen: those that a look does not show any more have.
@@ -210,7 +217,7 @@ impl Usage {
         }
         let group = (kind, None);
         self.groups.entry(group.clone()).or_default().add();
-        self.living.insert(key, Record { group, pages: None, sampled: None });
+        self.living.insert(key, Record { group, pages: None, sampled: None, level: None });
         self.total += 1;
         self.most_at_once = self.most_at_once.max(self.living.len());
     }
@@ -229,11 +236,15 @@ impl Usage {
         }
     }
 
-    fn measure(&mut self, key: Key, stack: &Stack) {
-        let Some(record) = self.living.get_mut(&key) else { return };
+    /// Whether its level has risen to one that is dangerous.
+    fn measure(&mut self, key: Key, stack: &Stack) -> bool {
+        let Some(record) = self.living.get_mut(&key) else { return false };
+        let (former, level) = (record.level, record.level.max(stack.level()));
+        let risen = level > former && level >= Some(Level::High);
+        record.level = level;
         record.pages = record.pages.max(stack.peak.map(|peak| peak.bytes));
         record.sampled = record.sampled.max(stack.used());
-        let Some(tally) = self.groups.get_mut(&record.group) else { return };
+        let Some(tally) = self.groups.get_mut(&record.group) else { return risen };
         tally.size = tally.size.max(stack.size());
         match stack.bounds.guard {
             Guard::Ok(_) => tally.guarded = true,
@@ -241,6 +252,7 @@ impl Usage {
             Guard::Grows => (tally.guarded, tally.grows) = (true, true),
             Guard::Unknown => {}
         }
+        risen
     }
 
     /// Keeps the stack if it is one of the deepest.

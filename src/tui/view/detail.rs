@@ -19,7 +19,7 @@ use crate::snapshot::Stack;
 pub(super) fn draw_page(model: &Model, buffer: &mut Buffer, area: Rect) {
     draw_stack(model, buffer, area, &super::groups::position(model, area));
     let list = model.list();
-    draw_rows(model, buffer, area, list.top, Some(list.cursor));
+    draw_rows(model, buffer, area, 3, list.top, Some(list.cursor));
 }
 
 /// Draws as many frames of the selected stack as there is room for, from the innermost.
@@ -28,13 +28,13 @@ pub(super) fn draw_preview(model: &Model, buffer: &mut Buffer, area: Rect) {
     let hidden = model.backtrace.len().saturating_sub(rows);
     let more = if hidden > 0 { format!("{} more: Enter", units::count(hidden)) } else { String::new() };
     draw_stack(model, buffer, area, &more);
-    draw_rows(model, buffer, area, 0, None);
+    draw_rows(model, buffer, area, 3, 0, None);
 }
 
 /// The title, and the stack to scale.
 fn draw_stack(model: &Model, buffer: &mut Buffer, area: Rect, right: &str) {
     let (picture, look) = (&model.picture, model.look);
-    let selected = model.selected.and_then(|id| Some((id, picture.stack(id)?)));
+    let selected = model.selected().and_then(|id| Some((id, picture.stack(id)?)));
     let Some((id, stack)) = selected else {
         Pen::new(buffer, look, area, 0).rule("no stack", right);
         return;
@@ -79,9 +79,10 @@ fn measures(stack: &Stack, model: &Model) -> String {
     look.fit(&parts.join("  "))
 }
 
-fn draw_rows(model: &Model, buffer: &mut Buffer, area: Rect, top: usize, cursor: Option<usize>) {
-    let lines = usize::from(area.height.saturating_sub(3));
-    for (line, (at, row)) in (3..).zip(model.backtrace.iter().enumerate().skip(top).take(lines)) {
+/// Draws the rows of the backtrace below the first `from` lines.
+pub(super) fn draw_rows(model: &Model, buffer: &mut Buffer, area: Rect, from: u16, top: usize, cursor: Option<usize>) {
+    let lines = usize::from(area.height.saturating_sub(from));
+    for (line, (at, row)) in (from..).zip(model.backtrace.iter().enumerate().skip(top).take(lines)) {
         let mut pen = Pen::new(buffer, model.look, area, line);
         let selected = cursor == Some(at);
         pen.text(&if selected { model.look.pointer() } else { ' ' }.to_string(), model.look.strong());

@@ -18,6 +18,9 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let room = pen.left().saturating_sub(always.chars().count() + 2);
     let notice = model.notice.as_deref();
     match (&model.overlay, notice) {
+        (Overlay::Typing, _) => {
+            pen.left_cell("keys go to the program, until ^]", room, look.strong());
+        }
         (Overlay::Search { .. }, notice) => {
             let cursor = if look.ascii { "_" } else { "▏" };
             let note = notice.map_or(String::new(), |notice| format!("   {notice}"));
@@ -37,16 +40,18 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
 fn hints(model: &Model, room: usize) -> String {
     let mut line = match (model.end, model.frozen) {
         (Some(End::Ended(_) | End::Vanished), _) => "the program has ended  ".to_owned(),
+        _ if model.paused => "P lets the program go on  ".to_owned(),
         (_, true) => "the program runs on  ".to_owned(),
         _ => String::new(),
     };
-    let in_frames = matches!(model.list().page, Page::Frames(_));
+    let has_rows_only = !matches!(model.list().page, Page::Stacks | Page::Groups | Page::Members(_) | Page::Events);
     let of = |action| BINDINGS.iter().filter(move |binding| binding.action == action);
     let thaw = of(Action::Freeze).filter(|_| model.frozen).map(|binding| (binding, "thaw"));
     let back = of(Action::Back).filter(|_| model.lists.len() > 1).map(|binding| (binding, "back"));
     let fitting = BINDINGS.iter().filter_map(|binding| Some((binding, binding.hint?)));
     let useless = |action| match action {
-        Action::Open | Action::SortRight => in_frames,
+        Action::Open => has_rows_only,
+        Action::SortRight => model.order().is_none(),
         Action::Freeze => model.frozen,
         _ => false,
     };

@@ -63,6 +63,10 @@ pub(super) fn status_line(model: &Model, buffer: &mut Buffer, area: Rect) {
 fn live(pen: &mut Pen<'_>, model: &Model) {
     let mark = |mark: &'static str, ascii: &'static str| if model.look.ascii { ascii } else { mark };
     let strong = model.look.strong();
+    if model.paused && model.end.is_none() {
+        pen.text(mark("■ STOPPED", "# STOPPED"), strong);
+        return;
+    }
     match (model.end, model.frozen) {
         (Some(End::Left), _) => pen.text(mark("■ LEFT", "# LEFT"), strong),
         (Some(_), _) => pen.text(mark("■ ENDED", "# ENDED"), strong),

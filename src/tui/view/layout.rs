@@ -26,12 +26,18 @@ pub(super) struct Areas {
     pub(super) list: Rect,
     /// The selected stack's frames, where the list shows something else and there is room.
     pub(super) detail: Option<Rect>,
+    /// The last line that a program of ours wrote.
+    pub(super) output: Option<Rect>,
     pub(super) foot: Rect,
 }
 
-/// The lines that a page takes besides its rows: title and headings, or title and two lines on the stack.
+/// The lines that a page takes besides its rows: a title, mostly headings, and for frames two lines on the stack.
 pub(super) fn frame_lines(page: Page) -> u16 {
-    if matches!(page, Page::Frames(_)) { 3 } else { 2 }
+    match page {
+        Page::Frames(_) => 3,
+        Page::Stacks | Page::Groups | Page::Members(_) | Page::Events => 2,
+        Page::Output | Page::Report | Page::Happened(_) => 1,
+    }
 }
 
 /// How much room a width and height are.
@@ -44,14 +50,16 @@ pub(super) fn scale(size: Size) -> Scale {
     }
 }
 
-/// The parts of a screen of this size that shows this page.
-pub(super) fn layout(size: Size, page: Page) -> Areas {
+/// The parts of a screen of this size that shows this page, of a program that we launched or not.
+pub(super) fn layout(size: Size, page: Page, launched: bool) -> Areas {
     let scale = scale(size);
     let whole = Rect::new(0, 0, size.width, size.height);
     let lines = |from: u16, count: u16| Rect::new(0, from, size.width, count).intersection(whole);
     let head = if scale == Scale::Wide { 2 } else { 1 };
-    let body = size.height.saturating_sub(head + 1);
-    let has_detail = scale >= Scale::Middle && !matches!(page, Page::Frames(_));
+    let line = u16::from(launched && scale >= Scale::Middle && page != Page::Output);
+    let body = size.height.saturating_sub(head + 1 + line);
+    let is_whole = matches!(page, Page::Frames(_) | Page::Output | Page::Report | Page::Happened(_));
+    let has_detail = scale >= Scale::Middle && !is_whole;
     let detail = if has_detail { body * 9 / 20 } else { 0 };
     Areas {
         scale,
@@ -59,12 +67,19 @@ pub(super) fn layout(size: Size, page: Page) -> Areas {
         head: lines(0, head),
         list: lines(head, body - detail),
         detail: has_detail.then(|| lines(head + body - detail, detail)),
-        foot: lines(head + body, 1),
+        output: (line > 0).then(|| lines(head + body, 1)),
+        foot: lines(head + body + line, 1),
     }
 }
 
 /// How many rows of the list are seen at once.
 pub(in crate::tui) fn page_rows(model: &Model) -> usize {
     let page = model.list().page;
-    usize::from(layout(model.size, page).list.height.saturating_sub(frame_lines(page)))
+    usize::from(layout(model.size, page, model.launched).list.height.saturating_sub(frame_lines(page)))
+}
+
+/// The size of the program's terminal on a screen of this size: that of the output page, whether it is seen or not.
+pub(in crate::tui) fn pane(size: Size) -> Size {
+    let list = layout(size, Page::Output, true).list;
+    Size::new(list.width, list.height.saturating_sub(frame_lines(Page::Output)).max(1))
 }

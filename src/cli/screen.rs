@@ -1,0 +1,43 @@
+//! The screen of `run` and `attach`: whether there is one, and what it looks like.
+
+use std::time::Duration;
+
+use super::{Common, output};
+use crate::tui;
+
+/// Options of the verbs that show a screen.
+#[derive(clap::Args, Debug)]
+pub(super) struct Screen {
+    /// Show no screen: report at the end only
+    #[arg(
+        long,
+        long_help = "Show no screen: report at the end only. That is so in any case where there is no terminal, where both \
+                     stdout and stderr are redirected, with TERM=dumb, where CI is set, and in the background."
+    )]
+    no_tui: bool,
+
+    /// Colours of the screen: the terminal's own, or none
+    #[arg(long, value_name = "THEME", default_value = "ansi")]
+    theme: Theme,
+}
+
+/// What the screen is coloured with.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Theme {
+    /// The terminal's own sixteen colours; none with NO_COLOR or --color never.
+    Ansi,
+    /// None.
+    Mono,
+}
+
+impl Screen {
+    /// What the screen is to be like; `None` where there is to be none.
+    pub(super) fn options(&self, common: &Common, interval: Duration, margin: f64) -> Option<tui::Options> {
+        if self.no_tui || !tui::is_usable() {
+            return None;
+        }
+        let style = output::screen_style(common);
+        let look = tui::Look { colors: style.color && self.theme == Theme::Ansi, ascii: style.ascii };
+        Some(tui::Options { interval, look, stay: false, margin })
+    }
+}

@@ -1,0 +1,121 @@
+//! A watch on a program that we launch, and on all that it starts, until it ends.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use super::control::Control;
+use super::run::{Input, Looked, News, Watch};
+use super::{RunError, Watched};
+use crate::snapshot::Snapshot;
+use crate::target::{self, Facts, Inbox, Pty, TerminalSize, Tracees};
+
+/// The warning where a program is not followed for its own good.
+const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
+                                 user: only its end is seen; run stackscope as root to see more";
+
+/// What to run, and how often to look.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program, looked for in `PATH` unless its name holds a slash.
+    pub program: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// The time from one look to the next, if the looks are short enough for it.
+    pub interval: Duration,
+}
+
+/// Launches a program and watches it to its end.
+///
+/// To be called before any other thread is started, since it blocks signals for all of them.
+///
+/// # Errors
+/// The program could not be started or followed. What goes wrong later is a warning in the result.
+pub fn run(options: &Options) -> Result<Watched, RunError> {
+    let inbox = Inbox::open()?;
+    let mut launched = Launched::prepare(options, &inbox)?;
+    let control = launched.control();
+    inbox.listen(move |received| control.signal(received))?;
+    launched.go()?;
+    Ok(launched.watch(&mut |_| {}))
+}
+
+/// A program that was launched, and is followed.
+pub struct Launched {
+    watch: Watch,
+    inputs: Receiver<Input>,
+    control: Control,
+    waiting: Option<target::Launched>,
+}
+
+impl Launched {
+    /// Starts a process that is to become the program, and follows it. It has our streams and our terminal.
+    ///
+    /// # Errors
+    /// There is no process to be had, or it can't be followed.
+    pub fn prepare(options: &Options, inbox: &Inbox) -> Result<Launched, RunError> {
+        let launched = target::launch(&options.program, &options.arguments, inbox.inherited())?;
+        Launched::follow(options, launched)
+    }
+
+    /// The same, with a terminal of its own in the place of ours. Signals that we are sent are then all passed on: none of
+    /// them reaches the program otherwise.
+    ///
+    /// # Errors
+    /// As for [`Launched::prepare`], or there is no terminal to be had.
+    pub fn prepare_on_terminal(
+        options: &Options,
+        inbox: &Inbox,
+        size: TerminalSize,
+    ) -> Result<(Launched, Pty), RunError> {
+        let (program, arguments) = (&options.program, &options.arguments);
+        let (launched, pty) = target::launch_on_terminal(program, arguments, inbox.inherited(), size)?;
+        let mut launched = Launched::follow(options, launched)?;
+        launched.watch.relay.pass_all();
+        Ok((launched, pty))
+    }
+
+    fn follow(options: &Options, launched: target::Launched) -> Result<Launched, RunError> {
+        let (sender, inputs) = mpsc::channel();
+        let control = Control::new(sender.clone());
+        let happenings = sender.clone();
+        let words = std::iter::once(&options.program).chain(&options.arguments);
+        let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut watch = Watch::new(launched.pid(), command, options.interval, sender);
+        if target::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
+            watch.go_unfollowed(WOULD_LOSE_RIGHTS.to_owned(), Duration::ZERO);
+        } else {
+            let tracees = Tracees::seize(launched.pid(), move |happened| {
+                let _ = happenings.send(Input::Program(happened));
+            });
+            watch.tracees = Some(tracees.map_err(RunError::Follow)?);
+        }
+        Ok(Launched { watch, inputs, control, waiting: Some(launched) })
+    }
+
+    /// Lets the process become the program. When this returns, it has, or never will.
+    ///
+    /// # Errors
+    /// The program is missing or can't be executed.
+    pub fn go(&mut self) -> Result<(), RunError> {
+        Ok(self.waiting.take().map_or(Ok(()), target::Launched::go)?)
+    }
+
+    /// The way to ask for something while [`Launched::watch`] runs.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// What is seen before the first look: nothing but which program it is.
+    pub fn unseen(&self) -> Looked {
+        let command = self.watch.command.clone();
+        self.watch.looked(Arc::new(Snapshot::of_nothing(self.watch.pid, command)))
+    }
+
+    /// Watches until the program has ended or [`Control::leave`] is called, and tells what there is to see to `tell`.
+    pub fn watch(mut self, tell: &mut dyn FnMut(News)) -> Watched {
+        let end = self.watch.watch_to_end(&self.inputs, tell);
+        self.watch.finish(end)
+    }
+}

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[cfg(feature = "tui")]
+pub(crate) mod terminal;
+
 use std::process::{Command, Output};
 
 use serde_json::Value;

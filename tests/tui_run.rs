@@ -1,0 +1,235 @@
+//! `run` with a screen on a real terminal: the program has a terminal of its own there, keeps its pipes, files, signals and
+//! exit code, and lives on whatever becomes of the screen.
+
+#![cfg(all(feature = "cli", feature = "tui"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use std::path::Path;
+
+use common::terminal::{Terminal, Written, gate, is_alive, is_traced, kill, run_line};
+use stackscope_harness::{scratch, states, wait_until};
+
+/// A script that says its number, waits, says that it is still there, and waits again.
+fn waiter(pid: &Written, gate: &Path) -> String {
+    let pid = pid.name();
+    format!("echo $$ >{pid}; exec 3<>{}; read go <&3; echo still-$((40+2)) here; read go <&3", gate.display())
+}
+
+#[test]
+fn pipes_and_files_stay_what_they_are_under_the_screen() {
+    let (terminal, out) = (Terminal::new("pipe"), Written::new("out"));
+    let gate = gate();
+    let words = format!("sh -c 'cat; exec 3<>{}; read go <&3; echo to the terminal >&2; read go <&3'", gate.display());
+    terminal.run(&format!("seq 5 | {} >{}; echo code-$?", run_line("", &words), out.name()));
+    wait_until("the screen", || terminal.fact("alternate_on") == "1");
+    terminal.wait_for("LIVE");
+    wait_until("the pipe was read", || out.text() == "1\n2\n3\n4\n5\n");
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("to the terminal");
+    terminal.keys(&["?"]);
+    terminal.wait_for("type to search");
+    terminal.keys(&["Escape"]);
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("code-0");
+    terminal.is_restored();
+    assert_eq!(out.text(), "1\n2\n3\n4\n5\n");
+}
+
+#[test]
+fn the_exit_code_is_the_programs_with_and_without_a_screen() {
+    let terminal = Terminal::new("codes");
+    let plain = scratch("tui").join("plain");
+    std::fs::write(&plain, "text").unwrap();
+    let plain = plain.display().to_string();
+    let cases = [("sh -c 'exit 7'", 7), ("sh -c 'kill -SEGV $$'", 139), ("/nowhere/at/all", 127), (&plain, 126)];
+    for options in ["", "--no-tui"] {
+        for (words, code) in cases {
+            terminal.run("clear");
+            terminal.run(&format!("{}; echo code-$?", run_line(options, words)));
+            terminal.wait_for(&format!("code-{code}"));
+        }
+    }
+    terminal.is_restored();
+}
+
+#[test]
+fn the_last_lines_and_the_report_follow_the_screen() {
+    let terminal = Terminal::new("last");
+    terminal.run(&format!("{}; echo code-$?", run_line("", "sh -c 'echo first; echo last words; exit 3'")));
+    terminal.wait_for("code-3");
+    let screen = terminal.screen();
+    let [first, last, report] = ["first\n", "last words\n", "sh exited with 3 after"]
+        .map(|text| screen.rfind(text).unwrap_or_else(|| panic!("no {text:?} in:\n{screen}")));
+    assert!(first < last && last < report, "{screen}");
+    terminal.is_restored();
+}
+
+#[test]
+fn a_program_is_typed_into_and_editors_work() {
+    let (terminal, line) = (Terminal::new("type"), Written::new("line"));
+    terminal.run_program("", "sh");
+    terminal.keys(&["i"]);
+    terminal.wait_for("typing into the program");
+    terminal.run(&format!("read answer && echo \"$answer\" >{}; stty size", line.name()));
+    terminal.run("a typed line");
+    assert_eq!(line.line(), "a typed line");
+    // Two lines of head, one of the title and one of the foot are ours.
+    terminal.wait_for("32 120");
+    terminal.run("vim -u NONE -N -i NONE /etc/hostname");
+    terminal.wait_for("~\n~\n");
+    terminal.tmux(&["resize-window", "-x", "90", "-y", "30"]);
+    // It fills the new size: the rows below the only line of the file, but for its own last row.
+    let filled = || terminal.screen().lines().filter(|line| line.starts_with('~')).count();
+    wait_until("the editor has the new size", || filled() == 27 - 2);
+    terminal.run(":qa!");
+    wait_until("the editor is gone", || !terminal.screen().contains("~\n"));
+    terminal.run("stty size; echo edited-$((40+2))");
+    terminal.wait_for("edited-42");
+    assert!(terminal.screen().contains("27 90"), "{}", terminal.screen());
+    terminal.run("exit 4");
+    terminal.wait_for("sh exited with 4");
+    terminal.is_restored();
+}
+
+#[test]
+fn jobs_of_a_shell_in_the_screen_are_controlled_by_keys() {
+    let (terminal, line) = (Terminal::new("jobs"), Written::new("line"));
+    terminal.run_program("", "sh");
+    terminal.keys(&["i"]);
+    terminal.run(&format!("cat >{}", line.name()));
+    terminal.run("before the stop");
+    assert_eq!(line.line(), "before the stop");
+    terminal.keys(&["C-z"]);
+    terminal.wait_for("Stopped");
+    terminal.run("fg");
+    terminal.run("after the stop");
+    wait_until("it goes on", || line.text() == "before the stop\nafter the stop\n");
+    terminal.keys(&["C-c"]);
+    terminal.run("exit");
+    terminal.wait_for("sh exited with");
+    terminal.is_restored();
+}
+
+/// A program that counts interrupts in a file and ends by none of them.
+fn counter(file: &Written, count: &Written) -> String {
+    let script = format!(
+        "trap \"echo interrupted >>{}\" INT; echo $$ >{}; while :; do read line && echo \"got $line\"; done",
+        count.name(),
+        file.name()
+    );
+    format!("sh -c '{script}'")
+}
+
+#[test]
+fn an_interrupt_reaches_the_program_once_and_a_second_one_asks() {
+    let (terminal, pid, count) = (Terminal::new("interrupt"), Written::new("pid"), Written::new("count"));
+    terminal.run_program("", &counter(&pid, &count));
+    let pid: i32 = pid.line().parse().unwrap();
+    terminal.keys(&["C-c"]);
+    wait_until("it is interrupted", || count.text() == "interrupted\n");
+    terminal.keys(&["C-z"]);
+    terminal.is_restored();
+    assert!(is_alive(pid));
+    assert_eq!(count.text(), "interrupted\n");
+    terminal.run("fg");
+    terminal.wait_for("LIVE");
+    terminal.keys(&["C-c", "C-c"]);
+    terminal.wait_for("The program is still running");
+    terminal.keys(&["e"]);
+    terminal.wait_for("was ended by SIGTERM");
+    terminal.is_restored();
+}
+
+#[test]
+fn a_program_that_is_left_runs_on_and_writes_to_the_terminal() {
+    let (terminal, pid) = (Terminal::new("left"), Written::new("pid"));
+    let gate = gate();
+    let script = waiter(&pid, &gate);
+    terminal.run_program("", &format!("sh -c '{script}'; echo code-$?"));
+    let pid: i32 = pid.line().parse().unwrap();
+    // What is chosen without looking harms nothing.
+    terminal.keys(&["q"]);
+    terminal.wait_for("The program is still running");
+    terminal.keys(&["Enter"]);
+    terminal.wait_for("code-0");
+    terminal.is_restored();
+    assert!(is_alive(pid) && !is_traced(pid));
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("still-42 here");
+    assert!(is_alive(pid));
+    std::fs::write(&gate, "\n").unwrap();
+    wait_until("it ends by itself", || !is_alive(pid));
+}
+
+#[test]
+fn a_program_runs_on_and_writes_if_its_screen_is_killed() {
+    let (terminal, pid) = (Terminal::new("killed"), Written::new("pid"));
+    let gate = gate();
+    let script = waiter(&pid, &gate);
+    terminal.run_program("--interval 1", &format!("sh -c '{script}'"));
+    let pid: i32 = pid.line().parse().unwrap();
+    let text = |pid: i32| std::fs::read(format!("/proc/{pid}/exe")).unwrap();
+    let before = text(pid);
+    let written = terminal.record();
+    kill("KILL", terminal.job().unwrap());
+    wait_until("nobody traces it", || !is_traced(pid));
+    assert!(states(pid).iter().all(|state| matches!(state, 'R' | 'S')), "{:?}", states(pid));
+    assert_eq!(text(pid), before);
+    std::fs::write(&gate, "\n").unwrap();
+    // Where on the screen it stands depends on where the last drawing was cut off.
+    wait_until("it writes to the terminal", || written().contains("still-42 here"));
+    std::fs::write(&gate, "\n").unwrap();
+    wait_until("it ends by itself", || !is_alive(pid));
+}
+
+#[test]
+fn signals_reach_the_program_and_give_the_terminal_back() {
+    let terminal = Terminal::new("passed");
+    for signal in ["TERM", "HUP", "INT", "QUIT"] {
+        let pid = Written::new(signal);
+        terminal.run("clear");
+        terminal.run_program("", &format!("sh -c 'echo $$ >{}; read line'", pid.name()));
+        let program: i32 = pid.line().parse().unwrap();
+        kill(signal, terminal.job().unwrap());
+        terminal.wait_for(&format!("was ended by SIG{signal}"));
+        terminal.is_restored();
+        assert!(!is_alive(program));
+    }
+    // One that ignores the signal is waited for, without the screen.
+    let pid = Written::new("ignored");
+    terminal.run_program("", &format!("sh -c 'trap \"\" TERM; echo $$ >{}; read line'", pid.name()));
+    let program: i32 = pid.line().parse().unwrap();
+    kill("TERM", terminal.job().unwrap());
+    wait_until("the screen is given back", || terminal.fact("alternate_on") == "0");
+    assert!(is_alive(program));
+    kill("KILL", program);
+    terminal.wait_for("was ended by SIGKILL");
+    terminal.is_restored();
+}
+
+#[test]
+fn where_there_is_no_screen_nothing_is_written_to_a_terminal() {
+    let terminal = Terminal::new("plain");
+    let cases = [
+        ("", "| cat; echo code-$?", "code-0"),
+        ("TERM=dumb", "; echo code-$?", "code-7"),
+        ("CI=1", "; echo code-$?", "code-7"),
+        ("setsid -w", "; echo code-$?", "code-7"),
+    ];
+    for (before, after, code) in cases {
+        terminal.run("clear");
+        let written = terminal.record();
+        let line = run_line("--color never --ascii", "sh -c 'echo plain words; exit 7'");
+        // With both streams redirected nobody expects a screen.
+        let redirected = if after.starts_with('|') { "2>&1" } else { "" };
+        terminal.run(&format!("{before} {line} {redirected} {after}"));
+        terminal.wait_for(code);
+        terminal.wait_for("sh exited with 7");
+        assert_eq!(terminal.fact("alternate_on"), "0");
+        wait_until("all was recorded", || written().contains("exited with 7"));
+        assert!(!written().contains("\x1b[?1049h"), "{before} {after}: {:?}", written());
+        terminal.tmux(&["pipe-pane"]);
+    }
+}

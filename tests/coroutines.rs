@@ -200,6 +200,26 @@ fn contexts_saved_by_sigsetjmp() {
     check("co_sigsetjmp", ALL);
 }
 
+/// Go keeps its stacks side by side in a heap that holds the threads' descriptors too, and leaves them by a routine that
+/// calls the scheduler on the other stack.
+#[test]
+fn goroutines() {
+    let fixture = Running::start("goroutines", &[]);
+    let dump = live(&fixture);
+    let mut by_depth: BTreeMap<usize, usize> = BTreeMap::new();
+    for stack in dump["stacks"].as_array().unwrap().iter().filter(|stack| stack["state"] == "suspended") {
+        let names = stack["frames"].as_array().unwrap().iter().filter_map(|frame| frame["function"].as_str());
+        let names: Vec<&str> = names.collect();
+        assert_eq!(names.last(), Some(&"runtime.goexit"), "{names:?}");
+        if names.contains(&"main.descend") {
+            *by_depth.entry(names.iter().filter(|name| **name == "main.descend").count()).or_default() += 1;
+        }
+        // Where one goroutine's stack ends is known to Go alone.
+        assert_eq!(stack["size"], Value::Null);
+    }
+    assert_eq!(by_depth, (1..=10).map(|depth| (depth, 10)).collect());
+}
+
 #[test]
 fn a_core_file_shows_the_same() {
     for program in ["co_asm", "co_asm_static", "co_ucontext", "co_fcontext"] {

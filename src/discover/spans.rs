@@ -73,6 +73,8 @@ fn in_malloc(spans: &mut [Span], mapping: AddrRange, members: &[usize], memory: 
 }
 
 /// Stacks side by side in one mapping: each as long as the least distance between two.
+///
+/// Tops are known to a page only: a distance of one page is no measure, and such stacks stay without bounds.
 fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
     let is_open = |bounds: &Bounds| {
         !matches!(bounds.guard, Guard::Ok(_)) && matches!(bounds.from, BoundsFrom::Mapping | BoundsFrom::Inferred)
@@ -82,6 +84,10 @@ fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
     let Some(stride) = highs.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0).min() else {
         return;
     };
+    if stride <= PAGE {
+        open.into_iter().for_each(|index| spans[index].bounds = Bounds::UNKNOWN);
+        return;
+    }
     for (index, high) in open.into_iter().zip(highs) {
         let low = Addr(high.0.saturating_sub(stride)).max(mapping.low);
         let span = &mut spans[index];

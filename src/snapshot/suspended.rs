@@ -93,11 +93,7 @@ fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
 
 /// Finds out for each context whose stack it is on and where that lies.
 fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], ground: &Ground<'_>) -> Vec<Suspended> {
-    let owner = |context: &Context| {
-        let mapping = mapping_at(ground.mappings, context.sp)?;
-        threads.iter().position(|chain| is_own_stack(chain, ground.pid, mapping, context.sp))
-    };
-    let owners: Vec<Option<usize>> = contexts.iter().map(owner).collect();
+    let owners = owners(&contexts, threads, ground);
     let guards = (ground.pages)(bounds::EVERYTHING).map(|pages| pages.guards());
     let span = |(context, owner): (&Context, &Option<usize>)| {
         let foreign = ground.descriptor_above(context.top);
@@ -115,6 +111,27 @@ fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], groun
     };
     let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
     found.filter(is_still_a_stack).collect()
+}
+
+/// For each context the thread that began on its stack, where it is one.
+///
+/// A thread has left its own stack once, and runs elsewhere: several contexts, or its registers, above a context and
+/// below the descriptor are a heap that holds descriptors as well as stacks.
+fn owners(contexts: &[Context], threads: &[Chain], ground: &Ground<'_>) -> Vec<Option<usize>> {
+    let owner = |context: &Context| {
+        let mapping = mapping_at(ground.mappings, context.sp)?;
+        let runs_above = |chain: &Chain| {
+            let high = chain.thread.thread_pointer.map_or(mapping.range.high, Addr);
+            chain.sp.is_some_and(|sp| mapping.range.contains(sp) && context.sp < sp && sp < high)
+        };
+        let is_owner = |chain: &Chain| is_own_stack(chain, ground.pid, mapping, context.sp) && !runs_above(chain);
+        threads.iter().position(is_owner)
+    };
+    let mut owners: Vec<Option<usize>> = contexts.iter().map(owner).collect();
+    let mut claims = vec![0_usize; threads.len()];
+    owners.iter().flatten().for_each(|thread| claims[*thread] += 1);
+    owners.iter_mut().for_each(|owner| *owner = owner.filter(|thread| claims[*thread] == 1));
+    owners
 }
 
 /// What nothing points to may be memory that was given back: it counts as a finished stack only where its guard stands.

@@ -5,7 +5,7 @@ use super::machine::{Base, CALLEE_SAVED, DWARF, Gpr, Machine, RSP, Sum, Twist, V
 use super::{Descriptor, Layout, Mangling, Place, Resume};
 use crate::registers::Register;
 
-/// A switch that saves fewer registers than this leaves too little to recognise it by.
+/// A switch that saves fewer registers than this leaves too little to recognise it by, unless it keeps all in a block.
 const FEWEST_SAVED: usize = 2;
 
 /// One that loads fewer from a block is not the other half of a `setjmp`.
@@ -60,11 +60,18 @@ fn derive_from(reader: &Reader<'_>, entry: u64, site: u64) -> Option<Findings> {
     if !is_foreign(&after, sp) {
         return None;
     }
-    let target = reader.leave(&mut after, next, LONGEST_END)?;
-    let layout = saved_by(&before);
+    let target = reader.leave(&mut after, next, LONGEST_END);
+    let layout = saved_by(&before).filter(|layout| target.is_some() || keeps_all_in_block(layout));
     let descriptor =
         layout.map(|layout| Descriptor { site, resume: Resume::AfterCallsOf(entry), layout, saves_only: false });
-    Some(Findings { descriptor, loader: loaded_by(&after, site, sp, target) })
+    Some(Findings { descriptor, loader: target.and_then(|target| loaded_by(&after, site, sp, target)) })
+}
+
+/// Whether both the code address and the stack pointer were copied to one block, which a call does not do by itself.
+///
+/// Such a routine needs not come back by what it loads: it may call a scheduler on the other stack.
+fn keeps_all_in_block(layout: &Layout) -> bool {
+    matches!(layout.resume_word, Place::Block(_)) && layout.sp_slot.is_some()
 }
 
 /// Where the routine kept the stack pointer of the stack that it is about to leave.
@@ -88,22 +95,20 @@ fn saved_by(machine: &Machine) -> Option<Layout> {
         |value: Value| machine.written.iter().find_map(|(at, written)| (*written == value).then(|| place(*at))?);
     let saved = |register: Gpr| Some((dwarf(register), find(Value::start(register, 0))?));
     let registers: Vec<_> = CALLEE_SAVED.into_iter().filter_map(saved).collect();
-    if registers.len() < FEWEST_SAVED {
-        return None;
-    }
     let stack_copy = -saved_sp.value;
     let resume_word = return_address(machine)
         .and_then(find)
         .filter(|place| matches!(place, Place::Block(_)))
         .unwrap_or(Place::Stack(stack_copy));
-    Some(Layout {
+    let layout = Layout {
         resume_word,
         stack_copy: Some(stack_copy),
         sp_slot: saved_sp.slot.map(|slot| slot.offset),
         sp_after: stack_copy + 8,
         registers,
         mangling: None,
-    })
+    };
+    (layout.registers.len() >= FEWEST_SAVED || keeps_all_in_block(&layout)).then_some(layout)
 }
 
 /// The stack pointer as it is, as it was on entry, or as it will be after returning: whatever of them was kept outside

@@ -47,6 +47,7 @@ pub static AARCH64: Arch = Arch {
     red_zone: 0,
     instruction_unit: 4,
     prstatus: &all_words(),
+    prstatus_words: 34,
     thread_pointer_word: None,
     // mov x8, #139; svc #0
     sigreturn: &[0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4],

@@ -36,6 +36,8 @@ pub struct Arch {
     /// The order of the words in `NT_PRSTATUS`'s register block (`PTRACE_GETREGSET`, `elf_gregset_t`):
     /// the DWARF register that each word is, `None` for one that is not kept.
     pub prstatus: &'static [Option<Register>],
+    /// How many words that block has.
+    pub prstatus_words: usize,
     /// Which word of that block is the thread pointer; `None` where another note holds it.
     pub thread_pointer_word: Option<usize>,
     /// The instructions of the kernel's signal return trampoline, by which it is known where no rules describe it.

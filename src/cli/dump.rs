@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
+use super::save::save_core;
 use super::{Common, exit, output};
 use crate::filter::Filter;
 use crate::image::names::Lines;
 use crate::report::{GroupBy, json, text};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::{self, Snapshot, Whole};
 use crate::target::{Core, Live, LookError};
 
 /// Arguments of `dump`.
@@ -51,6 +52,17 @@ pub(super) struct Args {
     /// Show only stacks that fit EXPR, as 'kind:coro peak>80% !fn:decode' does
     #[arg(long, value_name = "EXPR", long_help = FILTER)]
     filter: Option<Filter>,
+
+    /// Write a core file with one thread for each context too, for gdb and others
+    #[arg(
+        long,
+        value_name = "FILE",
+        long_help = "Write a core file with one thread for each context too: gdb's 'thread apply all bt' and \
+                     'eu-stack --core FILE' then show every coroutine.\n\
+                     A context that no thread runs has the number 10000000 and that of its stack as its thread's. The file \
+                     holds the memory that the program wrote to, and can be read by you alone."
+    )]
+    save_core: Option<PathBuf>,
 }
 
 const FILTER: &str = "\
@@ -89,22 +101,43 @@ impl Key {
 
 /// Takes the look and writes it.
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
-    let snapshot = match take(args) {
-        Ok(snapshot) => snapshot,
-        Err(error) => return output::fail_with_remedy(&error, error.remedy()),
-    };
-    match write(args, common, &snapshot) {
+    match &args.save_core {
+        None => match take(args) {
+            Ok(snapshot) => shown(args, common, &snapshot),
+            Err(error) => output::fail_with_remedy(&error, error.remedy()),
+        },
+        Some(path) => match with_whole(args, |whole| (save_core(whole, path), shown(args, common, &whole.snapshot))) {
+            Ok((Ok(()), code)) => code,
+            Ok((Err(error), _)) => output::fail(&error),
+            Err(error) => output::fail_with_remedy(&error, error.remedy()),
+        },
+    }
+}
+
+fn shown(args: &Args, common: &Common, snapshot: &Snapshot) -> ExitCode {
+    match write(args, common, snapshot) {
         Err(error) => output::fail(&error),
         Ok(()) if snapshot.complete => ExitCode::SUCCESS,
         Ok(()) => ExitCode::from(exit::PARTIAL),
     }
 }
 
+fn lines(args: &Args) -> Lines {
+    if args.system_lines { Lines::Everywhere } else { Lines::Cheap }
+}
+
 fn take(args: &Args) -> Result<Snapshot, LookError> {
-    let lines = if args.system_lines { Lines::Everywhere } else { Lines::Cheap };
     Ok(match args.target.parse() {
-        Ok(pid) => snapshot::of_live(&Live::open(pid)?, lines)?,
-        Err(_) => snapshot::of_core(&mut Core::open(args.target.as_ref())?, lines),
+        Ok(pid) => snapshot::of_live(&Live::open(pid)?, lines(args))?,
+        Err(_) => snapshot::of_core(&mut Core::open(args.target.as_ref())?, lines(args)),
+    })
+}
+
+/// Does something with a look that keeps what a core file is made of.
+fn with_whole<T>(args: &Args, then: impl FnOnce(&Whole<'_>) -> T) -> Result<T, LookError> {
+    Ok(match args.target.parse() {
+        Ok(pid) => then(&snapshot::of_live_whole(&Live::open(pid)?, lines(args), &mut None)?),
+        Err(_) => then(&snapshot::of_core_whole(&mut Core::open(args.target.as_ref())?, lines(args))),
     })
 }
 

@@ -8,6 +8,7 @@ mod generate;
 mod log;
 mod output;
 mod run;
+mod save;
 #[cfg(feature = "tui")]
 mod screen;
 mod watching;

@@ -13,6 +13,7 @@ mod suspended;
 mod take;
 #[cfg(test)]
 pub(crate) mod testing;
+mod whole;
 mod words;
 
 use std::sync::Arc;
@@ -21,12 +22,14 @@ use std::time::Duration;
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::{AARCH64, Arch, X86_64};
 use crate::discover::bounds::Bounds;
+use crate::registers::Registers;
 use crate::target::{Process, Source};
 use crate::unwind::{Ended, Frame};
 
 pub use crate::discover::classify::Confidence;
 pub use places::{Place, Places};
 pub use take::{Kept, of_core, of_live, of_live_again};
+pub use whole::{SaveError, Whole, of_core_whole, of_live_whole};
 
 /// One look at a target.
 #[derive(Debug)]
@@ -89,6 +92,8 @@ pub struct Stack {
     pub resumed_by: Option<usize>,
     /// How sure it is that the stack is there, and in this state.
     pub confidence: Confidence,
+    /// The registers with which execution goes on here, of a snapshot that keeps them ([`of_live_whole`]).
+    pub registers: Option<Box<Registers>>,
 }
 
 /// What a stack serves. The words are those of the JSON.

@@ -74,6 +74,7 @@ fn unseen(chain: &Chain) -> Stack {
         ended: Ended::Unreadable(Addr::default()),
         resumed_by: None,
         confidence: Confidence::Certain,
+        registers: None,
     }
 }
 
@@ -133,6 +134,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
         ended: chain.ended.unwrap_or(Ended::NoRule),
         resumed_by: None,
         confidence: Confidence::Certain,
+        registers: None,
     }
 }
 

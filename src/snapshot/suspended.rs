@@ -1,9 +1,12 @@
 //! The contexts that no thread runs: found in memory that was copied while the target stood still.
 
+use std::collections::HashMap;
+
 use log::debug;
 
 use super::stacks::{Ground, parts};
 use super::survey::Chain;
+use super::whole::shown_pc;
 use super::{Kind, Peak, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
 use crate::discover::bounds::{self, Bounds, Guard, Owner};
@@ -11,13 +14,14 @@ use crate::discover::chain::Part;
 use crate::discover::chains;
 use crate::discover::choose::{Running, choose};
 use crate::discover::classify::{self, Context, classify};
-use crate::discover::contexts::{Scene, hypotheses};
+use crate::discover::contexts::{self, Hypothesis, Scene, hypotheses};
 use crate::discover::ends::CodeView;
 use crate::discover::sites::{Origin, Sites};
 use crate::discover::spans::{self, Span};
 use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::Slices;
+use crate::registers::Registers;
 use crate::unwind::{FoundBy, Tables};
 
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
@@ -40,6 +44,8 @@ pub(super) struct Known<'k> {
     pub(super) tables: &'k Tables<'k>,
     pub(super) threads: &'k [Chain],
     pub(super) ground: &'k Ground<'k>,
+    /// Whether each context's registers are kept.
+    pub(super) keeps_registers: bool,
 }
 
 /// A context that no thread runs, and the stack that it is on.
@@ -49,11 +55,13 @@ pub(super) struct Suspended {
     thread: Option<usize>,
     bounds: Bounds,
     peak: Option<Peak>,
+    /// Where they are to be kept.
+    registers: Option<Box<Registers>>,
 }
 
 /// Finds the suspended contexts in `memory`.
 pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<String>) -> Vec<Suspended> {
-    let Known { sites, modules, tables, threads, ground } = *known;
+    let Known { sites, modules, tables, threads, ground, keeps_registers } = *known;
     let (mappings, pid) = (ground.mappings, ground.pid);
     let dead = dead(threads, pid, mappings);
     let thread_pointer = threads.iter().find_map(|chain| chain.thread.thread_pointer);
@@ -75,8 +83,16 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     };
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
-    let found = located(contexts, memory, threads, ground);
+    let mut found = located(contexts, memory, threads, ground);
     debug!("their stacks are measured");
+    if keeps_registers {
+        let chosen = choices.iter().map(|choice| &chains.chains[choice.chain]);
+        let hypotheses: HashMap<Addr, &Hypothesis> = chosen.map(|chain| (chain.sp, &chain.hypothesis)).collect();
+        for found in &mut found {
+            let hypothesis = hypotheses.get(&found.context.sp);
+            found.registers = hypothesis.map(|hypothesis| Box::new(registers(&scene, sites, hypothesis, tables)));
+        }
+    }
     found
 }
 
@@ -89,6 +105,15 @@ fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
         Running { sp: part.sp, cfas }
     };
     parts.into_iter().map(running).collect()
+}
+
+/// The registers with which a context goes on.
+fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis, tables: &Tables<'_>) -> Registers {
+    let mut registers = contexts::registers(scene, sites, hypothesis);
+    if let Some(pc) = contexts::resumes_at(scene, sites, hypothesis) {
+        registers.set(tables.arch().pc, shown_pc(pc, tables).0);
+    }
+    registers
 }
 
 /// Finds out for each context whose stack it is on and where that lies.
@@ -107,7 +132,7 @@ fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], groun
     let suspended = |((context, thread), span): ((Context, Option<usize>), Span)| {
         let pages = span.bounds.range().and_then(|range| (ground.pages)(range).ok());
         let touched = pages.and_then(|pages| bounds::touched(&span.bounds, &pages));
-        Suspended { context, thread, bounds: span.bounds, peak: touched.map(|bytes| Peak { bytes }) }
+        Suspended { context, thread, bounds: span.bounds, peak: touched.map(|bytes| Peak { bytes }), registers: None }
     };
     let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
     found.filter(is_still_a_stack).collect()
@@ -221,5 +246,6 @@ fn stack(found: Suspended) -> Stack {
         ended: context.ended,
         resumed_by: None,
         confidence: context.confidence,
+        registers: found.registers,
     }
 }

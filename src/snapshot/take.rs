@@ -1,6 +1,7 @@
 //! Takes a snapshot: look, let go, and only then find out what it all means.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::places::Places;
 use super::stacks::{Ground, descriptors, end_at_jumps, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Known, Suspended};
+use super::whole::{self, Remains};
 use super::{Snapshot, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
@@ -54,6 +56,16 @@ pub struct Kept {
 /// # Errors
 /// As [`of_live`].
 pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>) -> Result<Snapshot, StopError> {
+    take(live, lines, kept, None)
+}
+
+/// A look that leaves what a core file is made of in `remains`, if it is given.
+pub(super) fn take(
+    live: &Live,
+    lines: Option<Lines>,
+    kept: &mut Option<Kept>,
+    remains: Option<&mut Remains>,
+) -> Result<Snapshot, StopError> {
     let mappings = live.mappings().unwrap_or_default();
     let (modules, mut derived) = match kept.take() {
         Some(before) => (before.modules.reload(&mappings, &live.memory(), live), before.derived),
@@ -61,7 +73,8 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>)
     };
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
     let search = lines.is_some().then_some(&mut derived);
-    let Look { stopped, mut chains, modules, pages, sites, copy } = look(live, &mappings, modules, search)?;
+    let keeps = remains.is_some();
+    let Look { stopped, mut chains, modules, pages, sites, copy } = look(live, &mappings, modules, search, keeps)?;
     let mut warnings = Vec::new();
     if !stopped.all_threads_seen() {
         warnings.push("the program starts threads faster than they can be stopped: some may be missing".to_owned());
@@ -80,22 +93,38 @@ pub fn of_live_again(live: &Live, lines: Option<Lines>, kept: &mut Option<Kept>)
     };
     end_at_jumps(&mut chains, &ground);
     let tables = Tables::new(released.arch, &modules);
-    let suspended = copy.map_or(Vec::new(), |copy| {
+    let searched = copy.as_ref().filter(|_| suspended::worth_a_look(&sites));
+    let suspended = searched.map_or(Vec::new(), |copy| {
         if copy.is_missing_some() {
             warnings.push("not all of the program's memory could be searched for suspended contexts".to_owned());
         }
-        let known = Known { sites: &sites, modules: &modules, tables: &tables, threads: &chains, ground: &ground };
+        let (modules, tables, threads) = (&modules, &tables, &chains[..]);
+        let known = Known { sites: &sites, modules, tables, threads, ground: &ground, keeps_registers: keeps };
         suspended::find(&copy.slices(), &known, &mut warnings)
     });
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
     let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines };
-    let snapshot = understand(seen, &ground, &modules, &live.memory(), live);
+    let mut snapshot = understand(seen, &ground, &modules, &live.memory(), live);
+    if let Some(remains) = remains {
+        let memory = copy.as_ref().map(TouchedCopy::slices).unwrap_or_default();
+        whole::add_registers(&mut snapshot, &released.threads, &tables, &memory);
+        *remains = Remains { copy, mappings: Arc::clone(&released.mappings), threads: released.threads.clone() };
+    }
     *kept = Some(Kept { modules, derived });
     Ok(snapshot)
 }
 
 /// One look at a core file, to which the files that were mapped are given where they are the right ones.
 pub fn of_core(core: &mut Core, lines: Lines) -> Snapshot {
+    take_core(core, lines, false)
+}
+
+/// A look that keeps every context's registers.
+pub(super) fn of_core_keeping(core: &mut Core, lines: Lines) -> Snapshot {
+    take_core(core, lines, true)
+}
+
+fn take_core(core: &mut Core, lines: Lines, keeps: bool) -> Snapshot {
     let modules = Modules::load(core.mappings(), core, core);
     for (path, content) in modules.verified_files() {
         core.supply(path, content);
@@ -114,14 +143,20 @@ pub fn of_core(core: &mut Core, lines: Lines) -> Snapshot {
         pages: &|range| pages.as_ref().map(|pages| pages.within(range)).map_err(|unknown| *unknown),
     };
     end_at_jumps(&mut chains, &ground);
-    let known = Known { sites: &sites, modules: &modules, tables: &tables, threads: &chains, ground: &ground };
+    let threads = &chains[..];
+    let known =
+        Known { sites: &sites, modules: &modules, tables: &tables, threads, ground: &ground, keeps_registers: keeps };
     let suspended = match suspended::worth_a_look(&sites) {
         true => suspended::find(&core.writable(), &known, &mut warnings),
         false => Vec::new(),
     };
     let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
     let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines: Some(lines) };
-    understand(seen, &ground, &modules, core, core)
+    let mut snapshot = understand(seen, &ground, &modules, core, core);
+    if keeps {
+        whole::add_registers(&mut snapshot, core.threads(), &tables, core);
+    }
+    snapshot
 }
 
 /// What was taken from a process in the stop.
@@ -143,10 +178,11 @@ fn look<'l>(
     mappings: &[Mapping],
     modules: Modules,
     mut search: Option<&mut Derived>,
+    keeps: bool,
 ) -> Result<Look<'l>, StopError> {
     let (mut mappings, mut modules) = (Cow::Borrowed(mappings), modules);
     for _ in 1..TRIES {
-        match try_look(live, &mappings, modules, search.as_deref_mut())? {
+        match try_look(live, &mappings, modules, search.as_deref_mut(), keeps)? {
             Tried::Seen(look) => return Ok(*look),
             Tried::Changed(before) => modules = before,
         }
@@ -155,7 +191,7 @@ fn look<'l>(
         modules = modules.reload(&mappings, &live.memory(), live);
     }
     let tables = Tables::new(live.arch(), &modules);
-    let mut copy = search.as_deref_mut().and_then(|derived| prepare(live, &modules, &tables, derived).1);
+    let mut copy = search.as_deref_mut().and_then(|derived| prepare(live, &modules, &tables, derived, keeps).1);
     let stopped = live.stop(STOP_LIMIT)?;
     let pages = copied(&stopped, &mut copy);
     let modules = modules.reload(stopped.mappings(), &stopped, live);
@@ -189,10 +225,12 @@ fn try_look<'l>(
     mappings: &[Mapping],
     modules: Modules,
     search: Option<&mut Derived>,
+    keeps: bool,
 ) -> Result<Tried<'l>, StopError> {
     let tables = Tables::new(live.arch(), &modules);
     let mut rules = Rules::new(&tables);
-    let (sites, mut copy) = search.map_or_else(Default::default, |derived| prepare(live, &modules, &tables, derived));
+    let (sites, mut copy) =
+        search.map_or_else(Default::default, |derived| prepare(live, &modules, &tables, derived, keeps));
     debug!("unwind tables and {} resume words are ready", sites.sites.len());
     let stopped = live.stop(STOP_LIMIT)?;
     if !code(mappings).eq(code(stopped.mappings())) {
@@ -205,8 +243,15 @@ fn try_look<'l>(
 
 /// Reads the code for what a suspended context looks like, and makes room for a copy of the memory to look for them in.
 ///
-/// Both take about as long, so each has a thread of its own; where the code switches no stacks, there is no copy.
-fn prepare(live: &Live, modules: &Modules, tables: &Tables<'_>, derived: &mut Derived) -> (Sites, Option<TouchedCopy>) {
+/// Both take about as long, so each has a thread of its own; where the code switches no stacks, there is no copy but one
+/// that is to be kept.
+fn prepare(
+    live: &Live,
+    modules: &Modules,
+    tables: &Tables<'_>,
+    derived: &mut Derived,
+    keeps: bool,
+) -> (Sites, Option<TouchedCopy>) {
     let given_up = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let room = scope.spawn(|| {
@@ -214,7 +259,7 @@ fn prepare(live: &Live, modules: &Modules, tables: &Tables<'_>, derived: &mut De
             Some(TouchedCopy::with_room_for(&pages, &given_up))
         });
         let sites = sites_of(modules, tables, &live.memory(), derived);
-        let is_worth_it = suspended::worth_a_look(&sites);
+        let is_worth_it = keeps || suspended::worth_a_look(&sites);
         given_up.store(!is_worth_it, Ordering::Relaxed);
         (sites, room.join().ok().flatten().filter(|_| is_worth_it))
     })

@@ -53,6 +53,7 @@ impl Draft {
             ended: Ended::Root,
             resumed_by: None,
             confidence: Confidence::Certain,
+            registers: None,
         });
         id
     }

@@ -17,6 +17,7 @@ use super::error::OpenError;
 use super::mapped::MappedBytes;
 use super::notes::Fault;
 use super::pages::Runs;
+use super::save::FIRST_MADE_UP_TID;
 use super::segments::{self, Segment};
 use super::{PageState, Pages, PagesUnknown, Process, Source, Target, Thread, files, header};
 use crate::addr::{Addr, AddrRange};
@@ -42,6 +43,8 @@ pub struct Core {
     /// The files given by [`Core::supply`], one place for each mapping.
     supplied: Vec<Option<Supplied>>,
     fault: Option<Fault>,
+    siginfo: Option<Vec<u8>>,
+    auxv: Vec<u8>,
     warnings: Vec<CoreWarning>,
 }
 
@@ -137,12 +140,16 @@ impl Core {
         let pid = pid.unwrap_or_default();
         let command = notes.process.map_or_else(Vec::new, |process| process.1);
         let mut threads = notes.threads;
+        // Threads that stand for suspended contexts in a core file of ours: these are found in its memory again.
+        threads.retain(|thread| thread.tid < FIRST_MADE_UP_TID);
         threads.sort_by_key(|thread| (thread.tid != pid, thread.tid));
         threads.dedup_by_key(|thread| thread.tid);
         Core {
             process: Process { pid, command, source: Source::Core },
             supplied: mappings.iter().map(|_| None).collect(),
             fault: notes.fault,
+            siginfo: notes.siginfo,
+            auxv: notes.auxv,
             file,
             bytes,
             arch,
@@ -163,6 +170,16 @@ impl Core {
         self.fault
     }
 
+    /// The same as the kernel's `siginfo_t`.
+    pub fn siginfo(&self) -> Option<&[u8]> {
+        self.siginfo.as_deref()
+    }
+
+    /// The auxiliary vector (getauxval(3)); empty where the file has none.
+    pub fn auxv(&self) -> &[u8] {
+        &self.auxv
+    }
+
     /// Gives the content of a file that was mapped, for the pages that the core file leaves out.
     ///
     /// You promise that it is the file that was mapped, by its build-id say: nothing here can check it.
@@ -176,8 +193,16 @@ impl Core {
 
     /// The writable memory that the file holds, where it lies in the mapped file.
     pub fn writable(&self) -> Slices<'_> {
-        let writable = self.segments.iter().filter(|segment| segment.access.write);
-        let pieces = writable.filter_map(|segment| {
+        self.slices(|segment| segment.access.write)
+    }
+
+    /// All memory that the file holds.
+    pub fn everything(&self) -> Slices<'_> {
+        self.slices(|_| true)
+    }
+
+    fn slices(&self, wanted: impl Fn(&Segment) -> bool) -> Slices<'_> {
+        let pieces = self.segments.iter().filter(|segment| wanted(segment)).filter_map(|segment| {
             let part = self.held(segment.range.low, usize::MAX)?;
             Some((segment.range.low, self.bytes.as_ref().get(part)?))
         });

@@ -115,6 +115,11 @@ impl Live {
         pagemap.pages(range, &mappings, &self.memory()).map_err(|_| PagesUnknown)
     }
 
+    /// The auxiliary vector that the kernel gave to the program (getauxval(3)); empty where it can't be read.
+    pub fn auxv(&self) -> Vec<u8> {
+        std::fs::read(self.directory().join("auxv")).unwrap_or_default()
+    }
+
     /// The limit of the main stack's size in bytes (`RLIMIT_STACK`); `None` where there is none or it can't be read.
     pub fn stack_limit(&self) -> Option<u64> {
         procfs::stack_limit(&self.directory())

@@ -11,11 +11,11 @@ use super::Thread;
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 
-const NT_PRSTATUS: u32 = 1;
-const NT_PRPSINFO: u32 = 3;
-const NT_AUXV: u32 = 6;
-const NT_SIGINFO: u32 = 0x5349_4749;
-const NT_FILE: u32 = 0x4649_4c45;
+pub(super) const NT_PRSTATUS: u32 = 1;
+pub(super) const NT_PRPSINFO: u32 = 3;
+pub(super) const NT_AUXV: u32 = 6;
+pub(super) const NT_SIGINFO: u32 = 0x5349_4749;
+pub(super) const NT_FILE: u32 = 0x4649_4c45;
 const NT_ARM_TLS: u32 = 0x401;
 
 /// Keys of the auxiliary vector (getauxval(3)).
@@ -23,9 +23,9 @@ const AT_EXECFN: u64 = 31;
 const AT_SYSINFO_EHDR: u64 = 33;
 
 /// Where `pr_cursig`, `pr_pid` and `pr_reg` stand in `struct elf_prstatus`.
-const PRSTATUS_SIGNAL: usize = 12;
-const PRSTATUS_TID: usize = 32;
-const PRSTATUS_REGISTERS: usize = 112;
+pub(super) const PRSTATUS_SIGNAL: usize = 12;
+pub(super) const PRSTATUS_TID: usize = 32;
+pub(super) const PRSTATUS_REGISTERS: usize = 112;
 
 /// What was found in the notes.
 #[derive(Default)]
@@ -38,6 +38,10 @@ pub(super) struct Notes {
     pub files: Vec<FileRange>,
     /// What the signal that ended the process came with.
     pub fault: Option<Fault>,
+    /// The same as `siginfo_t`.
+    pub siginfo: Option<Vec<u8>>,
+    /// The auxiliary vector.
+    pub auxv: Vec<u8>,
     /// Where the kernel's own code was mapped.
     pub vdso: Option<Addr>,
     /// An address at the top of the main stack: that of the program's file name.
@@ -114,7 +118,10 @@ impl Notes {
         match note.kind {
             NT_PRSTATUS => self.add_thread(note.content, arch),
             NT_PRPSINFO if self.process.is_none() => self.process = process(note.content),
-            NT_SIGINFO if self.fault.is_none() => self.fault = fault(note.content),
+            NT_SIGINFO if self.siginfo.is_none() => {
+                self.fault = fault(note.content);
+                self.siginfo = Some(note.content.to_vec());
+            }
             NT_AUXV => self.add_auxiliary_vector(note.content),
             NT_FILE => {
                 self.has_file_table = true;
@@ -149,6 +156,7 @@ impl Notes {
     }
 
     fn add_auxiliary_vector(&mut self, content: &[u8]) {
+        self.auxv = content.to_vec();
         for pair in content.as_chunks::<16>().0 {
             let value = u64_at(pair, 8).filter(|value| *value != 0).map(Addr);
             match u64_at(pair, 0) {

@@ -1,0 +1,222 @@
+//! A snapshot with all that a core file needs: the registers of every context, and the memory of the same moment.
+//!
+//! You get a [`Whole`]; it writes a core file with one thread for each context, so that debuggers, which know of threads
+//! alone, show every coroutine. A context without a thread gets a made-up number: [`target::FIRST_MADE_UP_TID`] and the
+//! number of its stack. Memory shared with other processes is not in it, nor what the files still hold.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Snapshot;
+use super::take::{self, Kept};
+use crate::addr::{Addr, Pc};
+use crate::image::names::Lines;
+use crate::mapping::{Mapping, Origin};
+use crate::memory::{Memory, Slices};
+use crate::registers::Registers;
+use crate::target::{self, Core, CoreContent, CoreThread, Live, StopError, Target, Thread, TouchedCopy};
+use crate::unwind::{Rules, Tables, walk};
+
+/// Every ELF file begins with its headers, by which debuggers know it.
+const PAGE: u64 = 4096;
+
+/// A longer mapping of the kernel's own code is not the kernel's.
+const LONGEST_VDSO: u64 = 64 << 10;
+
+/// A snapshot of which a core file can be written.
+#[derive(Debug)]
+pub struct Whole<'t> {
+    /// The snapshot; its stacks have their registers.
+    pub snapshot: Arc<Snapshot>,
+    threads: Vec<Thread>,
+    mappings: Arc<[Mapping]>,
+    auxv: Vec<u8>,
+    siginfo: Option<Vec<u8>>,
+    memory: Kind<'t>,
+}
+
+/// Where the memory is.
+#[derive(Debug)]
+enum Kind<'t> {
+    Copied { copy: Option<TouchedCopy>, pages: Vec<(Addr, Vec<u8>)> },
+    Core(&'t Core),
+}
+
+/// What a look leaves behind for a core file.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    pub(super) copy: Option<TouchedCopy>,
+    pub(super) mappings: Arc<[Mapping]>,
+    pub(super) threads: Vec<Thread>,
+}
+
+/// Why there is no core file.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// What is in use of the program's memory is not known, so it was not copied.
+    #[error("the kernel does not tell which pages of the program are in use, so its memory was not copied")]
+    NoCopy,
+    /// The file can't be written.
+    #[error("{path}: {error}", path = path.display())]
+    File {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// One look at a running process; `kept` as for [`super::of_live_again`].
+///
+/// # Errors
+/// As [`super::of_live`].
+pub fn of_live_whole(live: &Live, lines: Lines, kept: &mut Option<Kept>) -> Result<Whole<'static>, StopError> {
+    let mut remains = Remains::default();
+    let snapshot = Arc::new(take::take(live, Some(lines), kept, Some(&mut remains))?);
+    let pages = first_pages(&remains.mappings, &live.memory());
+    Ok(Whole {
+        snapshot,
+        threads: remains.threads,
+        mappings: remains.mappings,
+        auxv: live.auxv(),
+        siginfo: None,
+        memory: Kind::Copied { copy: remains.copy, pages },
+    })
+}
+
+/// One look at a core file.
+pub fn of_core_whole(core: &mut Core, lines: Lines) -> Whole<'_> {
+    let snapshot = Arc::new(take::of_core_keeping(core, lines));
+    let core = &*core;
+    Whole {
+        snapshot,
+        threads: core.threads().to_vec(),
+        mappings: core.mappings().into(),
+        auxv: core.auxv().to_vec(),
+        siginfo: core.siginfo().map(<[u8]>::to_vec),
+        memory: Kind::Core(core),
+    }
+}
+
+/// The pages that nobody wrote to and that debuggers want nevertheless: the first one of each file, and the kernel's code.
+fn first_pages(mappings: &[Mapping], memory: &dyn Memory) -> Vec<(Addr, Vec<u8>)> {
+    let wanted = mappings.iter().filter_map(|mapping| match &mapping.origin {
+        Origin::File(file) if file.offset == 0 => Some((mapping.range.low, PAGE.min(mapping.range.len()))),
+        Origin::Vdso => Some((mapping.range.low, mapping.range.len().min(LONGEST_VDSO))),
+        _ => None,
+    });
+    let read = wanted.filter_map(|(at, length)| {
+        let mut bytes = vec![0; length as usize];
+        memory.read(at, &mut bytes).ok()?;
+        bytes.starts_with(b"\x7fELF").then_some((at, bytes))
+    });
+    read.collect()
+}
+
+impl Whole<'_> {
+    /// Writes the core file, for its owner's eyes only; gives the number of its threads. `progress` is told how many bytes of
+    /// how many are written.
+    ///
+    /// # Errors
+    /// [`SaveError`]. What was written of a file by then is left.
+    pub fn write_core(&self, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<usize, SaveError> {
+        let memory = match &self.memory {
+            Kind::Core(core) => core.everything(),
+            Kind::Copied { copy, pages } => {
+                let copied = copy.as_ref().ok_or(SaveError::NoCopy)?.slices();
+                let pages = pages.iter().map(|(at, bytes)| (*at, bytes.as_slice()));
+                // What was written to is in the copy already.
+                let pages = pages.filter(|(at, _)| copied.tail(*at).is_empty());
+                Slices::new(copied.iter().chain(pages).collect())
+            }
+        };
+        let content = CoreContent {
+            arch: self.snapshot.arch,
+            process: &self.snapshot.process,
+            threads: self.threads(),
+            mappings: &self.mappings,
+            auxv: &self.auxv,
+            siginfo: self.siginfo.as_deref(),
+            memory,
+        };
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+        file.and_then(|file| target::write_core(&file, &content, progress))
+            .map_err(|error| SaveError::File { path: path.to_owned(), error })?;
+        Ok(content.threads.len())
+    }
+
+    /// A thread for each context: those that run first, that which a signal ended before all others.
+    fn threads(&self) -> Vec<CoreThread> {
+        let contexts = self.snapshot.stacks.iter().enumerate().filter_map(|(id, stack)| {
+            let thread = stack.thread.and_then(|tid| self.threads.iter().find(|thread| thread.tid == tid));
+            let made_up = target::FIRST_MADE_UP_TID.checked_add(i32::try_from(id).ok()?)?;
+            Some(CoreThread {
+                tid: stack.thread.unwrap_or(made_up),
+                registers: stack.registers.as_deref()?.clone(),
+                thread_pointer: thread.and_then(|thread| thread.thread_pointer),
+                signal: thread.and_then(|thread| thread.signal),
+            })
+        });
+        let mut threads: Vec<CoreThread> = contexts.collect();
+        threads.sort_by_key(|thread| (thread.signal.is_none(), thread.tid >= target::FIRST_MADE_UP_TID));
+        threads
+    }
+}
+
+/// Adds the registers of the stacks that threads' chains of frames lead over.
+pub(super) fn add_registers(snapshot: &mut Snapshot, threads: &[Thread], tables: &Tables<'_>, memory: &dyn Memory) {
+    let mut rules = Rules::new(tables);
+    for entry in snapshot.threads.clone() {
+        let thread = threads.iter().find(|thread| thread.tid == entry.tid);
+        let Some(Ok(start)) = thread.map(|thread| &thread.registers) else { continue };
+        // The frame by which the chain comes to each stack; one that was found in memory has its registers already.
+        let (mut arrivals, mut passed) = (Vec::new(), 0);
+        for id in snapshot.stitched(entry.stack) {
+            let stack = &snapshot.stacks[id];
+            let Some(first) = stack.frames.first().filter(|_| stack.registers.is_none()) else { break };
+            arrivals.push((passed, id, first.frame.pc));
+            passed += stack.frames.len();
+        }
+        for (id, registers) in at_frames(&mut rules, tables, memory, start, &arrivals) {
+            snapshot.stacks[id].registers = Some(Box::new(registers));
+        }
+    }
+}
+
+/// The registers in those frames of a chain, given by place in the chain, stack, and code address.
+fn at_frames(
+    rules: &mut Rules<'_, '_>,
+    tables: &Tables<'_>,
+    memory: &dyn Memory,
+    start: &Registers,
+    wanted: &[(usize, usize, Pc)],
+) -> Vec<(usize, Registers)> {
+    let arch = tables.arch();
+    let mut wanted = wanted.iter().peekable();
+    let (mut found, mut passed) = (Vec::new(), 0);
+    let most = wanted.clone().last().map_or(0, |(place, ..)| place + 1);
+    walk(rules, memory, start.clone(), most, |frame, registers| {
+        if let Some((_, id, pc)) = wanted.next_if(|(place, ..)| *place == passed) {
+            if frame.pc != *pc {
+                return ControlFlow::Break(());
+            }
+            let mut registers = registers.clone();
+            registers.set(arch.pc, shown_pc(*pc, tables).0);
+            found.push((*id, registers));
+        }
+        passed += 1;
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// The program counter that has a debugger name a context's function rightly: it looks it up as it stands. Where a call
+/// was the last instruction of its function, that is on the call.
+pub(super) fn shown_pc(pc: Pc, tables: &Tables<'_>) -> Addr {
+    let (at, looked_up) = (pc.addr(), pc.lookup());
+    if tables.function_start(at) == tables.function_start(looked_up) { at } else { looked_up }
+}

@@ -50,7 +50,7 @@ fn a_filter_picks_what_the_json_says() {
         }),
         ("state=finished", |stack| stack["state"] == "finished"),
         ("kind:coro used>=500", |stack| stack["kind"] == "coroutine" && stack["used"].as_u64().unwrap() >= 500),
-        ("top:leave entry:own_start", |stack| stack["top"] == "leave" && stack["entry"] == "own_start"),
+        ("top:leave entry:run_body", |stack| stack["top"] == "leave" && stack["entry"] == "run_body"),
         ("thread:1", |_| false),
     ];
     for (filter, fits) in cases {
@@ -84,8 +84,8 @@ fn groups_hold_every_stack_once() {
         by_state["groups"].as_array().unwrap().iter().map(|group| (&group["common"], &group["count"])).collect();
     assert_eq!(format!("{counts:?}").matches("String").count(), 4, "{counts:?}");
     let by_entry = text(&["--group", "entry", &pid]);
-    assert!(by_entry.contains("200 coroutines, started for own_start: "), "{by_entry}");
-    assert!(by_entry.contains("\n  suspended 176, finished (likely) 20, new (likely) 4\n"), "{by_entry}");
+    assert!(by_entry.contains("196 coroutines, started for run_body: "), "{by_entry}");
+    assert!(by_entry.contains("\n  suspended 176, finished (likely) 20\n"), "{by_entry}");
     let singly = text(&["--all", &pid]);
     assert_eq!(singly.matches("\nCoroutine ").count() as u64, COUNT);
 }

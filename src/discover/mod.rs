@@ -3,6 +3,7 @@
 //! Pure functions over what a survey of the target gave; nothing here reads the target or judges an unwinding rule.
 
 pub mod bounds;
+mod calls;
 pub mod chain;
 pub mod chains;
 pub mod choose;

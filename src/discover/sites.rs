@@ -5,24 +5,28 @@
 //! and these do not change once a call was made.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
+use super::calls::{Calls, Wanted, calls_of};
 use super::descriptors::{ImageCode, Layout, Resume, Switches, derive};
 use crate::addr::{Addr, Pc};
 use crate::arch::X86_64;
-use crate::image::{CodeBytes, Image, Module, Modules, indirect_calls, slot_transfers, takes_address, transfers};
+use crate::image::{Image, Module, Modules, indirect_calls};
 use crate::memory::Memory;
 use crate::unwind::Tables;
 
 /// A module's data is searched for addresses of switch routines up to this many bytes.
 const MOST_DATA: u64 = 64 << 20;
 
+/// It is read in pieces of so many bytes.
+const DATA_PIECE: usize = 64 << 10;
+
+/// More words that hold addresses of switch routines than this are not looked at: a module has one for each.
+const MOST_SLOTS: usize = 1 << 12;
+
 /// More indirect calls than this are not taken for calls of a switch routine.
 const MOST_INDIRECT: usize = 1 << 16;
-
-/// A routine that only jumps on to another is reached through at most this many others.
-const MOST_WRAPPERS: usize = 4;
 
 /// How a context got to a resume word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -66,107 +70,162 @@ struct Routine {
     origin: Origin,
 }
 
+/// What an image's code says.
+#[derive(Clone, Default)]
+struct Said {
+    switches: Arc<Switches>,
+    /// What was asked of it last, and the answer.
+    calls: Option<Arc<(Wanted, Calls)>>,
+}
+
 /// What images' code says, kept from one look at a target to the next.
 #[derive(Default)]
 pub struct Derived {
-    images: Vec<(Arc<Image>, Arc<Switches>)>,
+    images: Vec<(Arc<Image>, Said)>,
 }
 
 impl Derived {
-    fn of(&self, image: &Arc<Image>) -> Option<Arc<Switches>> {
-        self.images.iter().find(|(known, _)| Arc::ptr_eq(known, image)).map(|(_, switches)| switches.clone())
+    fn of(&self, module: &Module) -> Option<Said> {
+        let image = module.image.as_ref()?;
+        self.images.iter().find(|(known, _)| Arc::ptr_eq(known, image)).map(|(_, said)| said.clone())
     }
 }
 
 /// Works out the resume words of a target from its modules' code.
-pub fn sites(modules: &Modules, tables: &Tables<'_>, memory: &dyn Memory, kept: &mut Derived) -> Sites {
-    let derived = derive_all(modules, tables, kept);
-    let images = modules.iter().map(|module| module.image.clone()).zip(&derived);
-    kept.images = images.filter_map(|(image, switches)| Some((image?, switches.clone()))).collect();
+pub fn sites(modules: &Modules, tables: &Tables<'_>, memory: &(dyn Memory + Sync), kept: &mut Derived) -> Sites {
+    let readable =
+        |module: &&Module| module.image.as_ref().is_some_and(|image| image.arch().elf_machine == X86_64.elf_machine);
+    let modules: Vec<&Module> = modules.iter().filter(readable).collect();
+    let mut said = of_each(&modules, |_, module| {
+        kept.of(module).unwrap_or_else(|| Said {
+            switches: Arc::new(with_code(module, tables, derive).unwrap_or_default()),
+            calls: None,
+        })
+    });
     let mut collected = Collected::default();
     let mut routines = Vec::new();
-    for (module, switches) in modules.iter().zip(&derived) {
-        routines.extend(collected.add_module(module, switches));
+    for (module, said) in modules.iter().zip(&said) {
+        routines.extend(collected.add_module(module, &said.switches));
     }
     if !routines.is_empty() {
-        let views: Vec<View<'_>> = modules.iter().filter_map(|module| View::new(module, memory)).collect();
-        collected.add_calls(&routines, &views, tables);
+        let entries: BTreeSet<u64> = routines.iter().map(|routine| routine.entry).collect();
+        let views =
+            of_each(&modules, |index, module| view(module, &entries, tables, memory, said[index].calls.as_ref()));
+        collected.add_calls(&routines, &views);
+        for (said, view) in said.iter_mut().zip(views) {
+            said.calls = Some(view.calls);
+        }
     }
+    let images = modules.iter().filter_map(|module| module.image.clone());
+    kept.images = images.zip(said).collect();
     collected.finish()
 }
 
-/// What each module's code says, in the order of [`Modules::iter`]; big modules first, on two threads.
-fn derive_all(modules: &Modules, tables: &Tables<'_>, kept: &Derived) -> Vec<Arc<Switches>> {
-    let modules: Vec<&Module> = modules.iter().collect();
+/// What `work` gives for each module, in their order; big modules first, on two threads.
+fn of_each<'m, T: Send>(modules: &[&'m Module], work: impl Fn(usize, &'m Module) -> T + Sync) -> Vec<T> {
     let size = |module: &Module| module.ranges.iter().map(|range| range.len()).sum::<u64>();
     let mut order: Vec<usize> = (0..modules.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(size(modules[*index])));
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Arc<Switches>>> = Mutex::new(vec![Arc::default(); modules.len()]);
-    let work = || {
+    let work_off = || {
+        let mut done = Vec::new();
         while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let known = modules[*index].image.as_ref().and_then(|image| kept.of(image));
-            let found = known.unwrap_or_else(|| Arc::new(derive_one(modules[*index], tables)));
-            if let Ok(mut results) = results.lock() {
-                results[*index] = found;
-            }
+            done.push((*index, work(*index, modules[*index])));
         }
+        done
     };
-    std::thread::scope(|scope| {
-        scope.spawn(work);
-        work();
+    let mut done = std::thread::scope(|scope| {
+        let other = scope.spawn(work_off);
+        let mut done = work_off();
+        // A panic there would be a mistake of ours, and goes on here.
+        done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        done
     });
-    results.into_inner().unwrap_or_default()
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn derive_one(module: &Module, tables: &Tables<'_>) -> Switches {
-    let Some(image) = module.image.as_ref().filter(|image| image.arch().elf_machine == X86_64.elf_machine) else {
-        return Switches::default();
-    };
+/// Lends `work` the code of a module, if it has any.
+fn with_code<T>(module: &Module, tables: &Tables<'_>, work: impl FnOnce(&ImageCode<'_>) -> T) -> Option<T> {
+    let image = module.image.as_ref()?;
+    let starts = tables.function_starts();
     let function_start = |svma: u64| {
-        let start = tables.function_start(Addr(svma.wrapping_add(module.bias)))?;
+        let start = starts.of(Addr(svma.wrapping_add(module.bias)))?;
         Some(module.svma(start))
     };
     let named_starts = |svmas: &[u64], within: u64| image.named_starts(svmas, within);
-    derive(&ImageCode { parts: &image.code(), function_start: &function_start, named_starts: &named_starts })
+    let parts = image.code();
+    Some(work(&ImageCode { parts: &parts, function_start: &function_start, named_starts: &named_starts }))
 }
 
-/// A module's code and data, to find calls in.
+/// Looks at how a module leads to the routines at `entries`; `said` is what was found at the last look.
+fn view<'a>(
+    module: &'a Module,
+    entries: &BTreeSet<u64>,
+    tables: &Tables<'_>,
+    memory: &dyn Memory,
+    said: Option<&Arc<(Wanted, Calls)>>,
+) -> View<'a> {
+    let mut routines = Vec::new();
+    let mut number = |entry: u64| {
+        let known = routines.iter().position(|known| *known == entry);
+        known.unwrap_or_else(|| {
+            routines.push(entry);
+            routines.len() - 1
+        }) as u32
+    };
+    let is_own = |entry: &&u64| module.ranges.iter().any(|range| range.contains(Addr(**entry)));
+    let own = entries.iter().filter(is_own).map(|entry| (module.svma(Addr(*entry)), number(*entry))).collect();
+    let slots = slots(module, entries, memory).into_iter().map(|(slot, entry)| (slot, number(entry))).collect();
+    let is_fixed = module.image.as_ref().is_some_and(|image| image.segments().iter().all(|segment| segment.svma > 0));
+    let wanted = Wanted { entries: own, slots, is_fixed };
+    let calls = said.filter(|said| said.0 == wanted).cloned();
+    let calls = calls.unwrap_or_else(|| {
+        let calls = with_code(module, tables, |code| calls_of(code, &wanted)).unwrap_or_default();
+        Arc::new((wanted, calls))
+    });
+    View { module, routines, calls }
+}
+
+/// The svmas of words in a module's writable segments, as the target's memory has them now, that hold one of `values`,
+/// each with what it holds.
+fn slots(module: &Module, values: &BTreeSet<u64>, memory: &dyn Memory) -> Vec<(u64, u64)> {
+    let (Some(low), Some(high)) = (values.first(), values.last()) else { return Vec::new() };
+    let mut slots = Vec::new();
+    let mut bytes = vec![0; DATA_PIECE];
+    let segments = module.image.as_ref().map_or(&[][..], |image| image.segments());
+    for segment in segments.iter().filter(|segment| segment.write) {
+        let first = segment.svma.next_multiple_of(8);
+        let end = segment.svma.saturating_add(segment.file_size.min(MOST_DATA));
+        for piece in (first..end).step_by(DATA_PIECE) {
+            let bytes = &mut bytes[..DATA_PIECE.min((end - piece) as usize)];
+            if memory.read(Addr(piece.wrapping_add(module.bias)), bytes).is_err() {
+                continue;
+            }
+            let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).zip(0u64..);
+            let near = words.filter(|(word, _)| word.wrapping_sub(*low) <= high - low);
+            let held = near.filter(|(word, _)| values.contains(word));
+            slots.extend(held.map(|(word, index)| (piece + 8 * index, word)));
+        }
+    }
+    slots.truncate(MOST_SLOTS);
+    slots
+}
+
+/// A module, and how it leads to switch routines; their numbers are places in `routines`.
 struct View<'a> {
     module: &'a Module,
-    image: &'a Image,
-    /// Its writable segments as the target's memory has them now, and the svma of each.
-    data: Vec<(u64, Vec<u8>)>,
+    /// The routines, each by its address in the target, that the numbers in `calls` stand for.
+    routines: Vec<u64>,
+    calls: Arc<(Wanted, Calls)>,
 }
 
-impl<'a> View<'a> {
-    fn new(module: &'a Module, memory: &dyn Memory) -> Option<View<'a>> {
-        let image = &**module.image.as_ref()?;
-        let data = image.segments().iter().filter(|segment| segment.write).filter_map(|segment| {
-            let mut bytes = vec![0; usize::try_from(segment.file_size.min(MOST_DATA)).ok()?];
-            memory.read(Addr(segment.svma.wrapping_add(module.bias)), &mut bytes).ok()?;
-            Some((segment.svma, bytes))
-        });
-        Some(View { module, image, data: data.collect() })
-    }
-
-    /// Whether the address `entry` stands in its data or is taken by its code.
+impl View<'_> {
+    /// Whether the address of a routine stands in its data or is taken by its code.
     fn keeps(&self, entry: u64) -> bool {
-        let takes = |part: CodeBytes<'_>| takes_address(part, entry.wrapping_sub(self.module.bias));
-        !self.slots(&BTreeSet::from([entry])).is_empty()
-            || is_code_of(self, entry) && self.image.code().into_iter().any(takes)
-    }
-
-    /// The svmas of words that hold one of `values`.
-    fn slots(&self, values: &BTreeSet<u64>) -> BTreeSet<u64> {
-        let in_segment = |(svma, bytes): &(u64, Vec<u8>)| {
-            let first = (8 - svma % 8) % 8;
-            let words = bytes.get(first as usize..).unwrap_or_default().as_chunks::<8>().0;
-            let svma = svma + first;
-            let hits = words.iter().enumerate().filter(|(_, word)| values.contains(&u64::from_le_bytes(**word)));
-            hits.map(|(index, _)| svma + 8 * index as u64).collect::<Vec<_>>()
-        };
-        self.data.iter().flat_map(in_segment).collect()
+        let Some(number) = self.routines.iter().position(|routine| *routine == entry) else { return false };
+        let (wanted, calls) = &*self.calls;
+        calls.taken.contains(&(number as u32)) || wanted.slots.iter().any(|(_, held)| *held == number as u32)
     }
 }
 
@@ -226,12 +285,12 @@ impl Collected {
         routines
     }
 
-    fn add_calls(&mut self, routines: &[Routine], views: &[View<'_>], tables: &Tables<'_>) {
-        let entries: BTreeSet<u64> = routines.iter().map(|routine| routine.entry).collect();
+    fn add_calls(&mut self, routines: &[Routine], views: &[View<'_>]) {
         let mut called: BTreeSet<u64> = BTreeSet::new();
         for view in views {
-            let slots = view.slots(&entries);
-            for (entry, site) in calls_in(view, &entries, &slots, tables) {
+            for (number, site) in &view.calls.1.returns {
+                let entry = view.routines[*number as usize];
+                let site = site.wrapping_add(view.module.bias);
                 for routine in routines.iter().filter(|routine| routine.entry == entry) {
                     self.add(site, Pc::After(Addr(site)), routine.origin, routine.layout);
                     called.insert(entry);
@@ -242,8 +301,9 @@ impl Collected {
         let uncalled = |routine: &&Routine| routine.origin == Origin::Switch && !called.contains(&routine.entry);
         for routine in routines.iter().filter(uncalled) {
             for view in views.iter().filter(|view| view.keeps(routine.entry)) {
-                let returns = view.image.code().into_iter().flat_map(indirect_calls).take(MOST_INDIRECT);
-                for site in returns.map(|svma| svma.wrapping_add(view.module.bias)) {
+                let code = view.module.image.as_ref().map_or_else(Vec::new, |image| image.code());
+                for site in code.into_iter().flat_map(indirect_calls).take(MOST_INDIRECT) {
+                    let site = site.wrapping_add(view.module.bias);
                     self.add(site, Pc::After(Addr(site)), Origin::Switch, routine.layout);
                 }
             }
@@ -258,61 +318,4 @@ impl Collected {
         entries.dedup();
         Sites { layouts: self.layouts, sites, entries }
     }
-}
-
-/// Whether `entry` lies in the code of this module.
-fn is_code_of(view: &View<'_>, entry: u64) -> bool {
-    view.module.ranges.iter().any(|range| range.contains(Addr(entry)))
-}
-
-/// The calls in one module that lead to one of `entries`: each entry with the return address, both in the target.
-///
-/// Followed are direct calls, calls through `slots`, the stubs of the procedure linkage table, and functions that end
-/// in a jump to such a place.
-fn calls_in(view: &View<'_>, entries: &BTreeSet<u64>, slots: &BTreeSet<u64>, tables: &Tables<'_>) -> Vec<(u64, u64)> {
-    let bias = view.module.bias;
-    let code = view.image.code();
-    let mut found = Vec::new();
-    // What leads to which entry; addresses as the file names them.
-    let mut wanted: HashMap<u64, u64> = entries
-        .iter()
-        .filter(|entry| is_code_of(view, **entry))
-        .map(|entry| (entry.wrapping_sub(bias), *entry))
-        .collect();
-    let held = |slot: u64| {
-        let (svma, bytes) =
-            view.data.iter().find(|(svma, bytes)| (*svma..*svma + bytes.len() as u64).contains(&slot))?;
-        bytes.get((slot - svma) as usize..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
-    };
-    let start_of = |svma: u64| Some(tables.function_start(Addr(svma.wrapping_add(bias)))?.0.wrapping_sub(bias));
-    if !slots.is_empty() {
-        for transfer in code.iter().flat_map(|part| slot_transfers(*part, |slot| slots.contains(&slot))) {
-            let Some(entry) = held(transfer.slot) else { continue };
-            if transfer.call {
-                found.push((entry, transfer.at.wrapping_add(6).wrapping_add(bias)));
-            } else {
-                // A stub may begin with `endbr64` (four bytes), `bnd` (one), or both.
-                let stubs = [0, 1, 4, 5].map(|prefix| transfer.at.wrapping_sub(prefix));
-                wanted.extend(stubs.into_iter().chain(start_of(transfer.at)).map(|stub| (stub, entry)));
-            }
-        }
-    }
-    let mut new = wanted.clone();
-    for _ in 0..MOST_WRAPPERS {
-        if new.is_empty() {
-            break;
-        }
-        let mut wrappers = HashMap::new();
-        for transfer in code.iter().flat_map(|part| transfers(*part, |target| new.contains_key(&target))) {
-            let entry = new[&transfer.target];
-            if transfer.call {
-                found.push((entry, transfer.at.wrapping_add(5).wrapping_add(bias)));
-            } else if let Some(start) = start_of(transfer.at).filter(|start| !wanted.contains_key(start)) {
-                wrappers.insert(start, entry);
-            }
-        }
-        wanted.extend(&wrappers);
-        new = wrappers;
-    }
-    found
 }

@@ -3,7 +3,9 @@
 //! A scan looks at each byte as if an instruction began there, so what it finds may lie inside another instruction:
 //! whoever uses a find decodes from a place where an instruction is known to begin. Encodings: Intel SDM, volume 2.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
+
+use super::scan::{Span, distances, places};
 
 /// Code, and where it lies.
 #[derive(Clone, Copy, Debug)]
@@ -31,30 +33,22 @@ impl<'a> CodeBytes<'a> {
 /// `mov rsp, r/m`, `mov r, rsp`'s reverse, `lea rsp, [r+x]` and `xchg`, but not what restores it from `rbp` or moves it by a constant.
 ///
 /// You get the address of each, in order.
-pub fn stack_pointer_writes(code: CodeBytes<'_>) -> Vec<u64> {
-    let table = write_table();
-    let mut found = Vec::new();
-    for (index, window) in code.bytes.windows(2).enumerate().skip(1) {
-        let key = usize::from(window[0]) << 8 | usize::from(window[1]);
-        if table[key >> 6] >> (key & 63) & 1 == 1 && is_stack_pointer_write(&code.bytes[index - 1..]) {
-            found.push(code.svma.wrapping_add(index as u64 - 1));
-        }
-    }
-    found
+pub fn stack_pointer_writes(code: CodeBytes<'_>) -> impl Iterator<Item = u64> {
+    let found = places(code.bytes, may_write_stack_pointer);
+    let found = found.filter(move |place| is_stack_pointer_write(&code.bytes[*place..]));
+    found.map(move |place| code.svma.wrapping_add(place as u64))
 }
 
-/// For each pair of opcode and ModRM bytes, a bit: whether a REX prefix before them could make them a write of `rsp`.
-fn write_table() -> Box<[u64; 1024]> {
-    let mut table = Box::new([0; 1024]);
-    for opcode in [0x87_usize, 0x89, 0x8b, 0x8d, 0x94] {
-        for modrm in 0..256 {
-            if (0x48..0x50).any(|rex| is_stack_pointer_write(&[rex, opcode as u8, modrm as u8, 0])) {
-                let key = opcode << 8 | modrm;
-                table[key >> 6] |= 1 << (key & 63);
-            }
-        }
-    }
-    table
+/// Whether an instruction that begins so may be one for [`is_stack_pointer_write`]; no more than needed, and no branches.
+fn may_write_stack_pointer([rex, opcode, modrm, _]: [u8; 4]) -> bool {
+    // With REX.R clear, `reg` 4 is rsp; with REX.B clear, `rm` 4 is.
+    let reg = (rex & 0xfc == 0x48) & (modrm & 0x38 == 0x20);
+    let rm = rex & 0xf9 == 0x48;
+    // `lea rsp, [rbp+x]`, in the epilogue of every other function.
+    let own = (opcode == 0x8d) & (modrm & 7 == 5) & (rex & 1 == 0);
+    reg & ((opcode == 0x8b) | (opcode == 0x8d) | (opcode == 0x87)) & !own
+        | rm & ((opcode == 0x89) | (opcode == 0x87)) & (modrm & 0xc7 == 0xc4)
+        | rm & (opcode == 0x94)
 }
 
 /// Whether an instruction that begins here writes `rsp` from elsewhere.
@@ -68,70 +62,136 @@ fn is_stack_pointer_write(code: &[u8]) -> bool {
         0x89 => mode == 3 && rm == 4 && reg != 4 && reg != 5,
         0x8d => reg == 4 && mode != 3 && base != 4 && base != 5,
         0x87 => reg == 4 || mode == 3 && rm == 4,
-        0x94 => true,
+        0x94 => rex & 1 == 0,
         _ => false,
     }
 }
 
-/// A direct call or jump.
+/// An instruction `mov [r+slot], r64` (`REX.W 89 /r`) without an index register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Transfer {
-    /// The address of the instruction.
+pub struct Store {
+    /// Its address.
     pub at: u64,
-    /// Where it leads.
-    pub target: u64,
-    /// Whether it is a call, which returns to `at + 5`.
-    pub call: bool,
+    /// The number of the register that is stored, as in [`crate::arch`]'s encodings: 15 is `r15`.
+    pub register: u8,
 }
 
-/// Direct calls and jumps (`E8`/`E9 rel32`) whose target `wanted` accepts, in order.
-pub fn transfers(code: CodeBytes<'_>, wanted: impl Fn(u64) -> bool) -> Vec<Transfer> {
-    let transfer = |index: usize| {
-        let displacement = code.bytes.get(index + 1..)?.first_chunk::<4>()?;
-        let at = code.svma.wrapping_add(index as u64);
-        let target = at.wrapping_add(5).wrapping_add_signed(i64::from(i32::from_le_bytes(*displacement)));
-        wanted(target).then_some(Transfer { at, target, call: code.bytes[index] == 0xe8 })
+/// The stores of whole registers to `slot` bytes above what some register holds, in order.
+pub fn stores(code: CodeBytes<'_>, slot: i32) -> impl Iterator<Item = Store> {
+    let [low, ..] = slot.to_le_bytes();
+    let (is_short, is_zero) = (i8::try_from(slot).is_ok(), slot == 0);
+    let may_store = move |[rex, opcode, modrm, next]: [u8; 4]| {
+        let has_slot = is_zero & (modrm & 0xc0 == 0) | (next == low) & (modrm & 0xc0 != 0);
+        (rex & 0xf8 == 0x48) & (opcode == 0x89) & (modrm & 7 != 4) & has_slot
     };
-    memchr::memchr2_iter(0xe8, 0xe9, code.bytes).filter_map(transfer).collect()
-}
-
-/// An indirect call or jump through a word at a fixed address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SlotTransfer {
-    /// The address of the instruction, without prefixes.
-    pub at: u64,
-    /// The address of the word that holds the target.
-    pub slot: u64,
-    /// Whether it is a call, which returns to `at + 6`.
-    pub call: bool,
-}
-
-/// `call [rip+x]` and `jmp [rip+x]` (`FF /2`, `FF /4`) through a word that `wanted` accepts, in order.
-pub fn slot_transfers(code: CodeBytes<'_>, wanted: impl Fn(u64) -> bool) -> Vec<SlotTransfer> {
-    let transfer = |index: usize| {
-        let [modrm @ (0x15 | 0x25), a, b, c, d] = *code.bytes.get(index + 1..)?.first_chunk::<5>()? else {
-            return None;
+    let store = move |place: usize| {
+        let &[rex, _, modrm, ref rest @ ..] = code.bytes.get(place..)? else { return None };
+        let is_there = match modrm >> 6 {
+            0 => is_zero && modrm & 7 != 5,
+            1 => is_short && rest.first() == Some(&low),
+            2 => rest.first_chunk() == Some(&slot.to_le_bytes()),
+            _ => false,
         };
-        let at = code.svma.wrapping_add(index as u64);
-        let slot = at.wrapping_add(6).wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
-        wanted(slot).then_some(SlotTransfer { at, slot, call: modrm == 0x15 })
+        let at = code.svma.wrapping_add(place as u64);
+        is_there.then_some(Store { at, register: modrm >> 3 & 7 | (rex & 4) << 1 })
     };
-    memchr::memchr_iter(0xff, code.bytes).filter_map(transfer).collect()
+    places(code.bytes, may_store).filter_map(store)
 }
 
-/// Whether some instruction may take the address `target`: `lea r, [rip+x]`, or one with the address as a number, as code
-/// has it that is linked to run at a fixed place.
-pub fn takes_address(code: CodeBytes<'_>, target: u64) -> bool {
-    let leads_there = |index: usize| {
-        let tail = code.bytes.get(index + 1..)?.first_chunk::<5>()?;
-        let displacement = i64::from(i32::from_le_bytes([tail[1], tail[2], tail[3], tail[4]]));
-        let next = code.svma.wrapping_add(index as u64 + 6);
-        (tail[0] & 0xc7 == 0x05 && next.wrapping_add_signed(displacement) == target).then_some(())
+/// How an instruction names an address by its distance from the next instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reference {
+    /// `call x` (`E8`), which returns behind the distance.
+    Call,
+    /// `jmp x` (`E9`).
+    Jump,
+    /// `call [rip+x]` (`FF /2`), which returns behind the distance, to where the word at the address leads.
+    SlotCall,
+    /// `jmp [rip+x]` (`FF /4`).
+    SlotJump,
+    /// `lea r, [rip+x]` (`8D /r`).
+    Take,
+}
+
+impl Reference {
+    /// What an instruction is that has `code` before its distance.
+    fn before_distance(code: &[u8]) -> Option<Reference> {
+        match code {
+            [.., 0xff, 0x15] => Some(Reference::SlotCall),
+            [.., 0xff, 0x25] => Some(Reference::SlotJump),
+            [.., 0x8d, modrm] if modrm & 0xc7 == 0x05 => Some(Reference::Take),
+            [.., 0xe8] => Some(Reference::Call),
+            [.., 0xe9] => Some(Reference::Jump),
+            _ => None,
+        }
+    }
+
+    /// How many bytes stand before the distance, prefixes aside.
+    pub fn opcode_bytes(self) -> u64 {
+        match self {
+            Reference::Call | Reference::Jump => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// An instruction that names an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Referrer {
+    /// The address behind it.
+    pub next: u64,
+    /// The address that it names.
+    pub target: u64,
+    /// How.
+    pub reference: Reference,
+}
+
+impl Referrer {
+    /// Where the instruction begins, its prefixes aside.
+    pub fn at(&self) -> u64 {
+        self.next.wrapping_sub(4 + self.reference.opcode_bytes())
+    }
+}
+
+/// Addresses further apart than this are looked for as two groups...
+const NEAR: u64 = 1 << 18;
+
+/// ... but more groups than this are joined: each is tried for at each byte.
+const MOST_GROUPS: usize = 8;
+
+/// The instructions that name an address in one of the ranges `wanted`, in order.
+///
+/// Each range begins and ends no lower than the one before it. The nearer all are to each other, the faster.
+pub fn references<'a>(code: CodeBytes<'a>, wanted: &'a [RangeInclusive<u64>]) -> impl Iterator<Item = Referrer> + 'a {
+    let (mut near, mut groups) = (NEAR, Vec::new());
+    while groups.is_empty() && !wanted.is_empty() {
+        let is_near =
+            |low: &RangeInclusive<u64>, high: &RangeInclusive<u64>| high.start().saturating_sub(*low.end()) <= near;
+        let grouped = wanted.chunk_by(is_near);
+        if near == u64::MAX || grouped.clone().count() <= MOST_GROUPS {
+            groups = grouped.collect();
+        }
+        near = near.saturating_mul(4);
+    }
+    let span = |group: &&[RangeInclusive<u64>]| {
+        let (low, high) = (*group.first()?.start(), *group.last()?.end());
+        let span = u32::try_from(high.wrapping_sub(low)).unwrap_or(u32::MAX);
+        Some(Span { low: low.wrapping_sub(code.svma) as u32, span })
     };
-    let by_lea = || memchr::memchr_iter(0x8d, code.bytes).find_map(leads_there).is_some();
-    let number = u32::try_from(target).ok().filter(|number| *number > 0xffff);
-    let by_number = |number: u32| memchr::memmem::find(code.bytes, &number.to_le_bytes()).is_some();
-    by_lea() || number.is_some_and(by_number)
+    let places = distances(code.bytes, groups.iter().filter_map(span).collect());
+    places.filter_map(move |place| {
+        let reference = Reference::before_distance(&code.bytes[..place])?;
+        let distance = i32::from_le_bytes(*code.bytes.get(place..)?.first_chunk()?);
+        let next = code.svma.wrapping_add(place as u64 + 4);
+        let target = next.wrapping_add_signed(i64::from(distance));
+        let range = wanted.get(wanted.partition_point(|range| *range.end() < target))?;
+        range.contains(&target).then_some(Referrer { next, target, reference })
+    })
+}
+
+/// Whether the code has this number in four bytes, as it has an address where it is linked to run at a fixed place.
+pub fn has_number(code: &[CodeBytes<'_>], number: u32) -> bool {
+    code.iter().any(|part| memchr::memmem::find(part.bytes, &number.to_le_bytes()).is_some())
 }
 
 /// The return addresses behind `call r/m` (`FF /2`), in order.
@@ -164,7 +224,7 @@ mod tests {
     use super::*;
 
     fn writes(bytes: &[u8]) -> Vec<u64> {
-        stack_pointer_writes(CodeBytes { svma: 0x1000, bytes })
+        stack_pointer_writes(CodeBytes { svma: 0x1000, bytes }).collect()
     }
 
     #[test]
@@ -212,29 +272,50 @@ mod tests {
 
     #[test]
     fn code_cut_short_is_no_error() {
+        let code = |bytes| CodeBytes { svma: 0, bytes };
         for length in 0..4 {
             assert!(writes(&[0x48, 0x8b, 0x26][..length.min(3)]).len() <= 1);
-            assert!(transfers(CodeBytes { svma: 0, bytes: &[0xe8, 0, 0, 0][..length] }, |_| true).is_empty());
-            assert!(slot_transfers(CodeBytes { svma: 0, bytes: &[0xff, 0x15, 0, 0][..length] }, |_| true).is_empty());
+            assert_eq!(references(code(&[0xe8, 0, 0, 0][..length]), &[0..=u64::MAX]).count(), 0);
+            assert_eq!(references(code(&[0xff, 0x15, 0, 0][..length]), &[0..=u64::MAX]).count(), 0);
+            assert_eq!(stores(code(&[0x4c, 0x89, 0x7f, 0x30][..length]), 0x30).count(), 0);
         }
     }
 
     #[test]
-    fn an_address_is_taken_by_lea_or_as_a_number() {
-        let code = [0x90, 0x48, 0x8d, 0x3d, 0x08, 0, 0, 0, 0xbf, 0x56, 0x34, 0x12, 0];
-        let takes = |target| takes_address(CodeBytes { svma: 0x1000, bytes: &code }, target);
-        assert!(takes(0x1010) && takes(0x12_3456));
-        assert!(!takes(0x1011) && !takes(0x3456));
+    fn finds_stores_however_their_place_is_written() {
+        let check = |bytes: &[u8], slot, register| {
+            let found: Vec<Store> = stores(CodeBytes { svma: 0x1000, bytes }, slot).collect();
+            assert_eq!(found, [Store { at: 0x1000, register }], "{bytes:x?}");
+            assert_eq!(stores(CodeBytes { svma: 0x1000, bytes }, slot + 8).count(), 0, "{bytes:x?}");
+        };
+        check(&[0x4c, 0x89, 0x3f], 0, 15); // mov [rdi], r15
+        check(&[0x4c, 0x89, 0x7f, 0x30], 0x30, 15); // mov [rdi+0x30], r15
+        check(&[0x4c, 0x89, 0xbf, 0xa0, 0, 0, 0], 0xa0, 15); // mov [rdi+0xa0], r15
+        check(&[0x49, 0x89, 0x58, 0xf8], -8, 3); // mov [r8-8], rbx
+        assert_eq!(stores(CodeBytes { svma: 0, bytes: &[0x4c, 0x89, 0x3d, 0, 0, 0, 0] }, 0).count(), 0, "[rip+0]");
     }
 
     #[test]
-    fn transfers_lead_where_the_displacement_says() {
-        let code = [0x90, 0xe8, 0xfa, 0xff, 0xff, 0xff, 0xe9, 0, 0, 0, 0];
-        let found = transfers(CodeBytes { svma: 0x1000, bytes: &code }, |_| true);
-        assert_eq!(found[0], Transfer { at: 0x1001, target: 0x1000, call: true });
-        assert_eq!(found[1], Transfer { at: 0x1006, target: 0x100b, call: false });
-        let code = [0xff, 0x25, 0x10, 0, 0, 0];
-        let found = slot_transfers(CodeBytes { svma: 0x1000, bytes: &code }, |slot| slot == 0x1016);
-        assert_eq!(found, [SlotTransfer { at: 0x1000, slot: 0x1016, call: false }]);
+    fn instructions_refer_to_where_the_distance_says() {
+        let code = [
+            0xe8, 0xfa, 0x0f, 0, 0, // call
+            0xe9, 0xfa, 0x0f, 0, 0, // jmp
+            0xff, 0x25, 0xfa, 0x0f, 0, 0, // jmp [rip+x]
+            0xff, 0x15, 0xfa, 0x0f, 0, 0, // call [rip+x]
+            0x48, 0x8d, 0x3d, 0xfa, 0x0f, 0, 0, // lea rdi, [rip+x]
+        ];
+        let code = CodeBytes { svma: 0x1000, bytes: &code };
+        let found: Vec<_> =
+            references(code, &[0x1f00..=0x1fff, 0x2000..=0x2100]).map(|found| (found.at(), found.reference)).collect();
+        let expected = [
+            (0x1000, Reference::Call),
+            (0x1005, Reference::Jump),
+            (0x100a, Reference::SlotJump),
+            (0x1010, Reference::SlotCall),
+            (0x1017, Reference::Take),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(references(code, &[0x1fff..=0x1fff]).map(|found| found.next).collect::<Vec<_>>(), [0x1005]);
+        assert!(has_number(&[code], 0xffa) && !has_number(&[code], 0xffb));
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Section {
     pub(crate) align: u64,
     /// Whether it lies in memory when the program runs.
     pub(crate) is_loaded: bool,
+    /// Whether it holds instructions.
+    pub(crate) is_code: bool,
 }
 
 impl Section {
@@ -212,6 +214,7 @@ fn sections(header: &FileHeader64<LE>, file: &[u8]) -> Vec<Section> {
         link: header.sh_link(LE),
         align: header.sh_addralign(LE),
         is_loaded: header.sh_flags(LE).contains(elf::SHF_ALLOC),
+        is_code: header.sh_flags(LE).contains(elf::SHF_EXECINSTR),
     };
     headers.iter().take(MOST_SECTIONS).map(read).collect()
 }

@@ -1,5 +1,6 @@
 //! One ELF file: its bytes, what its headers say, and what is worked out from them on demand.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +28,9 @@ pub struct Image {
     debug_files: DebugFiles,
     known_names: KnownNames,
 }
+
+/// Sections of code lie this near to each other where nothing else lies between them.
+const PADDING: usize = 4096;
 
 /// Where an image's bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,13 +107,40 @@ impl Image {
         true
     }
 
-    /// The bytes of its executable segments, by address.
+    /// Its code, by address: of its executable segments what sections say is code, or all where no section says so.
+    ///
+    /// Linkers may put tables into these segments as well, tens of megabytes of them.
     pub fn code(&self) -> Vec<CodeBytes<'_>> {
         let executable = self.headers.segments.iter().filter(|segment| segment.execute);
-        let mut code: Vec<_> =
-            executable.map(|segment| CodeBytes { svma: segment.svma, bytes: segment.data(self.bytes()) }).collect();
+        let mut code: Vec<_> = executable.flat_map(|segment| self.code_of(segment)).collect();
         code.sort_by_key(|part| part.svma);
         code
+    }
+
+    fn code_of(&self, segment: &Segment) -> Vec<CodeBytes<'_>> {
+        let bytes = segment.data(self.bytes());
+        let inside = |svma: u64| svma.checked_sub(segment.svma).and_then(|offset| usize::try_from(offset).ok());
+        let range = |section: &Section| {
+            let start = inside(section.svma)?.min(bytes.len());
+            Some(start..start.saturating_add(usize::try_from(section.size).ok()?).min(bytes.len()))
+        };
+        let sections = self.headers.sections.iter().filter(|section| section.is_code && section.is_loaded);
+        let mut ranges: Vec<Range<usize>> = sections.filter_map(range).filter(|range| !range.is_empty()).collect();
+        ranges.sort_by_key(|range| range.start);
+        // What lies between two neighbours is padding; what begins inside the other is not counted twice.
+        ranges.dedup_by(|next, known| {
+            let is_near = next.start <= known.end.saturating_add(PADDING);
+            known.end = if is_near { known.end.max(next.end) } else { known.end };
+            is_near
+        });
+        if ranges.is_empty() {
+            ranges.push(0..bytes.len());
+        }
+        let part = |range: Range<usize>| CodeBytes {
+            svma: segment.svma.wrapping_add(range.start as u64),
+            bytes: &bytes[range],
+        };
+        ranges.into_iter().map(part).collect()
     }
 
     /// The starts of code that has a symbol in this file, each at most `within` bytes before one of `svmas`, which are

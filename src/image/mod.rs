@@ -19,6 +19,7 @@ pub mod names;
 mod perf_map;
 mod printable;
 mod problem;
+mod scan;
 mod symbols;
 mod unwind_sections;
 
@@ -39,7 +40,7 @@ use crate::mapping::Mapping;
 
 pub use build_id::BuildId;
 pub use code::{
-    CodeBytes, SlotTransfer, Transfer, indirect_calls, slot_transfers, stack_pointer_writes, takes_address, transfers,
+    CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, references, stack_pointer_writes, stores,
 };
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};

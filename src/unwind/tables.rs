@@ -2,6 +2,8 @@
 //!
 //! Made once for a set of images, before the target is stopped, and shared by all walks in it.
 
+use std::cell::RefCell;
+
 use super::cfi::Entries;
 use super::entry::{Cies, Entry};
 use crate::addr::{Addr, AddrRange};
@@ -91,7 +93,12 @@ impl<'d> Tables<'d> {
 
     /// The start of the function whose entry covers `at`.
     pub fn function_start(&self, at: Addr) -> Option<Addr> {
-        self.find(at, &mut Cies::default()).map(|found| found.start())
+        self.function_starts().of(at)
+    }
+
+    /// Looks up the starts of many functions.
+    pub fn function_starts(&self) -> FunctionStarts<'_, 'd> {
+        FunctionStarts { tables: self, cies: RefCell::default() }
     }
 
     pub(super) fn is_executable(&self, at: Addr) -> bool {
@@ -128,6 +135,20 @@ impl<'d> Tables<'d> {
         let next = self.ranges.partition_point(|(range, _)| range.low <= at);
         let (_, image) = self.ranges.get(next.checked_sub(1)?).filter(|(range, _)| range.contains(at))?;
         self.images.get(*image)
+    }
+}
+
+/// The starts of functions, one after the other.
+pub struct FunctionStarts<'t, 'd> {
+    tables: &'t Tables<'d>,
+    /// The common parts that were met before.
+    cies: RefCell<Cies<'d>>,
+}
+
+impl FunctionStarts<'_, '_> {
+    /// The start of the function whose entry covers `at`.
+    pub fn of(&self, at: Addr) -> Option<Addr> {
+        self.tables.find(at, &mut self.cies.borrow_mut()).map(|found| found.start())
     }
 }
 

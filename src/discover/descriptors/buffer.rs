@@ -1,46 +1,32 @@
 //! Routines that save a context to a block and return, like `setjmp`: the other half of one that loads it.
 
-use super::flow::Reader;
-use super::machine::{Base, Machine, RBP, RSP, Sum, Twist, Value};
-use super::routine::{Loader, dwarf};
-use super::{Descriptor, Layout, Place, Resume};
-use crate::image::CodeBytes;
 use iced_x86::InstructionInfoFactory;
 
-use super::machine::Flow;
+use super::flow::Reader;
+use super::machine::{Base, Flow, Gpr, Machine, RBP, RSP, Sum, Twist, Value};
+use super::routine::{Loader, dwarf};
+use super::{Descriptor, Layout, Place, Resume};
+use crate::image::stores;
+
+/// Of the registers that are saved, the one whose store is looked for.
+const R15: Gpr = 15;
 
 /// A saving routine is done within this many instructions.
 const LONGEST_SAVER: usize = 64;
 
 /// The routines that save what `loader` loads, where it loads it from.
 pub(super) fn savers(reader: &Reader<'_>, loader: &Loader) -> Vec<Descriptor> {
-    let Some((_, slot)) = loader.registers.iter().find(|(register, _)| *register == 15) else { return Vec::new() };
+    let slot = loader.registers.iter().find(|(register, _)| *register == R15);
+    let Some(slot) = slot.and_then(|(_, slot)| i32::try_from(*slot).ok()) else { return Vec::new() };
     let mut entries: Vec<u64> = Vec::new();
     for part in reader.parts() {
-        for at in stores_of_r15(*part, *slot) {
-            entries.extend(reader.entries(at).into_iter().find(|entry| saves(reader, *entry, loader)));
+        for store in stores(*part, slot).filter(|store| store.register == R15) {
+            entries.extend(reader.entries(store.at).into_iter().find(|entry| saves(reader, *entry, loader)));
         }
     }
     entries.sort_unstable();
     entries.dedup();
     entries.into_iter().map(|entry| descriptor(entry, loader)).collect()
-}
-
-/// The addresses of instructions `mov [r+slot], r15`, by their bytes (`REX.WR 89 /r`).
-fn stores_of_r15(code: CodeBytes<'_>, slot: i64) -> Vec<u64> {
-    let short = i8::try_from(slot).ok().map(|slot| slot as u8);
-    let long = i32::try_from(slot).ok().map(i32::to_le_bytes);
-    let is_store = |bytes: &[u8]| match bytes {
-        [0x4c | 0x4d, 0x89, modrm, rest @ ..] if modrm & 0x38 == 0x38 && modrm & 7 != 4 => match modrm >> 6 {
-            0 => slot == 0 && modrm & 7 != 5,
-            1 => short.is_some() && rest.first().copied() == short,
-            2 => long.is_some() && rest.first_chunk::<4>().copied() == long,
-            _ => false,
-        },
-        _ => false,
-    };
-    let places = memchr::memchr_iter(0x89, code.bytes).filter_map(|index| index.checked_sub(1));
-    places.filter(|start| is_store(&code.bytes[*start..])).map(|start| code.svma.wrapping_add(start as u64)).collect()
 }
 
 /// Whether the routine at `entry` saves, before it returns, what `loader` loads.

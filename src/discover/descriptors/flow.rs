@@ -4,7 +4,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory};
 
 use super::ImageCode;
 use super::machine::{Base, Flow, Machine, RBP, RSP, Sum, Value};
-use crate::image::{CodeBytes, transfers};
+use crate::image::{CodeBytes, Reference, references};
 
 /// A routine is looked for at most this many bytes before its switch site, where no table says where it begins.
 const LONGEST_ROUTINE: u64 = 256;
@@ -15,6 +15,9 @@ const MOST_STEPS: usize = 512;
 /// At most this many branches are followed both ways.
 const MOST_FORKS: usize = 32;
 
+/// From a switch on, a routine is left within this many instructions.
+pub(super) const LONGEST_END: usize = 64;
+
 /// Decodes an image's code and knows where its routines begin.
 pub(super) struct Reader<'a> {
     code: ImageCode<'a>,
@@ -23,22 +26,26 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Prepares to look at `sites`, which are sorted.
-    pub(super) fn new(code: &ImageCode<'a>, sites: &[u64]) -> Reader<'a> {
-        let uncovered: Vec<u64> = sites.iter().copied().filter(|site| (code.function_start)(*site).is_none()).collect();
-        let mut called = Vec::new();
-        if !uncovered.is_empty() {
-            let is_near = |target: u64| {
-                let next = uncovered.partition_point(|site| *site < target);
-                uncovered.get(next).is_some_and(|site| site - target < LONGEST_ROUTINE)
-            };
-            let found = code.parts.iter().flat_map(|part| transfers(*part, is_near));
-            called = found.filter(|transfer| transfer.call).map(|transfer| transfer.target).collect();
-            called.extend((code.named_starts)(&uncovered, LONGEST_ROUTINE));
-            called.sort_unstable();
-            called.dedup();
+    /// Reads `code`, and knows of entries only what tables say.
+    pub(super) fn new(code: &ImageCode<'a>) -> Reader<'a> {
+        Reader { code: *code, called: Vec::new() }
+    }
+
+    /// Learns where routines may begin around those of `sites` that no table covers.
+    pub(super) fn learn_entries<'s>(&mut self, sites: impl Iterator<Item = &'s u64>) {
+        let mut uncovered: Vec<u64> = sites.copied().filter(|site| self.function_start(*site).is_none()).collect();
+        uncovered.sort_unstable();
+        if uncovered.is_empty() {
+            return;
         }
-        Reader { code: *code, called }
+        let near: Vec<_> = uncovered.iter().map(|site| site.saturating_sub(LONGEST_ROUTINE - 1)..=*site).collect();
+        let referrers = self.parts().iter().flat_map(|part| references(*part, &near));
+        let calls = referrers.filter(|referrer| referrer.reference == Reference::Call);
+        let mut called: Vec<u64> = calls.map(|call| call.target).collect();
+        called.extend((self.code.named_starts)(&uncovered, LONGEST_ROUTINE));
+        called.sort_unstable();
+        called.dedup();
+        self.called = called;
     }
 
     /// The bytes from `svma` to the end of the code around it.
@@ -120,6 +127,13 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    /// Whether control can leave through a register or memory soon after `site`, as [`leave`](Reader::leave) follows it.
+    pub(super) fn leads_away(&self, site: u64) -> bool {
+        let mut machine = Machine::new();
+        let next = self.step(&mut machine, site);
+        next.is_some_and(|next| self.leave(&mut machine, next, LONGEST_END).is_some())
     }
 
     /// Carries out the single instruction at `at`; the address of the next one.

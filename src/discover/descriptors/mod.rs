@@ -30,9 +30,9 @@ pub struct ImageCode<'a> {
     /// Its code, sorted by address.
     pub parts: &'a [CodeBytes<'a>],
     /// The start of the function that covers an address, from unwind tables and symbols; `None` where neither knows.
-    pub function_start: &'a (dyn Fn(u64) -> Option<u64> + Sync),
+    pub function_start: &'a dyn Fn(u64) -> Option<u64>,
     /// The starts of functions that have a symbol, each at most so many bytes before one of these sorted addresses.
-    pub named_starts: &'a (dyn Fn(&[u64], u64) -> Vec<u64> + Sync),
+    pub named_starts: &'a dyn Fn(&[u64], u64) -> Vec<u64>,
 }
 
 /// Where a saved word lies.
@@ -127,15 +127,17 @@ const MOST_CANDIDATES: usize = 4096;
 
 /// Derives all there is to know of stack switching from an image's code.
 pub fn derive(code: &ImageCode<'_>) -> Switches {
-    let mut candidates: Vec<u64> = code.parts.iter().flat_map(|part| stack_pointer_writes(*part)).collect();
-    candidates.truncate(MOST_CANDIDATES);
-    if candidates.is_empty() {
-        return Switches::default();
-    }
-    let reader = Reader::new(code, &candidates);
+    let writes = code.parts.iter().flat_map(|part| stack_pointer_writes(*part));
+    let candidates: Vec<u64> = writes.take(MOST_CANDIDATES).collect();
+    let mut reader = Reader::new(code);
+    // Most candidates lie inside other instructions, or in functions that go on with what they do.
+    let sites: Vec<u64> = candidates.iter().copied().filter(|site| reader.leads_away(*site)).collect();
+    let trampolines: Vec<u64> =
+        candidates.into_iter().filter(|site| start::may_be_in_trampoline(&reader, *site)).collect();
+    reader.learn_entries(sites.iter().chain(&trampolines));
     let mut switches = Switches::default();
     let mut loaders = Vec::new();
-    for site in &candidates {
+    for site in &sites {
         let findings = routine::derive(&reader, *site);
         let is_new = |loader: &routine::Loader| loaders.iter().all(|known: &routine::Loader| !known.loads_like(loader));
         loaders.extend(findings.loader.filter(is_new));
@@ -152,6 +154,6 @@ pub fn derive(code: &ImageCode<'_>) -> Switches {
             }
         }
     }
-    switches.starts = start::labels(&reader, &switches.descriptors, &candidates);
+    switches.starts = start::labels(&reader, &switches.descriptors, &trampolines);
     switches
 }

@@ -1,6 +1,6 @@
 //! Switch routines that are called: what they save before the switch, and what they load after it.
 
-use super::flow::{Reader, is_foreign};
+use super::flow::{LONGEST_END, Reader, is_foreign};
 use super::machine::{Base, CALLEE_SAVED, DWARF, Gpr, Machine, RSP, Sum, Twist, Value};
 use super::{Descriptor, Layout, Mangling, Place, Resume};
 use crate::registers::Register;
@@ -10,9 +10,6 @@ const FEWEST_SAVED: usize = 2;
 
 /// One that loads fewer from a block is not the other half of a `setjmp`.
 const FEWEST_LOADED: usize = 4;
-
-/// From the switch on, a routine is left within this many instructions.
-const LONGEST_END: usize = 64;
 
 /// What was learned at one switch site.
 #[derive(Default)]

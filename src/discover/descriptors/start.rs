@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::flow::Reader;
 use super::inlined::arrives_by_register;
 use super::{Descriptor, Place, Resume, StartLabel};
-use crate::image::CodeBytes;
+use crate::image::{CodeBytes, stores};
 
 /// Start code lies at most this many bytes from the switch routine, both made by one assembler file.
 const NEAR: u64 = 1024;
@@ -20,7 +20,7 @@ const LONGEST_TRAMPOLINE: u64 = 32;
 /// More labels than this are not tried.
 const MOST_LABELS: usize = 4096;
 
-/// The places in an image where fresh contexts may begin, sorted.
+/// The places in an image where fresh contexts may begin, sorted; `sites` are those that may be in a trampoline.
 pub(super) fn labels(reader: &Reader<'_>, descriptors: &[Descriptor], sites: &[u64]) -> Vec<StartLabel> {
     let mut labels = Vec::new();
     for descriptor in descriptors.iter().filter(|descriptor| !descriptor.saves_only) {
@@ -57,6 +57,11 @@ fn addresses_taken<'a>(code: &'a CodeBytes<'a>, low: u64, high: u64) -> impl Ite
     })
 }
 
+/// Whether code shortly before `site` takes its stack pointer from a register.
+pub(super) fn may_be_in_trampoline(reader: &Reader<'_>, site: u64) -> bool {
+    (site.saturating_sub(LONGEST_TRAMPOLINE)..=site).any(|start| arrives_by_register(reader, start))
+}
+
 /// The routine around `site` if it begins by taking its stack pointer from a register.
 fn trampoline(reader: &Reader<'_>, site: u64) -> Option<u64> {
     let start = reader.entries(site).into_iter().next()?;
@@ -65,9 +70,11 @@ fn trampoline(reader: &Reader<'_>, site: u64) -> Option<u64> {
 
 /// Functions whose address is taken by a function that fills in both the stack pointer and the code address of a block.
 fn planted_by_makers(reader: &Reader<'_>, sp_slot: i64, pc_slot: i64) -> Vec<u64> {
-    let (Ok(sp_slot), Ok(pc_slot)) = (i32::try_from(sp_slot), i32::try_from(pc_slot)) else { return Vec::new() };
+    // Near the beginning of a block, everything stores.
+    let far = |slot: i64| i32::try_from(slot).ok().filter(|slot| i8::try_from(*slot).is_err());
+    let (Some(sp_slot), Some(pc_slot)) = (far(sp_slot), far(pc_slot)) else { return Vec::new() };
     let functions_storing_to = |part: &CodeBytes<'_>, slot: i32| -> BTreeSet<u64> {
-        stores_to(part, slot).into_iter().filter_map(|at| reader.function_start(at)).collect()
+        stores(*part, slot).filter_map(|store| reader.function_start(store.at)).collect()
     };
     let mut planted = Vec::new();
     for part in reader.parts() {
@@ -78,15 +85,4 @@ fn planted_by_makers(reader: &Reader<'_>, sp_slot: i64, pc_slot: i64) -> Vec<u64
         }
     }
     planted
-}
-
-/// The addresses of instructions `mov [r+slot], r64` with a displacement of four bytes.
-fn stores_to(code: &CodeBytes<'_>, slot: i32) -> Vec<u64> {
-    let slot = slot.to_le_bytes();
-    let is_store = |bytes: &[u8]| {
-        matches!(bytes, [0x48..=0x4f, 0x89, modrm, ..] if modrm >> 6 == 2 && modrm & 7 != 4)
-            && bytes.get(3..7) == Some(&slot)
-    };
-    let found = memchr::memmem::find_iter(code.bytes, &slot).filter_map(|index| index.checked_sub(3));
-    found.filter(|start| is_store(&code.bytes[*start..])).map(|start| code.svma.wrapping_add(start as u64)).collect()
 }

@@ -10,8 +10,8 @@ use super::{Common, exit, output};
 use crate::filter::Filter;
 use crate::image::names::Lines;
 use crate::report::{GroupBy, json, text};
-use crate::snapshot::{self, Snapshot, Whole};
-use crate::target::{Core, Live, LookError};
+use crate::snapshot::{self, Kept, Snapshot, Whole};
+use crate::target::{CacheFolder, Core, Live, LookError};
 
 /// Arguments of `dump`.
 #[derive(clap::Args, Debug)]
@@ -35,6 +35,15 @@ pub(super) struct Args {
                      Their debug information is packed; unpacking that of the C library takes tens of milliseconds."
     )]
     system_lines: bool,
+
+    /// Do not keep what files say on disk, and do not use what was kept
+    #[arg(
+        long,
+        long_help = "Do not keep what files say on disk, and do not use what was kept.\n\
+                     What the code of unchanged files says about switching stacks is otherwise kept in\n\
+                     $XDG_CACHE_HOME/stackscope or ~/.cache/stackscope, which saves some milliseconds."
+    )]
+    no_cache: bool,
 
     /// Show every stack by itself instead of equal ones together
     #[arg(long, conflicts_with = "group")]
@@ -127,16 +136,22 @@ fn lines(args: &Args) -> Lines {
 }
 
 fn take(args: &Args) -> Result<Snapshot, LookError> {
+    let mut kept = kept(args);
     Ok(match args.target.parse() {
-        Ok(pid) => snapshot::of_live(&Live::open(pid)?, lines(args))?,
-        Err(_) => snapshot::of_core(&mut Core::open(args.target.as_ref())?, lines(args)),
+        Ok(pid) => snapshot::of_live_again(&Live::open(pid)?, Some(lines(args)), &mut kept)?,
+        Err(_) => snapshot::of_core_again(&mut Core::open(args.target.as_ref())?, lines(args), &mut kept),
     })
+}
+
+/// What earlier runs left for a look.
+fn kept(args: &Args) -> Option<Kept> {
+    (!args.no_cache).then(|| Kept::in_folder(CacheFolder::of_user()))
 }
 
 /// Does something with a look that keeps what a core file is made of.
 fn with_whole<T>(args: &Args, then: impl FnOnce(&Whole<'_>) -> T) -> Result<T, LookError> {
     Ok(match args.target.parse() {
-        Ok(pid) => then(&snapshot::of_live_whole(&Live::open(pid)?, lines(args), &mut None)?),
+        Ok(pid) => then(&snapshot::of_live_whole(&Live::open(pid)?, lines(args), &mut kept(args))?),
         Err(_) => then(&snapshot::of_core_whole(&mut Core::open(args.target.as_ref())?, lines(args))),
     })
 }

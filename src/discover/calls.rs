@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use super::descriptors::ImageCode;
 use crate::image::{Reference, Referrer, has_number, references};
 
@@ -11,7 +13,7 @@ use crate::image::{Reference, Referrer, has_number, references};
 const MOST_WRAPPERS: usize = 4;
 
 /// What leads to switch routines, and which of these it leads to, by a number of the asker's choice.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Wanted {
     /// Routines in this image: the svma of each, sorted.
     pub(super) entries: Vec<(u64, u32)>,
@@ -22,7 +24,7 @@ pub(super) struct Wanted {
 }
 
 /// What was found; routines by the asker's numbers.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Calls {
     /// The routines that are called, and the svmas to which they return.
     pub(super) returns: Vec<(u32, u64)>,

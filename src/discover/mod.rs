@@ -14,3 +14,4 @@ pub mod ends;
 pub mod heap;
 pub mod sites;
 pub mod spans;
+mod stored;

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::calls::{Calls, Wanted, calls_of};
 use super::descriptors::{ImageCode, Layout, Resume, Switches, derive};
+use super::stored::{self, Said};
 use crate::addr::{Addr, Pc};
 use crate::arch::X86_64;
 use crate::image::{Image, Module, Modules, indirect_calls};
 use crate::memory::Memory;
+use crate::target::CacheFolder;
 use crate::unwind::Tables;
 
 /// A module's data is searched for addresses of switch routines up to this many bytes.
@@ -24,6 +26,9 @@ const DATA_PIECE: usize = 64 << 10;
 
 /// More words that hold addresses of switch routines than this are not looked at: a module has one for each.
 const MOST_SLOTS: usize = 1 << 12;
+
+/// So many answers are kept of an image: one program asks it for other things than another, or than earlier.
+const MOST_ANSWERS: usize = 8;
 
 /// More indirect calls than this are not taken for calls of a switch routine.
 const MOST_INDIRECT: usize = 1 << 16;
@@ -70,54 +75,66 @@ struct Routine {
     origin: Origin,
 }
 
-/// What an image's code says.
-#[derive(Clone, Default)]
-struct Said {
-    switches: Arc<Switches>,
-    /// What was asked of it last, and the answer.
-    calls: Option<Arc<(Wanted, Calls)>>,
-}
-
-/// What images' code says, kept from one look at a target to the next.
+/// What images' code says, kept from one look at a target to the next, and on disk where there is a folder for it.
 #[derive(Default)]
 pub struct Derived {
     images: Vec<(Arc<Image>, Said)>,
+    folder: Option<CacheFolder>,
 }
 
 impl Derived {
-    fn of(&self, module: &Module) -> Option<Said> {
-        let image = module.image.as_ref()?;
-        self.images.iter().find(|(known, _)| Arc::ptr_eq(known, image)).map(|(_, said)| said.clone())
+    /// Nothing yet but what may be kept in `folder`.
+    pub fn in_folder(folder: Option<CacheFolder>) -> Derived {
+        Derived { images: Vec::new(), folder }
+    }
+
+    /// What the code of `module` says, and whether it was not known before.
+    fn learn(&self, module: &Module, tables: &Tables<'_>) -> (Said, bool) {
+        let Some(image) = &module.image else { return Default::default() };
+        let before = self.images.iter().find(|(known, _)| Arc::ptr_eq(known, image)).map(|(_, said)| said.clone());
+        let known = before.or_else(|| stored::load(self.folder.as_ref()?, image));
+        let derive = || Said { switches: with_code(module, tables, derive).unwrap_or_default(), calls: Vec::new() };
+        let is_new = known.is_none();
+        (known.unwrap_or_else(derive), is_new)
+    }
+
+    /// Keeps what modules said for the next time; what is new, on disk too.
+    fn keep<'m>(&mut self, learned: impl Iterator<Item = (&'m Module, (Said, bool))>) {
+        self.images.clear();
+        for (module, (said, is_new)) in learned {
+            let Some(image) = &module.image else { continue };
+            if let Some(folder) = self.folder.as_ref().filter(|_| is_new) {
+                stored::save(folder, image, &said);
+            }
+            self.images.push((image.clone(), said));
+        }
     }
 }
 
 /// Works out the resume words of a target from its modules' code.
 pub fn sites(modules: &Modules, tables: &Tables<'_>, memory: &(dyn Memory + Sync), kept: &mut Derived) -> Sites {
-    let readable =
+    let is_readable =
         |module: &&Module| module.image.as_ref().is_some_and(|image| image.arch().elf_machine == X86_64.elf_machine);
-    let modules: Vec<&Module> = modules.iter().filter(readable).collect();
-    let mut said = of_each(&modules, |_, module| {
-        kept.of(module).unwrap_or_else(|| Said {
-            switches: Arc::new(with_code(module, tables, derive).unwrap_or_default()),
-            calls: None,
-        })
-    });
+    let modules: Vec<&Module> = modules.iter().filter(is_readable).collect();
+    let mut learned = of_each(&modules, |_, module| kept.learn(module, tables));
     let mut collected = Collected::default();
     let mut routines = Vec::new();
-    for (module, said) in modules.iter().zip(&said) {
+    for (module, (said, _)) in modules.iter().zip(&learned) {
         routines.extend(collected.add_module(module, &said.switches));
     }
     if !routines.is_empty() {
         let entries: BTreeSet<u64> = routines.iter().map(|routine| routine.entry).collect();
-        let views =
-            of_each(&modules, |index, module| view(module, &entries, tables, memory, said[index].calls.as_ref()));
+        let views = of_each(&modules, |index, module| view(module, &entries, tables, memory, &learned[index].0));
         collected.add_calls(&routines, &views);
-        for (said, view) in said.iter_mut().zip(views) {
-            said.calls = Some(view.calls);
+        for ((said, is_new), view) in learned.iter_mut().zip(views) {
+            if said.calls.iter().all(|(wanted, _)| *wanted != view.wanted) {
+                said.calls.truncate(MOST_ANSWERS - 1);
+                said.calls.insert(0, (view.wanted, view.calls));
+                *is_new = true;
+            }
         }
     }
-    let images = modules.iter().filter_map(|module| module.image.clone());
-    kept.images = images.zip(said).collect();
+    kept.keep(modules.into_iter().zip(learned));
     collected.finish()
 }
 
@@ -158,13 +175,13 @@ fn with_code<T>(module: &Module, tables: &Tables<'_>, work: impl FnOnce(&ImageCo
     Some(work(&ImageCode { parts: &parts, function_start: &function_start, named_starts: &named_starts }))
 }
 
-/// Looks at how a module leads to the routines at `entries`; `said` is what was found at the last look.
+/// Looks at how a module leads to the routines at `entries`; `said` is what is known of it already.
 fn view<'a>(
     module: &'a Module,
     entries: &BTreeSet<u64>,
     tables: &Tables<'_>,
     memory: &dyn Memory,
-    said: Option<&Arc<(Wanted, Calls)>>,
+    said: &Said,
 ) -> View<'a> {
     let mut routines = Vec::new();
     let mut number = |entry: u64| {
@@ -179,12 +196,9 @@ fn view<'a>(
     let slots = slots(module, entries, memory).into_iter().map(|(slot, entry)| (slot, number(entry))).collect();
     let is_fixed = module.image.as_ref().is_some_and(|image| image.segments().iter().all(|segment| segment.svma > 0));
     let wanted = Wanted { entries: own, slots, is_fixed };
-    let calls = said.filter(|said| said.0 == wanted).cloned();
-    let calls = calls.unwrap_or_else(|| {
-        let calls = with_code(module, tables, |code| calls_of(code, &wanted)).unwrap_or_default();
-        Arc::new((wanted, calls))
-    });
-    View { module, routines, calls }
+    let known = said.calls.iter().find(|(known, _)| *known == wanted).map(|(_, calls)| calls.clone());
+    let calls = known.unwrap_or_else(|| with_code(module, tables, |code| calls_of(code, &wanted)).unwrap_or_default());
+    View { module, routines, wanted, calls }
 }
 
 /// The svmas of words in a module's writable segments, as the target's memory has them now, that hold one of `values`,
@@ -215,17 +229,17 @@ fn slots(module: &Module, values: &BTreeSet<u64>, memory: &dyn Memory) -> Vec<(u
 /// A module, and how it leads to switch routines; their numbers are places in `routines`.
 struct View<'a> {
     module: &'a Module,
-    /// The routines, each by its address in the target, that the numbers in `calls` stand for.
+    /// The routines, each by its address in the target, that the numbers in `wanted` and `calls` stand for.
     routines: Vec<u64>,
-    calls: Arc<(Wanted, Calls)>,
+    wanted: Wanted,
+    calls: Calls,
 }
 
 impl View<'_> {
     /// Whether the address of a routine stands in its data or is taken by its code.
     fn keeps(&self, entry: u64) -> bool {
         let Some(number) = self.routines.iter().position(|routine| *routine == entry) else { return false };
-        let (wanted, calls) = &*self.calls;
-        calls.taken.contains(&(number as u32)) || wanted.slots.iter().any(|(_, held)| *held == number as u32)
+        self.calls.taken.contains(&(number as u32)) || self.wanted.slots.iter().any(|(_, held)| *held == number as u32)
     }
 }
 
@@ -288,8 +302,9 @@ impl Collected {
     fn add_calls(&mut self, routines: &[Routine], views: &[View<'_>]) {
         let mut called: BTreeSet<u64> = BTreeSet::new();
         for view in views {
-            for (number, site) in &view.calls.1.returns {
-                let entry = view.routines[*number as usize];
+            for (number, site) in &view.calls.returns {
+                // What was read from disk may name any number.
+                let Some(entry) = view.routines.get(*number as usize).copied() else { continue };
                 let site = site.wrapping_add(view.module.bias);
                 for routine in routines.iter().filter(|routine| routine.entry == entry) {
                     self.add(site, Pc::After(Addr(site)), routine.origin, routine.layout);

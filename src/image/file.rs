@@ -10,7 +10,7 @@ use super::elf::{Headers, NotElf, Section, Segment};
 use super::names::KnownNames;
 use super::symbols::Table;
 use super::unwind_sections::{self, UnwindSections};
-use super::{BuildId, Bytes, CodeBytes, Files, compressed};
+use super::{BuildId, Bytes, CodeBytes, Files, Opened, Stamp, compressed};
 use crate::arch::Arch;
 
 /// One ELF file, or what can be had of it from a target's memory.
@@ -21,6 +21,7 @@ pub struct Image {
     headers: Headers,
     build_id: Option<BuildId>,
     source: ImageSource,
+    stamp: Option<Stamp>,
     /// Compressed sections once unpacked, by index; `None` inside where that failed.
     unpacked: Box<[OnceLock<Option<Vec<u8>>>]>,
     mini_debug_info: OnceLock<Option<Arc<Image>>>,
@@ -62,12 +63,26 @@ impl Image {
             headers,
             build_id,
             source,
+            stamp: None,
             unpacked,
             mini_debug_info: OnceLock::new(),
             unit_index: UnitIndex::default(),
             debug_files: DebugFiles::default(),
             known_names: KnownNames::default(),
         }
+    }
+
+    /// The image in an opened file.
+    ///
+    /// # Errors
+    /// As [`parse`](Image::parse).
+    pub fn open(opened: &Opened) -> Result<Image, NotElf> {
+        Ok(Image { stamp: opened.stamp, ..Image::parse(opened.bytes.clone())? })
+    }
+
+    /// What tells its file from all others and from later states of itself, where that is known.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.stamp
     }
 
     /// The CPU it is made for.

@@ -36,6 +36,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::mapping::Mapping;
 
 pub use build_id::BuildId;
@@ -81,4 +83,23 @@ pub struct Opened {
     pub bytes: Bytes,
     /// Whether the operating system vouches that it is the file that is mapped. If not, compare build-ids.
     pub same_file: bool,
+    /// `None` where it is not known, or says nothing because the file was changed only now.
+    pub stamp: Option<Stamp>,
+}
+
+/// What tells a file from all others, and from what it was before it was changed.
+///
+/// A build-id does not: it can be put into any file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stamp {
+    /// As `st_dev` gives it.
+    pub device: u64,
+    /// As `st_ino` gives it.
+    pub inode: u64,
+    /// In bytes.
+    pub size: u64,
+    /// When its content was changed, in nanoseconds since 1970.
+    pub modified: i64,
+    /// When anything of it was changed, in nanoseconds since 1970; unlike the other times it can't be set.
+    pub changed: i64,
 }

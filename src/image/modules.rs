@@ -324,7 +324,7 @@ impl<'a> Loading<'a> {
 
     /// The image in an opened file, if it is what runs at `base`; else what memory shows.
     fn check(&mut self, opened: Opened, base: Option<Addr>) -> Found {
-        let image = match Image::parse(opened.bytes) {
+        let image = match Image::open(&opened) {
             Ok(image) => image,
             Err(error) => return self.fall_back(base, error.into()),
         };

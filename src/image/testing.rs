@@ -46,7 +46,7 @@ pub(crate) struct OwnFiles {
 impl Files for OwnFiles {
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {
         let bytes = self.open(&mapping.file().ok_or(io::ErrorKind::NotFound)?.path)?;
-        Ok(Opened { bytes, same_file: self.same_file })
+        Ok(Opened { bytes, same_file: self.same_file, stamp: None })
     }
 
     fn open(&self, path: &Path) -> io::Result<Bytes> {
@@ -156,7 +156,7 @@ impl Loaded {
 
 impl Files for Loaded {
     fn open_mapped(&self, _: &Mapping) -> io::Result<Opened> {
-        Ok(Opened { bytes: self.bytes.clone(), same_file: true })
+        Ok(Opened { bytes: self.bytes.clone(), same_file: true, stamp: None })
     }
 
     fn open(&self, path: &Path) -> io::Result<Bytes> {

@@ -29,7 +29,7 @@ struct OtherFiles;
 
 impl Files for OtherFiles {
     fn open_mapped(&self, _: &Mapping) -> io::Result<Opened> {
-        Ok(Opened { bytes: self.open(Path::new(""))?, same_file: false })
+        Ok(Opened { bytes: self.open(Path::new(""))?, same_file: false, stamp: None })
     }
 
     fn open(&self, _: &Path) -> io::Result<Bytes> {

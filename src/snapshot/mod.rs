@@ -28,7 +28,7 @@ use crate::unwind::{Ended, Frame};
 
 pub use crate::discover::classify::Confidence;
 pub use places::{Place, Places};
-pub use take::{Kept, of_core, of_live, of_live_again};
+pub use take::{Kept, of_core, of_core_again, of_live, of_live_again};
 pub use whole::{SaveError, Whole, of_core_whole, of_live_whole};
 
 /// One look at a target.

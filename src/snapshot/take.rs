@@ -23,7 +23,7 @@ use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
 use crate::target::{
-    Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, TouchedCopy, shrunken_files,
+    CacheFolder, Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, TouchedCopy, shrunken_files,
 };
 use crate::unwind::{Rules, Tables};
 
@@ -46,6 +46,13 @@ pub fn of_live(live: &Live, lines: Lines) -> Result<Snapshot, StopError> {
 pub struct Kept {
     modules: Modules,
     derived: Derived,
+}
+
+impl Kept {
+    /// For a first look: what files say is kept in `folder` beyond the end of this program, and taken from there.
+    pub fn in_folder(folder: Option<CacheFolder>) -> Kept {
+        Kept { modules: Modules::default(), derived: Derived::in_folder(folder) }
+    }
 }
 
 /// One of many looks at the same process: `kept` goes from each to the next, so that a file is read once.
@@ -116,15 +123,21 @@ pub(super) fn take(
 
 /// One look at a core file, to which the files that were mapped are given where they are the right ones.
 pub fn of_core(core: &mut Core, lines: Lines) -> Snapshot {
-    take_core(core, lines, false)
+    of_core_again(core, lines, &mut None)
+}
+
+/// The same, with what an earlier look left for it, or a folder has for it.
+pub fn of_core_again(core: &mut Core, lines: Lines, kept: &mut Option<Kept>) -> Snapshot {
+    take_core(core, lines, kept, false)
 }
 
 /// A look that keeps every context's registers.
 pub(super) fn of_core_keeping(core: &mut Core, lines: Lines) -> Snapshot {
-    take_core(core, lines, true)
+    take_core(core, lines, &mut None, true)
 }
 
-fn take_core(core: &mut Core, lines: Lines, keeps: bool) -> Snapshot {
+fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool) -> Snapshot {
+    let kept = kept.get_or_insert_default();
     let modules = Modules::load(core.mappings(), core, core);
     for (path, content) in modules.verified_files() {
         core.supply(path, content);
@@ -133,7 +146,7 @@ fn take_core(core: &mut Core, lines: Lines, keeps: bool) -> Snapshot {
     let tables = Tables::new(core.arch(), &modules);
     let mut chains = survey(core, &mut Rules::new(&tables));
     let mut warnings = core.warnings().iter().map(ToString::to_string).collect();
-    let sites = sites_of(&modules, &tables, core, &mut Derived::default());
+    let sites = sites_of(&modules, &tables, core, &mut kept.derived);
     let pages = core.pages(bounds::EVERYTHING);
     let ground = Ground {
         pid: core.process().pid,

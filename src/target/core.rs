@@ -337,11 +337,11 @@ impl Target for Core {
 impl Files for Core {
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {
         let file = mapping.file().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Opened { bytes: files::open_plain(&file.path)?, same_file: false })
+        files::open_plain(&file.path)
     }
 
     fn open(&self, path: &Path) -> io::Result<Bytes> {
-        files::open_plain(path)
+        Ok(files::open_plain(path)?.bytes)
     }
 }
 

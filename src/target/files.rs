@@ -5,12 +5,13 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::mapped::MappedBytes;
-use crate::image::{Bytes, Opened};
+use crate::image::{Bytes, Opened, Stamp};
 use crate::mapping::{FileIdentity, MappedFile, Mapping};
 
 /// Opens the file behind `mapping` for the process or thread of this `/proc` directory.
@@ -46,9 +47,9 @@ pub(super) fn open(directory: &Path, path: &Path) -> io::Result<Bytes> {
     Ok(open_in_root(directory, path)?.into_opened(false)?.bytes)
 }
 
-/// Opens `path` in our own root directory.
-pub(super) fn open_plain(path: &Path) -> io::Result<Bytes> {
-    Ok(open_regular(path)?.into_opened(false)?.bytes)
+/// Opens `path` in our own root directory, without a voucher.
+pub(super) fn open_plain(path: &Path) -> io::Result<Opened> {
+    open_regular(path)?.into_opened(false)
 }
 
 /// Whether a path leads the process or thread of this `/proc` directory to the same files as it leads us.
@@ -76,8 +77,16 @@ fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
     }
 }
 
+/// After so many seconds without a change, a file's times tell of the next one.
+const SETTLED: i64 = 2;
+
 /// A pipe or a device in a file's place is not waited for.
 const OPEN_FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+
+/// The program that we are.
+pub(super) fn own_stamp() -> Option<Stamp> {
+    Some(open_regular(Path::new("/proc/self/exe")).ok()?.stamp())
+}
 
 fn open_regular(path: &Path) -> io::Result<Regular> {
     Regular::new(OpenOptions::new().read(true).custom_flags(OPEN_FLAGS).open(path)?)
@@ -103,7 +112,27 @@ impl Regular {
     }
 
     fn into_opened(self, same_file: bool) -> io::Result<Opened> {
-        Ok(Opened { bytes: Arc::new(MappedBytes::map(&self.file)?), same_file })
+        Ok(Opened { bytes: Arc::new(MappedBytes::map(&self.file)?), same_file, stamp: self.settled_stamp() })
+    }
+
+    /// What tells it from what it may become. A file system's clock ticks slowly, so a file that was changed only now may
+    /// change once more without a sign of it.
+    fn settled_stamp(&self) -> Option<Stamp> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        let is_settled = i64::try_from(now).is_ok_and(|now| self.metadata.ctime() < now.saturating_sub(SETTLED));
+        is_settled.then(|| self.stamp())
+    }
+
+    fn stamp(&self) -> Stamp {
+        let Regular { metadata, .. } = self;
+        let time = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+        Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: time(metadata.mtime(), metadata.mtime_nsec()),
+            changed: time(metadata.ctime(), metadata.ctime_nsec()),
+        }
     }
 }
 

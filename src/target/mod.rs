@@ -2,6 +2,7 @@
 //!
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 
+mod cache;
 mod core;
 mod error;
 mod facts;
@@ -42,6 +43,7 @@ use crate::memory::Memory;
 use crate::registers::Registers;
 
 pub use self::core::{Core, CoreWarning};
+pub use cache::CacheFolder;
 pub use error::{LookError, OpenError, StopError};
 pub use facts::{Facts, PageScan};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};

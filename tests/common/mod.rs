@@ -12,6 +12,8 @@ use serde_json::Value;
 /// Runs the command, and gives its exit code and what it wrote.
 pub(crate) fn stackscope(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stackscope"));
+    // What a developer's runs left must not decide what a test sees.
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command.args(arguments).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 

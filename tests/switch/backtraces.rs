@@ -42,8 +42,10 @@ fn std_and_the_crate_backtrace_see_all_stacks() {
 #[test]
 fn the_own_dump_sees_all_stacks() {
     let fixture = Running::start("switch_nested", &["inner-higher"]);
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_stackscope")).args(["dump", &fixture.pid().to_string()]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_stackscope"))
+        .args(["dump", "--no-cache", &fixture.pid().to_string()])
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     check(text.split_whitespace());
 }

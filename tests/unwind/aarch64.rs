@@ -47,7 +47,7 @@ struct OneFile(PathBuf);
 
 impl Files for OneFile {
     fn open_mapped(&self, _: &Mapping) -> io::Result<Opened> {
-        Ok(Opened { bytes: self.open(&self.0)?, same_file: true })
+        Ok(Opened { bytes: self.open(&self.0)?, same_file: true, stamp: None })
     }
 
     fn open(&self, _: &Path) -> io::Result<Bytes> {

@@ -34,7 +34,7 @@ struct OwnFiles;
 impl Files for OwnFiles {
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {
         let bytes = self.open(&mapping.file().ok_or(io::ErrorKind::NotFound)?.path)?;
-        Ok(Opened { bytes, same_file: true })
+        Ok(Opened { bytes, same_file: true, stamp: None })
     }
 
     fn open(&self, path: &Path) -> io::Result<Bytes> {

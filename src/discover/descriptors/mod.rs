@@ -23,6 +23,7 @@ mod tests;
 use crate::image::{CodeBytes, stack_pointer_writes};
 use crate::registers::Register;
 use flow::Reader;
+use serde::{Deserialize, Serialize};
 
 /// The executable parts of an image, at the addresses that its file names.
 #[derive(Clone, Copy)]
@@ -36,7 +37,7 @@ pub struct ImageCode<'a> {
 }
 
 /// Where a saved word lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Place {
     /// On the suspended stack, so many bytes above the saved stack pointer.
     Stack(i64),
@@ -45,7 +46,7 @@ pub enum Place {
 }
 
 /// How glibc hides pointers in a `jmp_buf` (`PTR_MANGLE`): `stored = rotate_left(value ^ guard, rotation)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mangling {
     /// The guard is the word so many bytes above the thread pointer.
     pub guard: u32,
@@ -66,7 +67,7 @@ impl Mangling {
 }
 
 /// Where a context that left through one switch keeps what it needs to go on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Layout {
     /// Where the resume word is.
     pub resume_word: Place,
@@ -83,7 +84,7 @@ pub struct Layout {
 }
 
 /// At which code addresses a context that left can go on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Resume {
     /// Behind each call of the routine that begins here.
     AfterCallsOf(u64),
@@ -97,7 +98,7 @@ pub enum Resume {
 }
 
 /// A way to leave a stack, and what is saved by it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Descriptor {
     /// The switch site; for a routine that only saves, like `setjmp`, the site in the one that restores.
     pub site: u64,
@@ -110,11 +111,11 @@ pub struct Descriptor {
 }
 
 /// A code address that a fresh context has as its resume word: it was prepared and never run.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct StartLabel(pub u64);
 
 /// What was derived from the code of an image. Addresses are as the file names them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Switches {
     /// The ways to leave a stack.
     pub descriptors: Vec<Descriptor>,

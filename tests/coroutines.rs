@@ -3,133 +3,32 @@
 #![cfg(feature = "std")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
-use std::collections::{BTreeMap, HashMap};
+#[path = "common/truth.rs"]
+mod truth;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stackscope::image::names::Lines;
 use stackscope::report::json;
-use stackscope::snapshot;
+use stackscope::snapshot::{self, Snapshot};
 use stackscope::target::{Core, Live};
 use stackscope_harness::{Running, gcore, kernel_core, scratch};
+use truth::{Dump, Truth, Weakness, differences};
 
 const COUNT: usize = 1000;
 
-/// What a fixture wrote about itself.
-struct Truth {
-    /// By name, the addresses of each function that may stand in a chain.
-    functions: HashMap<String, (u64, u64)>,
-    /// By the low end of its stack.
-    coroutines: BTreeMap<u64, Coroutine>,
-}
-
-struct Coroutine {
-    high: u64,
-    state: String,
-    chain: Vec<String>,
-}
-
-fn number(value: &Value) -> u64 {
-    u64::from_str_radix(value.as_str().unwrap().strip_prefix("0x").unwrap(), 16).unwrap()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap().to_owned()
-}
-
-impl Truth {
-    fn read(path: &Path) -> Truth {
-        let truth: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let functions = truth["functions"].as_object().unwrap().iter();
-        let coroutines = truth["coroutines"].as_array().unwrap().iter().map(|coroutine| {
-            let chain = coroutine["chain"].as_array().unwrap().iter().map(text).collect();
-            let entry = Coroutine { high: number(&coroutine["high"]), state: text(&coroutine["state"]), chain };
-            (number(&coroutine["low"]), entry)
-        });
-        Truth {
-            functions: functions.map(|(name, ends)| (name.clone(), (number(&ends[0]), number(&ends[1])))).collect(),
-            coroutines: coroutines.collect(),
-        }
-    }
-
-    /// The name of the function that a return address leads into.
-    fn name(&self, pc: u64) -> Option<&str> {
-        let found = self.functions.iter().find(|(_, (low, high))| (low + 1..=*high).contains(&pc));
-        found.map(|(name, _)| name.as_str())
-    }
-
-    /// The coroutine whose stack holds `sp`, by its low end.
-    fn at(&self, sp: u64) -> Option<(u64, &Coroutine)> {
-        let (low, coroutine) = self.coroutines.range(..=sp).next_back()?;
-        (sp <= coroutine.high).then_some((*low, coroutine))
-    }
-}
-
-/// What is known to be shown less well than it could be.
-#[derive(Clone, Copy, Default)]
-struct Weakness {
-    /// Contexts that never ran are not found.
-    new_is_missed: bool,
-}
-
-impl Weakness {
-    fn of(program: &str) -> Weakness {
-        Weakness {
-            // The function that a fresh fiber begins in looks like any other near its switch.
-            new_is_missed: program == "co_wasmtime",
-        }
-    }
-}
-
-/// How the truth and what was shown differ, by what is wrong: empty where nothing is.
-fn differences(truth: &Truth, dump: &Value, weakness: Weakness) -> BTreeMap<String, usize> {
-    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
-    let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut note = |what: String| *wrong.entry(what).or_default() += 1;
-    let stacks = dump["stacks"].as_array().unwrap();
-    for stack in stacks.iter().filter(|stack| stack["kind"] != "thread") {
-        let Some((low, coroutine)) = truth.at(number(&stack["sp"])) else {
-            note("invented".to_owned());
-            continue;
-        };
-        *seen.entry(low).or_default() += 1;
-        let frames = stack["frames"].as_array().unwrap().iter().filter(|frame| frame["inlined"] == false);
-        let chain: Vec<&str> = frames.filter_map(|frame| truth.name(number(&frame["pc"]))).collect();
-        let state = text(&stack["state"]);
-        // A fixture that goes on switching is running one of them.
-        if state != coroutine.state && state != "running" {
-            note(format!("{} shown as {state}", coroutine.state));
-        }
-        if coroutine.state == "suspended" && state == "suspended" && chain != coroutine.chain {
-            note("wrong chain".to_owned());
-        }
-        let bounds = (number(&stack["low"]), number(&stack["high"]));
-        // A block of the heap is up to a header longer than was asked for.
-        if bounds.0 != low || !(coroutine.high..coroutine.high + 32).contains(&bounds.1) {
-            note(format!("wrong bounds from {}", stack["bounds_from"]));
-        }
-    }
-    for (low, coroutine) in &truth.coroutines {
-        match seen.get(low) {
-            Some(1) => {}
-            Some(_) => note("shown twice".to_owned()),
-            // What has ended may have left nothing behind.
-            None if coroutine.state == "finished" => {}
-            None if coroutine.state == "new" && weakness.new_is_missed => {}
-            None => note(format!("missed {}", coroutine.state)),
-        }
-    }
-    wrong
-}
-
-fn dump(snapshot: &snapshot::Snapshot) -> Value {
+/// What `dump --json` shows of a snapshot.
+fn shown<T: DeserializeOwned>(snapshot: &Snapshot) -> T {
     let mut bytes = Vec::new();
     json::write(&mut bytes, snapshot).unwrap();
     serde_json::from_slice(&bytes).unwrap()
 }
 
-fn live(fixture: &Running) -> Value {
-    dump(&snapshot::of_live(&Live::open(fixture.pid()).unwrap(), Lines::Cheap).unwrap())
+fn live<T: DeserializeOwned>(fixture: &Running) -> T {
+    shown(&snapshot::of_live(&Live::open(fixture.pid()).unwrap(), Lines::Cheap).unwrap())
 }
 
 /// Compares what is shown of `program` with the truth, its stacks allocated in each of `ways`.
@@ -176,7 +75,7 @@ fn boost_contexts() {
 
 #[test]
 fn coroutines_of_corosensei() {
-    check("co_corosensei", &["guard"]);
+    check("co_corosensei", &["guard", "slab"]);
 }
 
 #[test]
@@ -189,9 +88,9 @@ fn fibers_of_wasmtime() {
 fn programs_without_coroutines_have_none() {
     for (program, arguments) in [("threads", &["20"][..]), ("python_threads", &[]), ("leader_exited", &[])] {
         let fixture = Running::start(program, arguments);
-        let dump = live(&fixture);
-        let others = dump["stacks"].as_array().unwrap().iter().filter(|stack| stack["kind"] != "thread");
-        assert_eq!(others.count(), 0, "{program}: {}", dump["totals"]);
+        let dump: Dump = live(&fixture);
+        let others = dump.stacks.iter().filter(|stack| stack.kind != "thread");
+        assert_eq!(others.count(), 0, "{program}");
     }
 }
 
@@ -205,7 +104,7 @@ fn contexts_saved_by_sigsetjmp() {
 #[test]
 fn goroutines() {
     let fixture = Running::start("goroutines", &[]);
-    let dump = live(&fixture);
+    let dump: Value = live(&fixture);
     let mut by_depth: BTreeMap<usize, usize> = BTreeMap::new();
     for stack in dump["stacks"].as_array().unwrap().iter().filter(|stack| stack["state"] == "suspended") {
         let names = stack["frames"].as_array().unwrap().iter().filter_map(|frame| frame["function"].as_str());
@@ -238,7 +137,7 @@ fn a_core_file_shows_the_same() {
 fn check_core(file: &Path, truth: &Path) {
     let mut core = Core::open(file).unwrap();
     let found =
-        differences(&Truth::read(truth), &dump(&snapshot::of_core(&mut core, Lines::Cheap)), Weakness::default());
+        differences(&Truth::read(truth), &shown(&snapshot::of_core(&mut core, Lines::Cheap)), Weakness::default());
     assert!(found.is_empty(), "{}: {found:?}", file.display());
 }
 

@@ -1,0 +1,133 @@
+//! The truth that the coroutine fixtures write about themselves, and how what is shown differs from it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer};
+
+/// What a fixture wrote about itself.
+#[derive(Deserialize)]
+pub(crate) struct Truth {
+    /// By name, the addresses of each function that may stand in a chain.
+    functions: HashMap<String, (Address, Address)>,
+    /// Sorted by the low ends of their stacks.
+    coroutines: Vec<Coroutine>,
+}
+
+#[derive(Deserialize)]
+struct Coroutine {
+    low: Address,
+    high: Address,
+    state: String,
+    chain: Vec<String>,
+}
+
+/// A number that is written `"0x..."`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Address(u64);
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Address, D::Error> {
+        let text = String::deserialize(from)?;
+        let digits = text.strip_prefix("0x").unwrap_or_else(|| panic!("{text} is no address"));
+        Ok(Address(u64::from_str_radix(digits, 16).unwrap()))
+    }
+}
+
+impl Truth {
+    pub(crate) fn read(path: &Path) -> Truth {
+        let mut truth: Truth = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        truth.coroutines.sort_by_key(|coroutine| coroutine.low);
+        truth
+    }
+
+    /// The name of the function that a return address leads into.
+    fn name(&self, pc: Address) -> Option<&str> {
+        let found = self.functions.iter().find(|(_, (low, high))| *low < pc && pc <= *high);
+        found.map(|(name, _)| name.as_str())
+    }
+
+    /// The place of the coroutine whose stack holds `sp`.
+    fn at(&self, sp: Address) -> Option<usize> {
+        let place = self.coroutines.partition_point(|coroutine| coroutine.low <= sp).checked_sub(1)?;
+        (sp <= self.coroutines[place].high).then_some(place)
+    }
+}
+
+/// What is compared of `dump --json`.
+#[derive(Deserialize)]
+pub(crate) struct Dump {
+    pub(crate) stacks: Vec<Stack>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Stack {
+    pub(crate) kind: String,
+    state: String,
+    low: Option<Address>,
+    high: Option<Address>,
+    bounds_from: String,
+    sp: Option<Address>,
+    frames: Vec<Frame>,
+}
+
+#[derive(Deserialize)]
+struct Frame {
+    pc: Address,
+    inlined: bool,
+}
+
+/// What is known to be shown less well than it could be.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Weakness {
+    /// Contexts that never ran are not found.
+    new_is_missed: bool,
+}
+
+impl Weakness {
+    pub(crate) fn of(program: &str) -> Weakness {
+        Weakness {
+            // The function that a fresh fiber begins in looks like any other near its switch.
+            new_is_missed: program == "co_wasmtime",
+        }
+    }
+}
+
+/// How the truth and what was shown differ, by what is wrong: empty where nothing is.
+pub(crate) fn differences(truth: &Truth, dump: &Dump, weakness: Weakness) -> BTreeMap<String, usize> {
+    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen = vec![0; truth.coroutines.len()];
+    let mut note = |what: String| *wrong.entry(what).or_default() += 1;
+    for stack in dump.stacks.iter().filter(|stack| stack.kind != "thread") {
+        let Some(place) = stack.sp.and_then(|sp| truth.at(sp)) else {
+            note("invented".to_owned());
+            continue;
+        };
+        seen[place] += 1;
+        let coroutine = &truth.coroutines[place];
+        let frames = stack.frames.iter().filter(|frame| !frame.inlined);
+        let chain: Vec<&str> = frames.filter_map(|frame| truth.name(frame.pc)).collect();
+        // A fixture that goes on switching is running one of them.
+        if stack.state != coroutine.state && stack.state != "running" {
+            note(format!("{} shown as {}", coroutine.state, stack.state));
+        }
+        if coroutine.state == "suspended" && stack.state == "suspended" && chain != coroutine.chain {
+            note("wrong chain".to_owned());
+        }
+        // A block of the heap is up to a header longer than was asked for.
+        let is_high = |high: Address| (coroutine.high.0..coroutine.high.0 + 32).contains(&high.0);
+        if stack.low != Some(coroutine.low) || !stack.high.is_some_and(is_high) {
+            note(format!("wrong bounds from {}", stack.bounds_from));
+        }
+    }
+    for (coroutine, seen) in truth.coroutines.iter().zip(seen) {
+        match seen {
+            1 => {}
+            0 if coroutine.state == "finished" => {} // What has ended may have left nothing behind.
+            0 if coroutine.state == "new" && weakness.new_is_missed => {}
+            0 => note(format!("missed {}", coroutine.state)),
+            _ => note("shown twice".to_owned()),
+        }
+    }
+    wrong
+}

@@ -107,7 +107,7 @@ pub(super) fn measures(stack: &Stack, style: Style) -> String {
         Some(peak) => {
             let percent =
                 stack.size().map_or(String::new(), |size| format!(" ({} %)", units::percent(peak.bytes, size)));
-            parts.push(format!("peak {}{}{of_size}{percent}", style.about(), units::bytes(peak.bytes)));
+            parts.push(format!("peak {}{}{of_size}{percent}", style.method(peak.method), units::bytes(peak.bytes)));
         }
         None if !of_size.is_empty() => parts.push(of_size.trim_start().to_owned()),
         None => {}
@@ -124,7 +124,9 @@ pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -
     parts.extend(spread(members().filter_map(Stack::used)).map(|spread| format!("now {spread}")));
     let size = spread(members().filter_map(Stack::size));
     let peak = spread(members().filter_map(|stack| stack.peak.map(|peak| peak.bytes)));
-    parts.extend(peak.map(|peak| format!("peak {}{peak}", style.about())));
+    let least_sure = members().filter_map(|stack| stack.peak.map(|peak| peak.method)).max();
+    let sign = least_sure.map_or("", |method| style.method(method));
+    parts.extend(peak.map(|peak| format!("peak {sign}{peak}")));
     if let (Some(last), Some(size)) = (parts.last_mut(), size) {
         let _ = write!(last, " of {size}");
     }

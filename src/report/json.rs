@@ -306,7 +306,7 @@ pub(super) fn frames<'s>(snapshot: &'s Snapshot, frame: &StackFrame) -> Vec<Fram
 }
 
 pub(super) fn peak(peak: StackPeak) -> Peak {
-    Peak { bytes: peak.bytes, method: "pages" }
+    Peak { bytes: peak.bytes, method: peak.method.word() }
 }
 
 fn guard(guard: StackGuard) -> Guard {

@@ -1,6 +1,6 @@
 //! How text may look: colours or none, Unicode or ASCII.
 
-use crate::snapshot::Level;
+use crate::snapshot::{Level, Method};
 
 /// What the reader's terminal can show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -47,6 +47,15 @@ impl Style {
     /// The mark of a number that is only the most that a look happened to see: a lower bound.
     pub fn at_least(self) -> &'static str {
         if self.ascii { ">" } else { "≥" }
+    }
+
+    /// The mark of a peak that is known in this way.
+    pub fn method(self, method: Method) -> &'static str {
+        match method {
+            Method::Exact => "=",
+            Method::Pages => self.about(),
+            Method::Sampled => self.at_least(),
+        }
     }
 
     /// The mark of a level.

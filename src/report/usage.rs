@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::style::{Style, Tone};
 use super::{text, units};
 use crate::image::printable;
-use crate::snapshot::{Kind, Level};
+use crate::snapshot::{Kind, Level, Method};
 use crate::target::Outcome;
-use crate::watch::{End, Event, EventKind, Group, Peaks, Watched, signal_name};
+use crate::watch::{End, Event, EventKind, Group, Watched, signal_name};
 
 /// The widest name of a group that is not shortened.
 const WIDEST_NAME: usize = 40;
@@ -117,7 +117,7 @@ fn row(group: &Group, margin: f64, style: Style) -> [String; 8] {
     let Some(peaks) = group.peaks else {
         return [size, none(), none(), none(), String::new(), String::new(), String::new(), String::new()];
     };
-    let max = format!("{} {}", method_sign(peaks, style), units::bytes(peaks.max));
+    let max = format!("{} {}", style.method(peaks.method), units::bytes(peaks.max));
     let suggested = suggested_size(group, margin);
     let suggest = match (suggested, group.size) {
         (Some(suggested), Some(size)) => {
@@ -137,14 +137,6 @@ fn row(group: &Group, margin: f64, style: Style) -> [String; 8] {
         suggest,
         saves,
     ]
-}
-
-/// The sign of the method by which the peaks were told.
-fn method_sign(peaks: Peaks, style: Style) -> &'static str {
-    match peaks.by_pages {
-        true => style.about(),
-        false => style.at_least(),
-    }
 }
 
 /// The share of the size that was ever held, and the guard at its end.
@@ -180,7 +172,7 @@ pub fn suggested_size(group: &Group, margin: f64) -> Option<u64> {
     }
     let wanted = ((peaks.max as f64 * margin / PAGE).ceil() * PAGE) as u64;
     let wanted = wanted.max(SMALLEST);
-    (wanted > size || (wanted < size && peaks.by_pages)).then_some(wanted)
+    (wanted > size || (wanted < size && peaks.method != Method::Sampled)).then_some(wanted)
 }
 
 /// The bytes of address space that the suggested size would save, with as many stacks at once as there were.
@@ -209,13 +201,18 @@ fn name(group: &Group, style: Style) -> String {
 }
 
 fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
-    let (times, at_least) = (style.times(), style.at_least());
+    let [exact, pages, sampled] = [Method::Exact, Method::Pages, Method::Sampled].map(|method| style.method(method));
+    let times = style.times();
     let line = format!(
-        "{} touched pages  {at_least} most seen by a look.  Suggest: next page above {margin} {times} MAX; smaller than today only from {}.",
-        style.about(),
-        style.about()
+        "{exact} exact  {pages} touched pages  {sampled} most seen by a look.  Suggest: next page above {margin} {times} MAX; \
+         smaller than today only from {exact} or {pages}."
     );
     writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
+    for group in groups.iter().filter(|group| group.pooled) {
+        let line =
+            format!("{}: stacks used again and again; its peaks are the most of all their users", name(group, style));
+        writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
+    }
     for group in groups.iter().filter(|group| matches!(group.guarded, Some(Some(false) | None))) {
         let which = if group.guarded == Some(None) { "some of its stacks have" } else { "it runs with" };
         let line = format!("{}: {which} no guard page; an overflow there would be silent", name(group, style));
@@ -254,8 +251,10 @@ fn fatal(out: &mut impl Write, event: &Event, style: Style) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::Peaks;
 
     fn group(size: u64, max: u64, by_pages: bool) -> Group {
+        let method = if by_pages { Method::Pages } else { Method::Sampled };
         Group {
             kind: Kind::Thread,
             entry: Some("worker".into()),
@@ -263,7 +262,8 @@ mod tests {
             most_at_once: 4,
             size: Some(size),
             grows: false,
-            peaks: Some(Peaks { p50: max, p99: max, max, by_pages }),
+            peaks: Some(Peaks { p50: max, p99: max, max, method }),
+            pooled: false,
             guarded: Some(Some(true)),
         }
     }

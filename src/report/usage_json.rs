@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::json::{Frame, frames};
+use super::json::{self, Frame, Hex, frames};
 use super::usage::{saved_bytes, suggested_size};
 use crate::snapshot::{Kind, Level, Snapshot};
 use crate::target::Outcome;
-use crate::watch::{Deep, End, Event, Group as StackGroup, Watched, signal_name};
+use crate::watch::{Coroutine, Deep, End, Event, Group as StackGroup, Watched, signal_name};
 
 /// The version of the format; it changes only where a key is renamed or its meaning changes.
 const SCHEMA_VERSION: u32 = 1;
@@ -39,7 +39,7 @@ struct Report<'w> {
     coverage: Coverage,
     switches: Unmeasured,
     stacks: Stacks,
-    coroutines: [Unmeasured; 0],
+    coroutines: Vec<CoroutineRow<'w>>,
     coroutines_total: usize,
     groups: Vec<Group>,
     deepest: Vec<Deepest<'w>>,
@@ -98,11 +98,52 @@ struct Peak {
     p99: u64,
     max: u64,
     method: &'static str,
+    /// Whether these are the most over several users of the same stacks.
+    pooled: bool,
+}
+
+/// When it began and ended is not known from looks alone.
+#[derive(Serialize)]
+struct CoroutineRow<'w> {
+    id: usize,
+    stack: Range,
+    entry: Option<&'w str>,
+    born_ns: Unmeasured,
+    ended_ns: Unmeasured,
+    switches: Unmeasured,
+    on_cpu_ns: Unmeasured,
+    peak: Option<json::Peak>,
+    /// Whether the peak may be that of an earlier user of the stack.
+    pooled: bool,
+    last_resumer: Unmeasured,
+}
+
+#[derive(Serialize)]
+struct Range {
+    low: Option<Hex>,
+    high: Hex,
+}
+
+impl<'w> CoroutineRow<'w> {
+    fn of(coroutine: &'w Coroutine) -> CoroutineRow<'w> {
+        CoroutineRow {
+            id: coroutine.id,
+            stack: Range { low: coroutine.low.map(Hex), high: Hex(coroutine.high) },
+            entry: coroutine.entry.as_deref(),
+            born_ns: Unmeasured,
+            ended_ns: Unmeasured,
+            switches: Unmeasured,
+            on_cpu_ns: Unmeasured,
+            peak: coroutine.peak.map(json::peak),
+            pooled: coroutine.pooled,
+            last_resumer: Unmeasured,
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct Deepest<'w> {
-    coroutine: Unmeasured,
+    coroutine: Option<usize>,
     pid: i32,
     thread: Option<i32>,
     used: u64,
@@ -157,7 +198,7 @@ impl<'w> Report<'w> {
             },
             switches: Unmeasured,
             stacks: Stacks { total: watched.usage.total, most_at_once: watched.usage.most_at_once },
-            coroutines: [],
+            coroutines: watched.usage.coroutines().iter().map(CoroutineRow::of).collect(),
             coroutines_total,
             groups: groups.iter().map(|group| Group::of(group, margin)).collect(),
             deepest: watched.usage.deepest().map(Deepest::of).collect(),
@@ -197,7 +238,8 @@ impl Group {
             p50: peaks.p50,
             p99: peaks.p99,
             max: peaks.max,
-            method: if peaks.by_pages { "pages" } else { "sampled" },
+            method: peaks.method.word(),
+            pooled: group.pooled,
         });
         Group {
             kind: group.kind.word(),
@@ -224,7 +266,7 @@ impl<'w> Deepest<'w> {
         let stack = snapshot.stacks.get(deep.look.stack);
         let all = stack.map_or(0, |stack| stack.frames.len());
         Deepest {
-            coroutine: Unmeasured,
+            coroutine: deep.coroutine,
             pid: snapshot.process.pid,
             thread: stack.and_then(|stack| stack.thread),
             used: deep.used,

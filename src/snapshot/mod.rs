@@ -126,11 +126,24 @@ pub enum State {
     Finished,
 }
 
-/// The most bytes that a stack ever held, found by its touched pages: true to a page, and at most too high.
+/// The most bytes that a stack ever held, and how that is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peak {
-    /// Bytes from the stack's high end down to its lowest touched page.
+    /// Bytes from the stack's high end down to the lowest that was used.
     pub bytes: u64,
+    /// How it was found.
+    pub method: Method,
+}
+
+/// How a peak is known. The words are those of the JSON. The surest comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Method {
+    /// The lowest word that differs from the pattern with which the stack was filled: true to a word.
+    Exact,
+    /// The lowest touched page: true to a page, and at most too high.
+    Pages,
+    /// The lowest stack pointer that a look saw: a lower bound.
+    Sampled,
 }
 
 /// A frame, and its size.
@@ -174,6 +187,13 @@ impl Stack {
     /// How close it is to its end; `None` where its size or use is unknown.
     pub fn level(&self) -> Option<Level> {
         Some(Level::of(self.most_used()?, self.size()?))
+    }
+}
+
+impl Peak {
+    /// A peak that was told by touched pages.
+    fn by_pages(bytes: u64) -> Peak {
+        Peak { bytes, method: Method::Pages }
     }
 }
 

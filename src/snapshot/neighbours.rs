@@ -28,7 +28,7 @@ pub(super) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
         let stack = &mut stacks[id];
         stack.bounds = bounds;
         let pages = bounds.range().and_then(|range| (ground.pages)(range).ok());
-        stack.peak = pages.and_then(|pages| bounds::touched(&bounds, &pages)).map(|bytes| Peak { bytes });
+        stack.peak = pages.and_then(|pages| bounds::touched(&bounds, &pages)).map(Peak::by_pages);
     }
 }
 

@@ -128,7 +128,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
         thread: None,
         bounds: found,
         sp: Some(part.sp),
-        peak: touched.map(|bytes| Peak { bytes }),
+        peak: touched.map(Peak::by_pages),
         entry: None,
         frames: sized(chain, part),
         ended: chain.ended.unwrap_or(Ended::NoRule),

@@ -132,7 +132,7 @@ fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], groun
     let suspended = |((context, thread), span): ((Context, Option<usize>), Span)| {
         let pages = span.bounds.range().and_then(|range| (ground.pages)(range).ok());
         let touched = pages.and_then(|pages| bounds::touched(&span.bounds, &pages));
-        Suspended { context, thread, bounds: span.bounds, peak: touched.map(|bytes| Peak { bytes }), registers: None }
+        Suspended { context, thread, bounds: span.bounds, peak: touched.map(Peak::by_pages), registers: None }
     };
     let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
     found.filter(is_still_a_stack).collect()

@@ -47,7 +47,7 @@ impl Draft {
             thread: None,
             bounds: Bounds { low: Some(low), high: Some(high), from: BoundsFrom::Guard, guard },
             sp: Some(high.offset(-(used as i64))),
-            peak: (peak > 0).then_some(Peak { bytes: used + peak }),
+            peak: (peak > 0).then_some(Peak::by_pages(used + peak)),
             entry: entry.map(|(function, ..)| Arc::from(*function)),
             frames,
             ended: Ended::Root,

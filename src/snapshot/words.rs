@@ -1,6 +1,6 @@
 //! The words of the JSON and of the filter language for kinds, states and the like. They are kept stable.
 
-use super::{Confidence, Kind, Level, State};
+use super::{Confidence, Kind, Level, Method, State};
 use crate::discover::bounds::Guard;
 
 impl Kind {
@@ -75,6 +75,17 @@ impl Guard {
             Guard::None => "none",
             Guard::Grows => "grows",
             Guard::Unknown => "unknown",
+        }
+    }
+}
+
+impl Method {
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Method::Exact => "exact",
+            Method::Pages => "pages",
+            Method::Sampled => "sampled",
         }
     }
 }

@@ -25,7 +25,7 @@ pub use control::Control;
 pub use events::{Event, EventKind, Events, Look, signal_name};
 pub use launched::{Launched, Options, run};
 pub use run::{Looked, News};
-pub use usage::{Deep, Group, Peaks, Usage};
+pub use usage::{Coroutine, Deep, Group, Peaks, Usage};
 
 /// What was seen of a program while it was watched.
 #[derive(Debug)]

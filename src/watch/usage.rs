@@ -7,11 +7,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::events::Look;
+use crate::addr::Addr;
 use crate::discover::bounds::Guard;
-use crate::snapshot::{Kind, Level, Snapshot, Stack};
+use crate::snapshot::{Kind, Level, Method, Peak, Snapshot, Stack, State};
+use crate::unwind::Ended;
 
 /// How many of the deepest stacks are kept with their frames.
 const DEEPEST: usize = 5;
+
+/// How many coroutines are kept one by one.
+const MOST_COROUTINES: usize = 10_000;
 
 /// What the stacks of a program needed.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +24,9 @@ pub struct Usage {
     living: HashMap<Key, Record>,
     groups: BTreeMap<GroupKey, Tally>,
     deepest: Vec<(Key, Deep)>,
+    coroutines: Vec<Coroutine>,
+    /// How many of the living records are of users that have ended.
+    ended: usize,
     /// How many stacks there were in all.
     pub total: usize,
     /// How many there were at once, at most.
@@ -30,8 +38,30 @@ pub struct Usage {
 pub struct Deep {
     /// The bytes in use then.
     pub used: u64,
+    /// The number of the coroutine; `None` for a thread's own stack.
+    pub coroutine: Option<usize>,
     /// The stack.
     pub look: Look,
+}
+
+/// A coroutine, or another user of a stack that is no thread's own, as the looks showed it.
+///
+/// It is known from one look to the next by its stack and by what it was started for; two with the same of both, one
+/// after the other between two looks, are taken for one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Coroutine {
+    /// Its number, in the order in which the looks first showed them.
+    pub id: usize,
+    /// Where its stack lies, as far as that is known.
+    pub low: Option<Addr>,
+    /// The first address above it.
+    pub high: Addr,
+    /// The outermost function of the program's own code.
+    pub entry: Option<Arc<str>>,
+    /// The most bytes that its stack held.
+    pub peak: Option<Peak>,
+    /// Whether its stack had another user before: the peak may be that one's.
+    pub pooled: bool,
 }
 
 /// Stacks that were started for the same.
@@ -51,6 +81,8 @@ pub struct Group {
     pub grows: bool,
     /// The most bytes that each of them held.
     pub peaks: Option<Peaks>,
+    /// Whether some of them had other users before: their peaks are the most over all of these.
+    pub pooled: bool,
     /// Whether an overflow would be stopped: `None` where it is known of no stack, `Some(None)` where it differs.
     pub guarded: Option<Option<bool>>,
 }
@@ -64,8 +96,8 @@ pub struct Peaks {
     pub p99: u64,
     /// None held more.
     pub max: u64,
-    /// Whether all of them were told by touched pages. If not, some are only the most that a look happened to see.
-    pub by_pages: bool,
+    /// How they are known: the least sure way of all.
+    pub method: Method,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -96,10 +128,43 @@ type GroupKey = (Kind, Option<Arc<str>>);
 #[derive(Clone, Debug)]
 struct Record {
     group: GroupKey,
-    pages: Option<u64>,
+    /// In the order in which stacks were first seen.
+    number: usize,
+    low: Option<Addr>,
+    /// The deepest peak that looks told, by pages or exactly.
+    told: Option<Peak>,
     sampled: Option<u64>,
-    /// The highest that was seen.
+    /// How close it ever was to its end.
     level: Option<Level>,
+    /// Whether its user was seen at work: not only prepared.
+    started: bool,
+    /// Whether its user has ended; the stack is kept.
+    ended: bool,
+    /// Whether it had another user before.
+    pooled: bool,
+}
+
+impl Record {
+    /// The most that the stack held: where a look saw the stack pointer deeper than what was told, that wins.
+    fn peak(&self) -> Option<Peak> {
+        let sampled = self.sampled.map(|bytes| Peak { bytes, method: Method::Sampled });
+        match (self.told, sampled) {
+            (Some(told), Some(sampled)) if sampled.bytes > told.bytes => Some(Peak { bytes: sampled.bytes, ..told }),
+            (told, sampled) => told.or(sampled),
+        }
+    }
+
+    /// Whether what a look shows on the stack is another user than the one that is known.
+    fn is_other(&self, stack: &Stack) -> bool {
+        let (State::New | State::Suspended | State::Running | State::Resuming) = stack.state else { return false };
+        // Where frames are missing, what a stack was started for is not known well enough.
+        let differs = stack.ended == Ended::Root
+            && stack.kind == self.group.0
+            && self.group.1.is_some()
+            && stack.entry.is_some()
+            && self.group.1 != stack.entry;
+        self.ended || self.started && (differs || stack.state == State::New)
+    }
 }
 
 /// What a group adds up to.
@@ -112,9 +177,11 @@ struct Tally {
     grows: bool,
     guarded: bool,
     unguarded: bool,
+    pooled: bool,
     /// How many stacks that have ended had which peak.
     peaks: BTreeMap<u64, usize>,
-    sampled: bool,
+    /// The least sure way in which one of these is known.
+    method: Option<Method>,
 }
 
 impl Usage {
@@ -174,6 +241,9 @@ impl Usage {
         let mut risen = Vec::new();
         for (id, (stack, key)) in snapshot.stacks.iter().zip(keys).enumerate() {
             let Some(key) = key else { continue };
+            if named && matches!(key, Key::Place { .. }) {
+                self.replace(key, stack);
+            }
             self.open(key, stack.kind);
             if named && stack.entry.is_some() {
                 self.name(key, stack);
@@ -182,8 +252,22 @@ impl Usage {
                 risen.push(id);
             }
             self.deepen(key, snapshot, id);
+            if stack.state == State::Finished {
+                self.end(key);
+            }
         }
         risen
+    }
+
+    /// Where a look shows another user on a stack than the one that is known, that one has ended.
+    fn replace(&mut self, key: Key, stack: &Stack) {
+        if self.living.get(&key).is_some_and(|record| record.is_other(stack)) {
+            self.close(key);
+            self.open(key, stack.kind);
+            if let Some(record) = self.living.get_mut(&key) {
+                record.pooled = true;
+            }
+        }
     }
 
     /// Stacks other than threads' own end unseen: those that a look does not show any more have.
@@ -206,6 +290,11 @@ impl Usage {
         groups
     }
 
+    /// Users of stacks that are no threads' own, the first 10,000 that ended.
+    pub fn coroutines(&self) -> &[Coroutine] {
+        &self.coroutines
+    }
+
     /// The deepest stacks that a look showed, the deepest first.
     pub fn deepest(&self) -> impl Iterator<Item = &Deep> {
         self.deepest.iter().map(|(_, deep)| deep)
@@ -217,14 +306,25 @@ impl Usage {
         }
         let group = (kind, None);
         self.groups.entry(group.clone()).or_default().add();
-        self.living.insert(key, Record { group, pages: None, sampled: None, level: None });
+        let record = Record {
+            group,
+            number: self.total,
+            low: None,
+            told: None,
+            sampled: None,
+            level: None,
+            started: false,
+            ended: false,
+            pooled: false,
+        };
+        self.living.insert(key, record);
         self.total += 1;
-        self.most_at_once = self.most_at_once.max(self.living.len());
+        self.most_at_once = self.most_at_once.max(self.living.len() - self.ended);
     }
 
     /// Puts a stack into the group that a look shows it to be of.
     fn name(&mut self, key: Key, stack: &Stack) {
-        let Some(record) = self.living.get_mut(&key) else { return };
+        let Some(record) = self.living.get_mut(&key).filter(|record| !record.ended) else { return };
         let group = (stack.kind, stack.entry.clone());
         if record.group != group {
             if let Some(former) = self.groups.get_mut(&record.group) {
@@ -242,9 +342,13 @@ impl Usage {
         let (former, level) = (record.level, record.level.max(stack.level()));
         let risen = level > former && level >= Some(Level::High);
         record.level = level;
-        record.pages = record.pages.max(stack.peak.map(|peak| peak.bytes));
+        let deeper = stack.peak.filter(|peak| record.told.is_none_or(|told| peak.bytes > told.bytes));
+        record.told = deeper.or(record.told);
         record.sampled = record.sampled.max(stack.used());
+        record.low = stack.bounds.low.or(record.low);
+        record.started |= stack.state != State::New;
         let Some(tally) = self.groups.get_mut(&record.group) else { return risen };
+        tally.pooled |= record.pooled;
         tally.size = tally.size.max(stack.size());
         match stack.bounds.guard {
             Guard::Ok(_) => tally.guarded = true,
@@ -258,6 +362,7 @@ impl Usage {
     /// Keeps the stack if it is one of the deepest.
     fn deepen(&mut self, key: Key, snapshot: &Arc<Snapshot>, stack: usize) {
         let Some(used) = snapshot.stacks.get(stack).and_then(Stack::used) else { return };
+        let coroutine = self.living.get(&key).filter(|_| matches!(key, Key::Place { .. })).map(|record| record.number);
         if self.deepest.iter().any(|(other, deep)| *other == key && deep.used >= used) {
             return;
         }
@@ -265,18 +370,36 @@ impl Usage {
         let place = self.deepest.partition_point(|(_, deep)| deep.used >= used);
         if place < DEEPEST {
             let look = Look { snapshot: Arc::clone(snapshot), stack };
-            self.deepest.insert(place, (key, Deep { used, look }));
+            self.deepest.insert(place, (key, Deep { used, coroutine, look }));
             self.deepest.truncate(DEEPEST);
         }
     }
 
+    /// The user of a stack has ended, and the stack is kept.
+    fn end(&mut self, key: Key) {
+        let Some(record) = self.living.get_mut(&key).filter(|record| !record.ended) else { return };
+        record.ended = true;
+        self.ended += 1;
+        if let Some(tally) = self.groups.get_mut(&record.group) {
+            tally.living -= 1;
+        }
+    }
+
     fn close(&mut self, key: Key) {
+        self.end(key);
         let Some(record) = self.living.remove(&key) else { return };
-        let Some(tally) = self.groups.get_mut(&record.group) else { return };
-        tally.living -= 1;
-        tally.sampled |= record.pages.is_none() && record.sampled.is_some();
-        if let Some(peak) = record.pages.max(record.sampled) {
-            *tally.peaks.entry(peak).or_default() += 1;
+        self.ended -= 1;
+        let peak = record.peak();
+        if let (Some(tally), Some(peak)) = (self.groups.get_mut(&record.group), peak) {
+            tally.method = tally.method.max(Some(peak.method));
+            *tally.peaks.entry(peak.bytes).or_default() += 1;
+        }
+        if let Key::Place { high, .. } = key
+            && record.group.0 == Kind::Coroutine
+            && self.coroutines.len() < MOST_COROUTINES
+        {
+            let Record { number: id, low, pooled, group: (_, entry), .. } = record;
+            self.coroutines.push(Coroutine { id, low, high: Addr(high), entry, peak, pooled });
         }
     }
 }
@@ -300,7 +423,7 @@ impl Tally {
             });
             reached.map_or(max, |(peak, _)| *peak)
         };
-        Some(Peaks { p50: percentile(50), p99: percentile(99), max, by_pages: !self.sampled })
+        Some(Peaks { p50: percentile(50), p99: percentile(99), max, method: self.method? })
     }
 }
 
@@ -320,6 +443,7 @@ fn group((key, tally): (&GroupKey, &Tally)) -> Group {
         size: tally.size,
         grows: tally.grows,
         peaks: tally.peaks(),
+        pooled: tally.pooled,
         guarded: match (tally.guarded, tally.unguarded) {
             (false, false) => None,
             (true, true) => Some(None),
@@ -349,9 +473,13 @@ mod tests {
 
     #[test]
     fn percentiles_are_peaks_that_occurred() {
-        let tally = Tally { peaks: BTreeMap::from([(4096, 98), (8192, 1), (65536, 1)]), ..Tally::default() };
+        let tally = Tally {
+            peaks: BTreeMap::from([(4096, 98), (8192, 1), (65536, 1)]),
+            method: Some(Method::Pages),
+            ..Tally::default()
+        };
         let peaks = tally.peaks().unwrap();
-        assert_eq!((peaks.p50, peaks.p99, peaks.max, peaks.by_pages), (4096, 8192, 65536, true));
+        assert_eq!((peaks.p50, peaks.p99, peaks.max, peaks.method), (4096, 8192, 65536, Method::Pages));
         assert_eq!(Tally::default().peaks(), None);
     }
 }

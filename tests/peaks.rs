@@ -1,0 +1,149 @@
+//! `run`'s report tells peaks within the bounds of their methods, for stacks whose depth is known to the byte.
+
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use stackscope_harness::{built, scratch, wait_until};
+
+const COUNT: u64 = 40;
+const PAGE: u64 = 4096;
+const SIZE: u64 = 65536;
+
+/// A program under `run`, and how many looks it had.
+struct Watched {
+    tool: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    looks: Arc<AtomicUsize>,
+}
+
+impl Watched {
+    fn start(program: &str, arguments: &[&Path], report: &Path) -> Watched {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stackscope"));
+        command.args(["run", "-v", "--json", "--interval", "20", "-o"]).arg(report);
+        command.arg(built(program)).args(arguments);
+        let mut tool = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdin, log) = (tool.stdin.take(), BufReader::new(tool.stderr.take().unwrap()));
+        let (stdout, looks) = (BufReader::new(tool.stdout.take().unwrap()), Arc::new(AtomicUsize::new(0)));
+        let counted = looks.clone();
+        std::thread::spawn(move || {
+            // The log says so at the end of each look.
+            let ends = log.lines().map_while(Result::ok).filter(|line| line.contains("places are named"));
+            ends.for_each(|_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        Watched { tool, stdin, stdout, looks }
+    }
+
+    fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// Waits for the end of a look that began after this call.
+    fn looked(&self) {
+        // The next one that ends may have begun before.
+        let before = self.looks.load(Ordering::Relaxed);
+        wait_until("looks end", || self.looks.load(Ordering::Relaxed) >= before + 2);
+    }
+
+    /// Ends the program's stdin and gives the report.
+    fn finish(mut self, report: &Path) -> Value {
+        drop(self.stdin.take());
+        assert_eq!(self.tool.wait().unwrap().code(), Some(0));
+        read(report)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.tool.kill();
+        let _ = self.tool.wait();
+    }
+}
+
+fn read(file: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+fn check_schema(report: &Value) {
+    let schema = read(Path::new("docs/stackscope-report-1.schema.json"));
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(report).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+}
+
+fn group<'r>(report: &'r Value, entry: &str) -> &'r Value {
+    let groups = report["groups"].as_array().unwrap();
+    groups.iter().find(|group| group["entry"] == entry).unwrap_or_else(|| panic!("no {entry}: {groups:#?}"))
+}
+
+/// The bytes that each user of a stack touched, by what it was started for and the stack's high end.
+fn truths<'t>(truth: &'t Value, kind: &'t str) -> impl Iterator<Item = (&'t str, u64)> {
+    let all = truth.as_array().unwrap().iter();
+    all.filter(move |one| one["kind"] == kind)
+        .map(|one| (one["high"].as_str().unwrap(), one["bytes"].as_u64().unwrap()))
+}
+
+/// The coroutine of the report on the stack with this high end.
+fn coroutine<'r>(report: &'r Value, entry: &str, high: &str) -> &'r Value {
+    let mut all = report["coroutines"].as_array().unwrap().iter();
+    let found = all.find(|coroutine| coroutine["entry"] == entry && coroutine["stack"]["high"] == high);
+    found.unwrap_or_else(|| panic!("no {entry} at {high}: {:#}", report["coroutines"]))
+}
+
+#[test]
+fn each_peak_is_within_the_bounds_of_its_method() {
+    let folder = scratch("peaks");
+    let (report, truth) = (folder.join("report.json"), folder.join("truth.json"));
+    let mut watched = Watched::start("peaks", &[&truth], &report);
+    assert_eq!(watched.next_line(), "ready");
+    watched.looked();
+    writeln!(watched.stdin.as_mut().unwrap()).unwrap();
+    assert_eq!(watched.next_line(), "again");
+    watched.looked();
+    let (report, truth) = (watched.finish(&report), read(&truth));
+    check_schema(&report);
+
+    // Touched pages: never too low, and at most a page too high.
+    let mut deepest = 0;
+    for (high, touched) in truths(&truth, "pages_body") {
+        let coroutine = coroutine(&report, "pages_body", high);
+        let peak = coroutine["peak"]["bytes"].as_u64().unwrap();
+        assert!((touched..touched + PAGE).contains(&peak), "{touched}: {coroutine}");
+        assert_eq!((&coroutine["peak"]["method"], &coroutine["pooled"]), (&"pages".into(), &false.into()));
+        deepest = deepest.max(peak);
+    }
+    let pages = group(&report, "pages_body");
+    assert_eq!((&pages["count"], &pages["most_at_once"], &pages["size"]), (&COUNT.into(), &COUNT.into(), &SIZE.into()));
+    assert_eq!((&pages["peak"]["max"], &pages["peak"]["method"]), (&deepest.into(), &"pages".into()));
+    assert_eq!((&pages["guard"], &pages["peak"]["pooled"]), (&"ok".into(), &false.into()));
+    assert_eq!(pages["suggested_size"], (deepest * 3 / 2).next_multiple_of(PAGE));
+
+    // Pages that an earlier user of the stack touched count, and that is marked.
+    let first = group(&report, "first_tenant")["peak"]["max"].as_u64().unwrap();
+    for (high, touched) in truths(&truth, "second_tenant") {
+        let coroutine = coroutine(&report, "second_tenant", high);
+        let peak = coroutine["peak"]["bytes"].as_u64().unwrap();
+        assert!(touched < 20_000 && peak >= 20_000 && peak <= first, "{touched}: {coroutine}");
+        assert_eq!(coroutine["pooled"], true);
+    }
+    let second = group(&report, "second_tenant");
+    assert_eq!((&second["count"], &second["peak"]["pooled"]), (&COUNT.into(), &true.into()));
+    assert_eq!(group(&report, "first_tenant")["count"], COUNT);
+
+    // What looks happened to see: never too high, and no ground to make a stack smaller.
+    let sampled = group(&report, "shared_body");
+    let (_, touched) = truths(&truth, "shared_body").next().unwrap();
+    assert!(sampled["peak"]["max"].as_u64().unwrap() <= touched, "{touched}: {sampled}");
+    assert_eq!((&sampled["peak"]["method"], &sampled["suggested_size"]), (&"sampled".into(), &Value::Null));
+}

@@ -23,12 +23,19 @@ use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
 use crate::target::{
-    CacheFolder, Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, TouchedCopy, shrunken_files,
+    CacheFolder, Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, Thread, TouchedCopy,
+    shrunken_files,
 };
 use crate::unwind::{Rules, Tables};
 
 /// How long a process's threads are waited for before they are listed as not stopped.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
+
+/// From the stack pointer of each thread on, so many bytes are read before the walk asks for them: a few frames.
+const READ_AT_ONCE: i64 = 1024;
+
+/// No more than so many bytes are read that way.
+const MOST_READ_AT_ONCE: usize = 256 << 20;
 
 /// How often a process is stopped whose code changes between what is prepared for the stop and the stop.
 const TRIES: usize = 4;
@@ -88,6 +95,7 @@ pub(super) fn take(
     }
     let released = stopped.release();
     debug!("{} threads stood still for {:?}", released.threads.len(), released.stopped_for);
+    let pages = pages.or_else(|_| released.pages(bounds::EVERYTHING));
     let ground = Ground {
         pid: released.process.pid,
         mappings: &released.mappings,
@@ -177,7 +185,7 @@ struct Look<'l> {
     stopped: Stopped<'l>,
     chains: Vec<Chain>,
     modules: Modules,
-    /// Of the whole address space.
+    /// Of the whole address space; unknown also where nothing was copied.
     pages: Result<Pages, PagesUnknown>,
     sites: Sites,
     /// `None` where there is nothing to look for in it.
@@ -209,19 +217,27 @@ fn look<'l>(
     let pages = copied(&stopped, &mut copy);
     let modules = modules.reload(stopped.mappings(), &stopped, live);
     let tables = Tables::new(stopped.arch(), &modules);
-    let chains = survey(&stopped, &mut Rules::new(&tables));
+    let chains = survey_stopped(&stopped, &mut Rules::new(&tables));
     let sites = search.map_or_else(Sites::default, |derived| sites_of(&modules, &tables, &live.memory(), derived));
     Ok(Look { stopped, chains, modules, pages, sites, copy })
 }
 
 /// Copies the memory that was ever touched to where there is room for it; gives the pages.
 fn copied(stopped: &Stopped<'_>, copy: &mut Option<TouchedCopy>) -> Result<Pages, PagesUnknown> {
-    let pages = stopped.pages(bounds::EVERYTHING);
-    if let (Some(copy), Ok(pages)) = (copy, &pages) {
-        stopped.copy_touched(pages, copy);
-        debug!("{} bytes are copied", copy.bytes());
-    }
-    pages
+    // Where nothing is to be copied, the pages can wait until the program runs on.
+    let copy = copy.as_mut().ok_or(PagesUnknown)?;
+    let pages = stopped.pages(bounds::EVERYTHING)?;
+    stopped.copy_touched(&pages, copy);
+    debug!("{} bytes are copied", copy.bytes());
+    Ok(pages)
+}
+
+/// Walks the chains of all threads, whose innermost frames are read in one go.
+fn survey_stopped(stopped: &Stopped<'_>, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
+    let sp = |thread: &Thread| thread.registers.as_ref().ok()?.addr(stopped.arch().sp);
+    let tops = stopped.threads().iter().filter_map(sp).map(|sp| AddrRange::new(sp, sp.offset(READ_AT_ONCE)));
+    stopped.overlay().prefetch(&tops.collect::<Vec<_>>(), MOST_READ_AT_ONCE);
+    survey(stopped, rules)
 }
 
 /// What came of one stop.
@@ -250,7 +266,7 @@ fn try_look<'l>(
         return Ok(Tried::Changed(modules));
     }
     let pages = copied(&stopped, &mut copy);
-    let chains = survey(&stopped, &mut rules);
+    let chains = survey_stopped(&stopped, &mut rules);
     Ok(Tried::Seen(Box::new(Look { stopped, chains, modules, pages, sites, copy })))
 }
 

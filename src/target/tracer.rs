@@ -11,6 +11,8 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -35,6 +37,9 @@ const SLEEPERS_WAITED_FOR: Duration = Duration::from_millis(50);
 /// How long the caller waits between two looks for ended threads that hold up an `execve`.
 const COLLECT_EVERY: Duration = Duration::from_millis(20);
 
+/// Said by the tracer while it does anything but to seize a thread.
+const NOT_SEIZING: usize = 0;
+
 /// How much longer than the stop's own limit the caller waits for the tracer before it lets it finish by itself.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -57,13 +62,15 @@ pub(super) struct Held {
 pub(super) fn stop(pid: i32, arch: &'static Arch, limit: Duration) -> Result<(Tracer, Held), StopError> {
     let (report, reported) = mpsc::channel();
     let (hold, held) = mpsc::channel();
-    let body = move || trace(pid, arch, limit, &report, &held);
+    let seizing = Arc::new(AtomicUsize::new(NOT_SEIZING));
+    let stop = Stop::new(pid, seizing.clone());
+    let body = move || trace(stop, arch, limit, &report, &held);
     let thread = thread::Builder::new()
         .name("stackscope-stop".into())
         .stack_size(256 << 10)
         .spawn(body)
         .map_err(StopError::NoTracerThread)?;
-    let outcome = await_report(pid, &reported, limit + GRACE)?;
+    let outcome = await_report(pid, &reported, limit + GRACE, &seizing)?;
     Ok((Tracer { hold: Some(hold), thread: Some(thread) }, outcome?))
 }
 
@@ -82,12 +89,16 @@ impl Drop for Tracer {
 
 /// Waits for the tracer's report. In an `execve` of the target, the kernel makes a seize wait for the `execve`, and the
 /// `execve` wait for its ended threads to be collected by their tracer: so they are collected from here.
+///
+/// To look for them takes as long as to stop them, and the processors are needed for that: so only where a seize lasts.
 fn await_report(
     pid: i32,
     reported: &Receiver<Result<Held, StopError>>,
     limit: Duration,
+    seizing: &AtomicUsize,
 ) -> Result<Result<Held, StopError>, StopError> {
     let deadline = Instant::now() + limit;
+    let mut earlier = NOT_SEIZING;
     loop {
         match reported.recv_timeout(COLLECT_EVERY) {
             Ok(outcome) => return Ok(outcome),
@@ -95,7 +106,13 @@ fn await_report(
             Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
                 return Err(StopError::Blocked { pid, limit });
             }
-            Err(RecvTimeoutError::Timeout) => collect_ended(pid),
+            Err(RecvTimeoutError::Timeout) => {
+                let seize = seizing.load(Ordering::Relaxed);
+                if seize != NOT_SEIZING && seize == earlier {
+                    collect_ended(pid);
+                }
+                earlier = seize;
+            }
         }
     }
 }
@@ -110,7 +127,7 @@ fn collect_ended(pid: i32) {
 
 /// The tracer thread's life: stop, report, wait for the word to let go, let go.
 fn trace(
-    pid: i32,
+    mut stop: Stop,
     arch: &'static Arch,
     limit: Duration,
     report: &Sender<Result<Held, StopError>>,
@@ -118,7 +135,6 @@ fn trace(
 ) -> Duration {
     // Signals for our process are for its other threads to handle.
     let _ = nix::sys::signal::SigSet::all().thread_block();
-    let mut stop = Stop::new(pid);
     let outcome = stop.run(limit).map(|all_seen| Held { threads: stop.threads(arch), all_seen });
     let stopped = outcome.is_ok();
     // Where nobody waits for the report any more, or it is an error, there is nothing to wait for here either.
@@ -137,6 +153,10 @@ struct Stop {
     refusals: usize,
     /// When the first thread was asked to stop.
     began: Instant,
+    /// The number of the seize that is under way, which others may read; [`NOT_SEIZING`] where none is.
+    seizing: Arc<AtomicUsize>,
+    /// How many seizes there were.
+    seizes: usize,
 }
 
 struct Tracee {
@@ -164,8 +184,9 @@ enum State {
 }
 
 impl Stop {
-    fn new(pid: i32) -> Stop {
-        Stop { pid, tracees: Vec::new(), known: HashSet::new(), refusals: 0, began: Instant::now() }
+    fn new(pid: i32, seizing: Arc<AtomicUsize>) -> Stop {
+        let (tracees, known) = (Vec::new(), HashSet::new());
+        Stop { pid, tracees, known, refusals: 0, began: Instant::now(), seizing, seizes: 0 }
     }
 
     /// Stops every thread; tells whether it is certain that none was missed.
@@ -232,7 +253,11 @@ impl Stop {
 
     /// Seizes one thread; `None` where it ended before we came, or is to be tried again.
     fn seize(&mut self, tid: i32) -> Result<Option<State>, StopError> {
-        let Err(refused) = ptrace::seize(tid) else { return Ok(Some(State::Running)) };
+        self.seizes += 1;
+        self.seizing.store(self.seizes, Ordering::Relaxed);
+        let seized = ptrace::seize(tid);
+        self.seizing.store(NOT_SEIZING, Ordering::Relaxed);
+        let Err(refused) = seized else { return Ok(Some(State::Running)) };
         let directory = procfs::thread_directory(self.pid, tid);
         let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
         if refused.raw_os_error() == Some(libc::ESRCH) || ended {

@@ -37,7 +37,7 @@ fn the_screen_appears_and_keys_work() {
     terminal.keys(&["Escape"]);
     terminal.wait_for("1–4 of 4");
     terminal.keys(&["2"]);
-    terminal.wait_for("── Groups ──");
+    terminal.wait_for("── Groups of equal backtraces ──");
     terminal.keys(&["Enter"]);
     terminal.wait_for("1–3 of 3");
     terminal.keys(&["?"]);
@@ -179,8 +179,8 @@ fn show_until_a_panic(pid: i32, word: std::path::PathBuf) {
         wait_until("the word to panic", || word.exists());
         panic!("a made-up panic");
     });
-    let look = tui::Look { colors: true, ascii: false };
-    let options = tui::Options { interval, look, stay: false, margin: 1.5 };
+    let look = tui::Look { theme: tui::Theme::Ansi, ascii: false };
+    let options = tui::Options { interval, look, stay: false, mouse: true, margin: 1.5 };
     assert!(tui::attach(attached, &inbox, &options).is_err());
 }
 

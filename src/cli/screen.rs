@@ -16,7 +16,11 @@ pub(super) struct Screen {
     )]
     no_tui: bool,
 
-    /// Colours of the screen: the terminal's own, or none
+    /// Leave the mouse to the terminal, which selects text with it
+    #[arg(long)]
+    no_mouse: bool,
+
+    /// Colours of the screen
     #[arg(long, value_name = "THEME", default_value = "ansi")]
     theme: Theme,
 }
@@ -26,8 +30,27 @@ pub(super) struct Screen {
 enum Theme {
     /// The terminal's own sixteen colours; none with NO_COLOR or --color never.
     Ansi,
+    /// Light colours, for a dark background.
+    Dark,
+    /// Dark colours, for a light background.
+    Light,
+    /// Colours that people of any colour vision tell apart.
+    #[value(name = "colorblind")]
+    ColorBlind,
     /// None.
     Mono,
+}
+
+impl Theme {
+    fn theme(self) -> tui::Theme {
+        match self {
+            Theme::Ansi => tui::Theme::Ansi,
+            Theme::Dark => tui::Theme::Dark,
+            Theme::Light => tui::Theme::Light,
+            Theme::ColorBlind => tui::Theme::ColorBlind,
+            Theme::Mono => tui::Theme::Mono,
+        }
+    }
 }
 
 impl Screen {
@@ -37,7 +60,8 @@ impl Screen {
             return None;
         }
         let style = output::screen_style(common);
-        let look = tui::Look { colors: style.color && self.theme == Theme::Ansi, ascii: style.ascii };
-        Some(tui::Options { interval, look, stay: false, margin })
+        let theme = if style.color { self.theme.theme() } else { tui::Theme::Mono };
+        let look = tui::Look { theme, ascii: style.ascii };
+        Some(tui::Options { interval, look, stay: false, mouse: !self.no_mouse, margin })
     }
 }

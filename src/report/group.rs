@@ -55,13 +55,8 @@ pub(super) fn singly(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
     stacks.into_iter().map(|id| Group { stacks: vec![id] }).collect()
 }
 
-/// All of them, those with equal backtraces together: the group with the deepest stack first.
-pub(crate) fn by_stack(snapshot: &Snapshot) -> Vec<Group> {
-    by_backtrace(snapshot, &Filter::default())
-}
-
 /// The wanted stacks in groups. Those of backtraces begin where no other wanted stack leads; else each stack counts.
-pub(super) fn by(snapshot: &Snapshot, filter: &Filter, key: GroupBy) -> Vec<Group> {
+pub(crate) fn by(snapshot: &Snapshot, filter: &Filter, key: GroupBy) -> Vec<Group> {
     let stack = |id: usize| &snapshot.stacks[id];
     match key {
         GroupBy::Stack => by_backtrace(snapshot, filter),
@@ -111,10 +106,16 @@ fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, key: impl Fn(usiz
 }
 
 #[cfg(feature = "tui")]
-/// A number that stands for a stack's group in all looks at one process.
-pub(crate) fn fingerprint(snapshot: &Snapshot, id: usize) -> u64 {
+/// A number that stands for the group of a stack in all looks at one process.
+pub(crate) fn fingerprint(snapshot: &Snapshot, id: usize, key: GroupBy) -> u64 {
     let mut hasher = DefaultHasher::new();
-    shapes(snapshot, id).hash(&mut hasher);
+    let stack = &snapshot.stacks[id];
+    match key {
+        GroupBy::Stack => shapes(snapshot, id).hash(&mut hasher),
+        GroupBy::Entry => (stack.kind, stack.entry.as_deref()).hash(&mut hasher),
+        GroupBy::Top => (stack.kind, snapshot.top(id)).hash(&mut hasher),
+        GroupBy::State => (stack.kind, stack.state).hash(&mut hasher),
+    }
     hasher.finish()
 }
 

@@ -19,7 +19,11 @@ pub(super) enum Action {
     Events,
     Output,
     Report,
+    GroupBy,
+    Map,
+    NextProcess,
     Search,
+    Filter,
     NextMatch,
     PreviousMatch,
     SortLeft,
@@ -31,6 +35,8 @@ pub(super) enum Action {
     Faster,
     Type,
     Interrupt,
+    Command,
+    Dump,
     Redraw,
     Suspend,
     Help,
@@ -45,6 +51,7 @@ pub(super) enum Section {
     View,
     Find,
     Time,
+    Keep,
     Program,
     Leave,
 }
@@ -57,6 +64,7 @@ impl Section {
             Section::View => "VIEW",
             Section::Find => "FIND",
             Section::Time => "TIME",
+            Section::Keep => "KEEP AND COMMAND",
             Section::Program => "PROGRAM",
             Section::Leave => "HELP AND LEAVE",
         }
@@ -118,11 +126,15 @@ pub(super) static BINDINGS: &[Binding] = bindings![
     View Open [key(KeyCode::Enter), key(KeyCode::Right), letter('l')] "⏎ → l" / "Enter Right l" "open: members, frames" Some("open");
     View Back [key(KeyCode::Esc), key(KeyCode::Left), letter('h')] "Esc ← h" / "Esc Left h" "back" None;
     View Stacks [letter('1')] "1" / "1" "all stacks" None;
-    View Groups [letter('2'), letter('z'), key(KeyCode::F(5))] "2 z F5" / "2 z F5" "stacks with equal backtraces together" Some("group");
+    View Groups [letter('2')] "2" / "2" "stacks in groups" None;
     View Events [letter('3'), letter('e')] "3 e" / "3 e" "what happened: signals, forks, ends, overflows" None;
     View Output [letter('4'), letter('o')] "4 o" / "4 o" "the program's terminal; again: back" None;
     View Report [letter('5')] "5" / "5" "the report so far" None;
+    View GroupBy [letter('z'), key(KeyCode::F(5))] "z F5" / "z F5" "group by backtrace, entry, top, state, or not" Some("group");
+    View Map [letter('m')] "m" / "m" "the stack to scale: beside or instead of its frames" None;
+    View NextProcess [letter('p')] "p" / "p" "the next process that the program has started" None;
     Find Search [letter('/'), key(KeyCode::F(3))] "/ F3" / "/ F3" "search names, functions, kinds, states" Some("search");
+    Find Filter [letter('\\'), key(KeyCode::F(4))] "\\ F4" / "\\ F4" "show only what fits: kind:coro peak>80% fn:decode" Some("filter");
     Find NextMatch [letter('n')] "n" / "n" "next match" None;
     Find PreviousMatch [letter('N')] "N" / "N" "previous match" None;
     Find SortRight [letter('>'), key(KeyCode::F(6))] "> F6" / "> F6" "sort by the next column" Some("sort");
@@ -131,6 +143,8 @@ pub(super) static BINDINGS: &[Binding] = bindings![
     Time Freeze [letter(' ')] "Space" / "Space" "freeze, thaw the display; the program runs on" Some("freeze");
     Time Slower [letter('[')] "[" / "[" "look half as often" None;
     Time Faster [letter(']')] "]" / "]" "look twice as often, within 1 % of the time" None;
+    Keep Dump [letter('d')] "d" / "d" "write what is shown to a file" None;
+    Keep Command [letter(':')] ":" / ":" "a command: goto, filter, sort, dump FILE, theme..." None;
     Time Redraw [control('l')] "^L" / "^L" "draw the screen anew" None;
     Program Type [letter('i')] "i" / "i" "type into the program, until ^]" None;
     Program Pause [letter('P')] "P" / "P" "stop the program, let it go on" None;

@@ -10,11 +10,16 @@
 //! Words: a *picture* is a snapshot arranged for the screen; a *page* is what fills the list: stacks, groups, the members
 //! of a group, or the frames of one stack.
 
+mod arrange;
+mod commands;
 mod input;
 mod keys;
 mod model;
+mod mouse;
+mod pages;
 mod pane;
 mod picture;
+mod prompts;
 mod rows;
 mod session;
 mod terminal;
@@ -27,4 +32,4 @@ mod view;
 
 pub use session::{Options, TuiError, attach, program_size, run};
 pub use terminal::is_usable;
-pub use theme::Look;
+pub use theme::{Look, Theme};

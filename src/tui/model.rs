@@ -1,16 +1,17 @@
 //! All that the screen depends on, and what can happen to it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ratatui::crossterm::event::KeyEvent;
+use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 use ratatui::layout::Size;
 
 use super::pane::Pane;
-use super::picture::{Identity, Picture};
-use super::rows::Sort;
+use super::picture::{Identity, Order, Picture, Wanted};
 use super::theme::Look;
+use crate::filter::Filter;
 use crate::report::backtrace::Row;
 use crate::watch::{End, Event};
 
@@ -38,6 +39,12 @@ pub(crate) enum Message {
     Report(Vec<String>),
     /// The user has asked to leave by more than one interrupt.
     WantsToLeave,
+    /// The picture was arranged as it was wanted.
+    Arranged(Arc<Picture>),
+    /// Something is to be said.
+    Notice(String),
+    /// A button of the mouse was pressed, or its wheel turned.
+    Mouse(MouseEvent),
     /// The watch has ended by itself.
     Ended(End),
 }
@@ -67,6 +74,10 @@ pub(crate) enum Effect {
     Scroll(usize),
     /// Tell what the report says so far.
     Report,
+    /// Arrange the newest look as the model wants it; while the display is frozen, the one that is shown.
+    Arrange,
+    /// Write what is shown to a file, of this name or one of its own.
+    Dump(Option<String>),
 }
 
 /// What fills the list.
@@ -95,11 +106,54 @@ pub(super) enum Page {
 pub(super) struct List {
     pub(super) page: Page,
     /// Ids of stacks, or indices: of groups, events, rows of a backtrace, or lines of the report.
-    pub(super) rows: Vec<usize>,
+    pub(super) rows: Rows,
     /// The selected row: an index into `rows`.
     pub(super) cursor: usize,
     /// The first row that is seen.
     pub(super) top: usize,
+}
+
+/// The rows of a list.
+#[derive(Clone, Debug)]
+pub(super) enum Rows {
+    /// Those of a picture, which may be very many.
+    Of(Arc<[usize]>),
+    /// Numbers in order.
+    Range(Range<usize>),
+    /// Numbers from the last to the first.
+    Backwards(Range<usize>),
+}
+
+impl Rows {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Rows::Of(rows) => rows.len(),
+            Rows::Range(range) | Rows::Backwards(range) => range.len(),
+        }
+    }
+
+    /// The row at `at`.
+    pub(super) fn get(&self, at: usize) -> Option<usize> {
+        match self {
+            Rows::Of(rows) => rows.get(at).copied(),
+            Rows::Range(range) => (at < range.len()).then(|| range.start + at),
+            Rows::Backwards(range) => (at < range.len()).then(|| range.end - 1 - at),
+        }
+    }
+
+    /// Where a row is.
+    pub(super) fn position(&self, row: usize) -> Option<usize> {
+        match self {
+            Rows::Of(rows) => rows.iter().position(|other| *other == row),
+            Rows::Range(range) => range.contains(&row).then(|| row - range.start),
+            Rows::Backwards(range) => range.contains(&row).then(|| range.end - 1 - row),
+        }
+    }
+
+    /// Up to `count` rows from `top` on, each with where it is.
+    pub(super) fn seen(&self, top: usize, count: usize) -> impl Iterator<Item = (usize, usize)> {
+        (top..top.saturating_add(count)).map_while(|at| Some((at, self.get(at)?)))
+    }
 }
 
 /// What a backtrace is shown of.
@@ -109,13 +163,6 @@ pub(super) enum Shown {
     Stack(usize),
     /// The event with this number, and where it happened.
     Event(usize),
-}
-
-/// A column to sort by, and whether the order is turned around.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
-    pub(super) sort: Sort,
-    pub(super) reversed: bool,
 }
 
 /// What takes the keys instead of the list.
@@ -129,6 +176,12 @@ pub(super) enum Overlay {
     Help { wanted: String, cursor: usize },
     /// The question what is to become of the program, and the selected answer.
     Quit { cursor: usize },
+    /// A filter is being typed; before, this one was used, and as it is typed now, this is wrong with it.
+    Filter { text: String, former: Filter, problem: Option<String> },
+    /// By what stacks are to stand together is asked.
+    GroupBy,
+    /// A command is being typed.
+    Command { text: String },
     /// Keys go to the program.
     Typing,
 }
@@ -149,8 +202,8 @@ pub(crate) struct Model {
     pub(super) touched: bool,
     /// The pages that were opened, one from the other; the last one is seen. Never empty.
     pub(super) lists: Vec<List>,
-    pub(super) stack_order: Order,
-    pub(super) group_order: Order,
+    /// How the next picture is to be arranged.
+    pub(super) wanted: Wanted,
     /// What the backtrace is of.
     pub(super) shown: Option<Shown>,
     pub(super) backtrace: Vec<Row>,
@@ -169,6 +222,10 @@ pub(crate) struct Model {
     pub(super) told_to_end: bool,
     /// What its terminal shows.
     pub(super) pane: Option<Arc<Pane>>,
+    /// From how many lines further up it is wanted.
+    pub(super) scrolled: usize,
+    /// Whether the stack map stands where the frames would, where there is no room for both.
+    pub(super) map: bool,
     /// What happened, the oldest first; of very much, the newest.
     pub(super) events: VecDeque<Event>,
     /// How many events were forgotten.
@@ -182,6 +239,7 @@ pub(crate) struct Model {
 impl Model {
     /// The screen with its first picture.
     pub(crate) fn new(picture: Arc<Picture>, interval: Duration, size: Size, look: Look) -> Model {
+        let wanted = picture.wanted.clone();
         let mut model = Model {
             size,
             look,
@@ -191,8 +249,7 @@ impl Model {
             fresh_pane: None,
             touched: false,
             lists: Vec::new(),
-            stack_order: Order { sort: Sort::Danger, reversed: false },
-            group_order: Order { sort: Sort::Size, reversed: false },
+            wanted,
             shown: None,
             backtrace: Vec::new(),
             search: String::new(),
@@ -203,6 +260,8 @@ impl Model {
             paused: false,
             told_to_end: false,
             pane: None,
+            scrolled: 0,
+            map: false,
             events: VecDeque::new(),
             forgotten: 0,
             report: Vec::new(),
@@ -222,8 +281,8 @@ impl Model {
     /// The list that is seen.
     pub(super) fn list(&self) -> &List {
         // There always is one; an empty list of nothing would show as such.
-        const NOTHING: &List = &List { page: Page::Stacks, rows: Vec::new(), cursor: 0, top: 0 };
-        self.lists.last().unwrap_or(NOTHING)
+        static NOTHING: List = List { page: Page::Stacks, rows: Rows::Range(0..0), cursor: 0, top: 0 };
+        self.lists.last().unwrap_or(&NOTHING)
     }
 
     /// Whether a message changes what is seen: what comes by itself does not while the display is frozen.
@@ -254,8 +313,8 @@ impl Model {
     /// The order of the list that is seen; a backtrace has only its own.
     pub(super) fn order(&self) -> Option<Order> {
         match self.list().page {
-            Page::Stacks | Page::Members(_) => Some(self.stack_order),
-            Page::Groups => Some(self.group_order),
+            Page::Stacks | Page::Members(_) => Some(self.picture.wanted.stack_order),
+            Page::Groups => Some(self.picture.wanted.group_order),
             Page::Frames(_) | Page::Events | Page::Happened(_) | Page::Output | Page::Report => None,
         }
     }
@@ -264,11 +323,11 @@ impl Model {
 impl List {
     /// A page of which nothing is known yet.
     pub(super) fn new(page: Page) -> List {
-        List { page, rows: Vec::new(), cursor: 0, top: 0 }
+        List { page, rows: Rows::Range(0..0), cursor: 0, top: 0 }
     }
 
     /// The selected row.
     pub(super) fn row(&self) -> Option<usize> {
-        self.rows.get(self.cursor).copied()
+        self.rows.get(self.cursor)
     }
 }

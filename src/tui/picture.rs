@@ -3,11 +3,45 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::rows::{self, Sort};
+use crate::filter::Filter;
+use crate::report::GroupBy;
 use crate::report::group::{self, Group};
 use crate::snapshot::{Kind, Level, Snapshot, Stack, State};
 use crate::watch::Looked;
 
-/// A snapshot, its groups, and what the head of the screen says.
+/// Which stacks are shown, in which order, and by what they stand together.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Wanted {
+    pub(super) filter: Filter,
+    pub(super) group_by: GroupBy,
+    pub(super) stack_order: Order,
+    pub(super) group_order: Order,
+    /// The process; `None` for the one with the most stacks.
+    pub(super) process: Option<i32>,
+}
+
+/// A column to sort by, and whether the order is turned around.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Order {
+    pub(super) sort: Sort,
+    pub(super) reversed: bool,
+}
+
+impl Default for Wanted {
+    /// All stacks of the largest process, those in danger first; the largest groups first.
+    fn default() -> Wanted {
+        Wanted {
+            filter: Filter::default(),
+            group_by: GroupBy::Stack,
+            stack_order: Order { sort: Sort::Danger, reversed: false },
+            group_order: Order { sort: Sort::Size, reversed: false },
+            process: None,
+        }
+    }
+}
+
+/// A snapshot, its rows and groups, and what the head of the screen says.
 #[derive(Debug)]
 pub(crate) struct Picture {
     pub(super) snapshot: Arc<Snapshot>,
@@ -15,16 +49,24 @@ pub(crate) struct Picture {
     pub(super) time: Duration,
     /// The time to the next look.
     pub(super) next: Duration,
+    /// How it was arranged.
+    pub(super) wanted: Wanted,
     /// The thread whose chain of frames leads over each stack.
     threads: Vec<Option<i32>>,
-    /// Stacks with equal stitched backtraces.
+    /// The stacks that are wanted, in their order.
+    pub(super) stacks: Arc<[usize]>,
+    /// The same in groups.
     pub(super) groups: Vec<Cluster>,
+    /// The groups in their order.
+    pub(super) group_rows: Arc<[usize]>,
     /// How many stacks there are of each kind.
     pub(super) kinds: Vec<(Kind, usize)>,
     /// How many stacks are close to their end: at 70 % of it, at 85 %, past it.
     pub(super) warn: usize,
     pub(super) high: usize,
     pub(super) over: usize,
+    /// All processes that were looked at, and how many stacks each has.
+    pub(super) processes: Vec<(i32, usize)>,
 }
 
 /// A group and what its row shows.
@@ -52,8 +94,8 @@ pub(super) enum Identity {
 
 impl Picture {
     /// Arranges a look.
-    pub(crate) fn new(looked: Looked) -> Picture {
-        let Looked { snapshot, time, next } = looked;
+    pub(crate) fn new(looked: &Looked, wanted: &Wanted) -> Picture {
+        let snapshot = Arc::clone(&looked.snapshot);
         let mut threads = vec![None; snapshot.stacks.len()];
         for thread in &snapshot.threads {
             for id in snapshot.stitched(thread.stack) {
@@ -62,21 +104,46 @@ impl Picture {
                 }
             }
         }
-        let groups = group::by_stack(&snapshot).into_iter().map(|group| Cluster::new(group, &snapshot)).collect();
+        let groups = group::by(&snapshot, &wanted.filter, wanted.group_by).into_iter();
+        let groups = groups.map(|group| Cluster::new(group, &snapshot, wanted.group_by)).collect();
         let kinds = [Kind::Thread, Kind::Coroutine, Kind::Segment, Kind::Signal, Kind::Unknown];
         let of_kind = |kind: Kind| snapshot.stacks.iter().filter(|stack| stack.kind == kind).count();
         let at = |level| snapshot.stacks.iter().filter(|stack| stack.level() == Some(level)).count();
-        Picture {
+        let mut picture = Picture {
             threads,
+            stacks: (0..snapshot.stacks.len()).filter(|id| wanted.filter.matches(&snapshot, *id)).collect(),
             groups,
+            group_rows: Arc::new([]),
             kinds: kinds.map(|kind| (kind, of_kind(kind))).into_iter().filter(|(_, count)| *count > 0).collect(),
             warn: at(Level::Warn),
             high: at(Level::High),
             over: at(Level::Over),
+            processes: vec![(snapshot.process.pid, snapshot.stacks.len())],
             snapshot,
-            time,
-            next,
+            time: looked.time,
+            next: looked.next,
+            wanted: wanted.clone(),
+        };
+        picture.stacks = rows::stacks(&picture, wanted.stack_order).into();
+        picture.group_rows = rows::groups(&picture, wanted.group_order).into();
+        picture
+    }
+
+    /// The look that it was made of.
+    pub(super) fn looked(&self) -> Looked {
+        Looked { snapshot: Arc::clone(&self.snapshot), time: self.time, next: self.next }
+    }
+
+    /// The stacks of a group, in the order of all stacks.
+    pub(super) fn members(&self, fingerprint: u64) -> Option<Arc<[usize]>> {
+        let cluster = self.groups.iter().find(|cluster| cluster.fingerprint == fingerprint)?;
+        let mut is_member = vec![false; self.snapshot.stacks.len()];
+        for id in &cluster.group.stacks {
+            if let Some(slot) = is_member.get_mut(*id) {
+                *slot = true;
+            }
         }
+        Some(self.stacks.iter().copied().filter(|id| is_member.get(*id) == Some(&true)).collect())
     }
 
     /// A stack by its id.
@@ -133,12 +200,12 @@ impl Picture {
 }
 
 impl Cluster {
-    fn new(group: Group, snapshot: &Snapshot) -> Cluster {
+    fn new(group: Group, snapshot: &Snapshot, key: GroupBy) -> Cluster {
         let first = group.stacks[0];
         let closeness = |id: &usize| snapshot.stacks.get(*id).map_or(0, danger);
         let worst = group.stacks.iter().copied().max_by_key(closeness).unwrap_or(first);
         let used = group.stacks.iter().filter_map(|id| snapshot.stacks.get(*id)?.used()).sum();
-        Cluster { fingerprint: group::fingerprint(snapshot, first), worst, used, group }
+        Cluster { fingerprint: group::fingerprint(snapshot, first, key), worst, used, group }
     }
 }
 

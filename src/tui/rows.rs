@@ -4,7 +4,7 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use super::picture::{Picture, danger};
+use super::picture::{Order, Picture, danger};
 use crate::report::words::{singular, state_word};
 
 /// What a list is sorted by.
@@ -42,10 +42,9 @@ impl Sort {
     }
 }
 
-/// The stacks in order; only those in `members` where there are any.
-pub(super) fn stacks(picture: &Picture, members: Option<&[usize]>, sort: Sort, reversed: bool) -> Vec<usize> {
-    let all = || (0..picture.snapshot.stacks.len()).collect();
-    let mut rows: Vec<usize> = members.map_or_else(all, <[usize]>::to_vec);
+/// The wanted stacks in order.
+pub(super) fn stacks(picture: &Picture, Order { sort, reversed }: Order) -> Vec<usize> {
+    let mut rows: Vec<usize> = picture.stacks.to_vec();
     let stack = |id: &usize| picture.stack(*id);
     // Ties are in order of numbers, so that rows do not jump from look to look.
     match sort {
@@ -63,7 +62,7 @@ pub(super) fn stacks(picture: &Picture, members: Option<&[usize]>, sort: Sort, r
 }
 
 /// The groups in order.
-pub(super) fn groups(picture: &Picture, sort: Sort, reversed: bool) -> Vec<usize> {
+pub(super) fn groups(picture: &Picture, Order { sort, reversed }: Order) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..picture.groups.len()).collect();
     let worst = |row: usize| picture.stack(picture.groups[row].worst);
     match sort {

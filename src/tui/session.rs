@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
+use super::arrange::{self, Ask};
 use super::input::Keys;
 use super::model::{Effect, Message, Model};
 use super::pane::Output;
-use super::picture::Picture;
+use super::picture::{Picture, Wanted};
 use super::terminal::{self, Screen};
 use super::theme::Look;
 use super::update::update;
 use super::view::layout;
 use crate::report::usage;
 use crate::target::{self, Inbox, Pty, Received, TerminalSize};
-use crate::watch::{Attached, Control, Launched, Looked, News, Watched};
+use crate::watch::{Attached, Control, EventKind, Launched, Looked, News, Watched};
 
 /// Within this time a second interrupt is meant for us.
 const TWICE: Duration = Duration::from_secs(2);
@@ -35,6 +36,8 @@ pub struct Options {
     pub look: Look,
     /// Whether it stays when the program has ended, until the user leaves.
     pub stay: bool,
+    /// Whether the mouse is taken; without, the terminal selects text with it.
+    pub mouse: bool,
     /// What the sizes that the report suggests are of the most that a stack held.
     pub margin: f64,
 }
@@ -104,8 +107,8 @@ fn show(
     watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched + Send + 'static,
 ) -> Result<Watched, TuiError> {
     let (sender, inputs) = mpsc::channel();
-    let first = Arc::new(Picture::new(first));
-    let screen = Screen::open(options.look).map_err(TuiError::Terminal)?;
+    let first = Arc::new(Picture::new(&first, &Wanted::default()));
+    let screen = Screen::open(options.look, options.mouse).map_err(TuiError::Terminal)?;
     let mut model = Model::new(first, options.interval, screen.size(), options.look);
     model.launched = pty.is_some();
     let signals = sender.clone();
@@ -115,15 +118,20 @@ fn show(
     inbox.listen(heard).map_err(TuiError::Prepare)?;
     let keys = read_keys(&sender)?;
     let output = pty.map(|pty| play(pty, &screen, &sender)).transpose()?;
-    let told = sender.clone();
-    let shown = *options;
-    let body = move || watch_on(watch, &told, &shown);
+    let arranged = sender.clone();
+    let tell = move |message| {
+        let _ = arranged.send(Input::Message(message));
+    };
+    let arranger = arrange::start(model.wanted.clone(), tell).map_err(TuiError::Prepare)?;
+    let (told, looks, shown) = (sender.clone(), arranger.clone(), *options);
+    let body = move || watch_on(watch, &told, &looks, &shown);
     thread::Builder::new().name("stackscope-watch".into()).spawn(body).map_err(TuiError::Prepare)?;
     Session {
         keys: Some(keys),
         model,
         screen,
         control,
+        arranger,
         output,
         sender,
         inputs,
@@ -152,7 +160,12 @@ fn play(pty: Pty, screen: &Screen, sender: &Sender<Input>) -> Result<Output, Tui
 }
 
 /// Sends each look, arranged, and at last the result; that there is none where the watch panics.
-fn watch_on(watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched, sender: &Sender<Input>, options: &Options) {
+fn watch_on(
+    watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched,
+    sender: &Sender<Input>,
+    arranger: &Sender<Ask>,
+    options: &Options,
+) {
     struct Farewell<'s>(&'s Sender<Input>, Option<Box<Watched>>);
     impl Drop for Farewell<'_> {
         fn drop(&mut self) {
@@ -161,12 +174,21 @@ fn watch_on(watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched, sender: &Sender
     }
     let mut farewell = Farewell(sender, None);
     let watched = watch(&mut |news| {
-        let _ = sender.send(Input::Message(match news {
-            News::Looked(looked) => Message::Looked(Arc::new(Picture::new(looked))),
-            News::Event(event) => Message::Event(event),
+        let message = match news {
+            News::Looked(looked) => {
+                let _ = arranger.send(Ask::Looked(looked));
+                return;
+            }
+            News::Event(event) => {
+                if event.kind == EventKind::Exit {
+                    let _ = arranger.send(Ask::Ended(event.pid));
+                }
+                Message::Event(event)
+            }
             News::Paused(paused) => Message::Paused(paused),
             News::SoFar(watched) => Message::Report(report(&watched, options)),
-        }));
+        };
+        let _ = sender.send(Input::Message(message));
     });
     farewell.1 = Some(Box::new(watched));
 }
@@ -185,6 +207,7 @@ struct Session {
     model: Model,
     screen: Screen,
     control: Control,
+    arranger: Sender<Ask>,
     /// The terminal of a program that we launched.
     output: Option<Output>,
     sender: Sender<Input>,
@@ -274,6 +297,13 @@ impl Session {
             (Effect::Type(bytes), Some(output)) => output.type_in(bytes),
             (Effect::Scroll(lines), Some(output)) => output.scroll(lines),
             (Effect::Report, _) => self.control.report(),
+            (Effect::Arrange, _) => {
+                let frozen = self.model.frozen.then(|| self.model.picture.looked());
+                let _ = self.arranger.send(Ask::Arrange(self.model.wanted.clone(), frozen));
+            }
+            (Effect::Dump(path), _) => {
+                let _ = self.arranger.send(self.model.dump(path));
+            }
             (Effect::Type(_) | Effect::Scroll(_), None) => {}
         }
         Ok(())

@@ -9,7 +9,7 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
+use ratatui::crossterm::event::{DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture};
 use ratatui::crossterm::style::force_color_output;
 use ratatui::crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode,
@@ -63,18 +63,20 @@ pub(super) fn write_lines(text: &str) {
 
 /// The screen on the terminal. Dropping it gives the terminal back.
 pub(super) struct Screen {
+    /// Whether the terminal tells of the mouse.
+    mouse: bool,
     terminal: Terminal<CrosstermBackend<BufWriter<File>>>,
 }
 
 impl Screen {
     /// Takes the terminal over.
-    pub(super) fn open(look: Look) -> io::Result<Screen> {
+    pub(super) fn open(look: Look, mouse: bool) -> io::Result<Screen> {
         // Without colours, what the backend writes to reset them names none. crossterm reads NO_COLOR itself, too.
-        force_color_output(look.colors);
+        force_color_output(look.colors());
         restore_on_panic();
-        take_over()?;
+        take_over(mouse)?;
         let opened = open().and_then(|tty| Terminal::new(CrosstermBackend::new(BufWriter::new(tty))));
-        opened.map(|terminal| Screen { terminal }).inspect_err(|_| give_back())
+        opened.map(|terminal| Screen { mouse, terminal }).inspect_err(|_| give_back())
     }
 
     /// Its size.
@@ -108,7 +110,7 @@ impl Screen {
         if !open().is_ok_and(|terminal| is_foreground(&terminal)) {
             return Ok(false);
         }
-        take_over()?;
+        take_over(self.mouse)?;
         self.clear()?;
         Ok(true)
     }
@@ -120,18 +122,29 @@ impl Drop for Screen {
     }
 }
 
-fn take_over() -> io::Result<()> {
+fn take_over(mouse: bool) -> io::Result<()> {
     let mut tty = open()?;
     enable_raw_mode()?;
     TAKEN.store(true, Ordering::SeqCst);
-    execute!(tty, EnterAlternateScreen, EnableBracketedPaste, Hide).inspect_err(|_| give_back())
+    let mut taken = execute!(tty, EnterAlternateScreen, EnableBracketedPaste, Hide);
+    if mouse {
+        taken = taken.and_then(|()| execute!(tty, EnableMouseCapture));
+    }
+    taken.inspect_err(|_| give_back())
 }
 
 /// Gives the terminal back if it is taken over; what fails is passed over, for there is nothing left to do about it.
 fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         if let Ok(mut tty) = open() {
-            let _ = execute!(tty, EndSynchronizedUpdate, DisableBracketedPaste, LeaveAlternateScreen, Show);
+            let _ = execute!(
+                tty,
+                EndSynchronizedUpdate,
+                DisableMouseCapture,
+                DisableBracketedPaste,
+                LeaveAlternateScreen,
+                Show
+            );
             let _ = tty.flush();
         }
         let _ = disable_raw_mode();

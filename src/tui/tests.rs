@@ -1,5 +1,7 @@
 //! What the screen shows at each size, and what each key does: all without a terminal.
 
+mod finding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +15,9 @@ use ratatui::style::{Color, Style};
 use super::keys::{Action, BINDINGS};
 use super::model::{Effect, Message, Model, Overlay, Page};
 use super::pane::{Modes, Pane};
-use super::picture::Picture;
+use super::picture::{Picture, Wanted};
 use super::rows::Sort;
-use super::theme::Look;
+use super::theme::{Look, Theme};
 use super::update::update;
 use super::view::layout::pane as pane_size;
 use super::view::view;
@@ -23,8 +25,8 @@ use crate::snapshot::testing::{Call, Draft};
 use crate::snapshot::{Kind, State};
 use crate::watch::{End, Event, EventKind, Look as EventLook, Looked};
 
-const COLORS: Look = Look { colors: true, ascii: false };
-const PLAIN: Look = Look { colors: false, ascii: true };
+const COLORS: Look = Look { theme: Theme::Ansi, ascii: false };
+const PLAIN: Look = Look { theme: Theme::Mono, ascii: true };
 const WIDE: Size = Size::new(120, 36);
 const MIDDLE: Size = Size::new(80, 24);
 const NARROW: Size = Size::new(40, 10);
@@ -53,7 +55,7 @@ fn server(waiting: usize) -> Draft {
 
 fn look_of(draft: Draft, seconds: u64) -> Arc<Picture> {
     let (time, next) = (Duration::from_secs(seconds), Duration::from_secs(1));
-    Arc::new(Picture::new(Looked { snapshot: Arc::new(draft.finish()), time, next }))
+    Arc::new(Picture::new(&Looked { snapshot: Arc::new(draft.finish()), time, next }, &Wanted::default()))
 }
 
 fn model(size: Size, look: Look) -> Model {
@@ -61,7 +63,17 @@ fn model(size: Size, look: Look) -> Model {
 }
 
 fn press(model: &mut Model, code: KeyCode) -> Option<Effect> {
-    update(model, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+    key(model, code, KeyModifiers::NONE)
+}
+
+/// A key, and what it asks for of the picture, which is done at once here.
+fn key(model: &mut Model, code: KeyCode, modifiers: KeyModifiers) -> Option<Effect> {
+    let effect = update(model, Message::Key(KeyEvent::new(code, modifiers)));
+    if effect == Some(Effect::Arrange) {
+        let picture = Picture::new(&model.picture.looked(), &model.wanted);
+        update(model, Message::Arranged(Arc::new(picture)));
+    }
+    effect
 }
 
 /// Presses keys, a letter each; `\n` is Enter and `\x1b` Escape.
@@ -264,7 +276,7 @@ fn pressed_on(action: Action, before: &str, ready: impl Fn(&mut Model), check: i
         let mut model = model(MIDDLE, COLORS);
         ready(&mut model);
         type_keys(&mut model, before);
-        let effect = update(&mut model, Message::Key(KeyEvent::new(*code, *modifiers)));
+        let effect = key(&mut model, *code, *modifiers);
         check(&model, effect);
     }
 }
@@ -302,6 +314,22 @@ fn every_key_does_what_the_help_says() {
                 ours(Action::Interrupt, "", |_, effect| assert_eq!(effect, Some(Effect::Interrupt)));
                 pressed(Action::Interrupt, "", |_, effect| assert_eq!(effect, Some(Effect::Leave)));
             }
+            Action::GroupBy => pressed(Action::GroupBy, "", |model, _| {
+                assert!(matches!(model.overlay, Overlay::GroupBy));
+            }),
+            Action::Map => pressed(Action::Map, "", |model, _| {
+                assert!(screen(model).contains("limit, never used"), "{}", screen(model));
+            }),
+            Action::NextProcess => pressed(Action::NextProcess, "", |model, _| {
+                assert_eq!(model.notice.as_deref(), Some("there is no other process"));
+            }),
+            Action::Filter => pressed(Action::Filter, "", |model, _| {
+                assert!(matches!(model.overlay, Overlay::Filter { .. }));
+            }),
+            Action::Command => pressed(Action::Command, "", |model, _| {
+                assert!(matches!(model.overlay, Overlay::Command { .. }));
+            }),
+            Action::Dump => pressed(Action::Dump, "", |_, effect| assert_eq!(effect, Some(Effect::Dump(None)))),
             Action::Search => pressed(Action::Search, "", |model, _| {
                 assert!(matches!(model.overlay, Overlay::Search { origin: 0 }));
             }),
@@ -312,12 +340,14 @@ fn every_key_does_what_the_help_says() {
                 assert_eq!(model.picture.whereabouts(model.selected().unwrap()), Some("Conn::read"));
             }),
             Action::SortRight => {
-                pressed(Action::SortRight, "", |model, _| assert_eq!(model.stack_order.sort, Sort::Now));
+                pressed(Action::SortRight, "", |model, _| assert_eq!(model.wanted.stack_order.sort, Sort::Now));
             }
             Action::SortLeft => {
-                pressed(Action::SortLeft, "", |model, _| assert_eq!(model.stack_order.sort, Sort::Number));
+                pressed(Action::SortLeft, "", |model, _| assert_eq!(model.wanted.stack_order.sort, Sort::Number));
             }
-            Action::Reverse => pressed(Action::Reverse, "", |model, _| assert!(model.stack_order.reversed)),
+            Action::Reverse => {
+                pressed(Action::Reverse, "", |model, _| assert!(model.picture.wanted.stack_order.reversed))
+            }
             Action::Freeze => pressed(Action::Freeze, "", |model, _| assert!(model.frozen)),
             Action::Slower => pressed(Action::Slower, "", |_, effect| {
                 assert_eq!(effect, Some(Effect::Interval(Duration::from_secs(2))));

@@ -1,18 +1,81 @@
-//! How things look: the terminal's own sixteen colours or none, Unicode or ASCII.
+//! How things look: the colours of a theme or none, Unicode or ASCII.
 //!
-//! Colour never is the only sign of anything: what it shows stands there as a mark, a word or a shape too. No colour is
-//! named that a light or a dark background hides.
+//! Colour never is the only sign of anything: what it shows stands there as a mark, a word or a shape too. The
+//! terminal's own colours are the default: no background hides them.
 
 use ratatui::style::{Color, Modifier, Style};
 
 use crate::report::style::Style as Signs;
 use crate::snapshot::Level;
 
+/// What the screen is coloured with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Theme {
+    /// The terminal's own sixteen colours.
+    Ansi,
+    /// Light colours, for a dark background.
+    Dark,
+    /// Dark colours, for a light background.
+    Light,
+    /// Colours that people of any colour vision tell apart (those of Okabe and Ito).
+    ColorBlind,
+    /// None: bold, dim and reverse remain.
+    Mono,
+}
+
+impl Theme {
+    /// All of them.
+    pub const ALL: [Theme; 5] = [Theme::Ansi, Theme::Dark, Theme::Light, Theme::ColorBlind, Theme::Mono];
+
+    /// Its name in options, commands and the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Theme::Ansi => "ansi",
+            Theme::Dark => "dark",
+            Theme::Light => "light",
+            Theme::ColorBlind => "colorblind",
+            Theme::Mono => "mono",
+        }
+    }
+
+    fn color(self, hue: Hue) -> Color {
+        let [now, crossing, warning, high, over] = match self {
+            Theme::Ansi => [Color::Blue, Color::Cyan, Color::Yellow, Color::Magenta, Color::Red],
+            Theme::Dark => [0x7aa2f7, 0x7dcfff, 0xe0af68, 0xff9e64, 0xf7768e].map(rgb),
+            Theme::Light => [0x1f4fa8, 0x006c7a, 0x7a5300, 0xa63a00, 0xb00020].map(rgb),
+            Theme::ColorBlind => [0x0072b2, 0x009e73, 0xe69f00, 0xcc79a7, 0xd55e00].map(rgb),
+            Theme::Mono => [Color::Reset; 5],
+        };
+        match hue {
+            Hue::Now => now,
+            Hue::Crossing => crossing,
+            Hue::Warning => warning,
+            Hue::High => high,
+            Hue::Over => over,
+        }
+    }
+}
+
+fn rgb(number: u32) -> Color {
+    let [_, red, green, blue] = number.to_be_bytes();
+    Color::Rgb(red, green, blue)
+}
+
+/// What colours are used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hue {
+    Now,
+    Crossing,
+    Warning,
+    High,
+    Over,
+}
+
 /// What the user asked the screen to look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Look {
-    /// Whether colours may be used; without them bold, dim and reverse remain.
-    pub colors: bool,
+    /// The colours.
+    pub theme: Theme,
     /// Whether only ASCII may be used.
     pub ascii: bool,
 }
@@ -25,11 +88,11 @@ impl Look {
 
     /// Whether colours may be used.
     pub(super) fn colors(self) -> bool {
-        self.colors
+        self.theme != Theme::Mono
     }
 
-    fn colored(self, color: Color) -> Style {
-        if self.colors { Style::new().fg(color) } else { Style::new() }
+    fn colored(self, hue: Hue) -> Style {
+        if self.colors() { Style::new().fg(self.theme.color(hue)) } else { Style::new() }
     }
 
     /// Headings.
@@ -49,17 +112,17 @@ impl Look {
 
     /// Bytes in use now.
     pub(super) fn now(self) -> Style {
-        self.colored(Color::Blue)
+        self.colored(Hue::Now)
     }
 
     /// Where a backtrace goes on on another stack.
     pub(super) fn crossing(self) -> Style {
-        self.colored(Color::Cyan).add_modifier(Modifier::BOLD)
+        self.colored(Hue::Crossing).add_modifier(Modifier::BOLD)
     }
 
     /// Something to look at.
     pub(super) fn warning(self) -> Style {
-        self.colored(Color::Yellow)
+        self.colored(Hue::Warning)
     }
 
     /// How close to its end a stack is.
@@ -67,8 +130,8 @@ impl Look {
         match level {
             Level::Ok => Style::new(),
             Level::Warn => self.warning(),
-            Level::High => self.colored(Color::Magenta).add_modifier(Modifier::BOLD),
-            Level::Over => self.colored(Color::Red).add_modifier(Modifier::BOLD | Modifier::REVERSED),
+            Level::High => self.colored(Hue::High).add_modifier(Modifier::BOLD),
+            Level::Over => self.colored(Hue::Over).add_modifier(Modifier::BOLD | Modifier::REVERSED),
         }
     }
 

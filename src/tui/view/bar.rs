@@ -55,10 +55,11 @@ fn parts(used: Option<u64>, most: Option<u64>, size: u64, cells: usize, look: Lo
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::theme::Theme;
     use super::*;
 
     fn bar(used: u64, most: u64, ascii: bool) -> String {
-        let Parts { now, peak, free } = parts(Some(used), Some(most), 1000, 10, Look { colors: false, ascii });
+        let Parts { now, peak, free } = parts(Some(used), Some(most), 1000, 10, Look { theme: Theme::Mono, ascii });
         now + &peak + &free
     }
 

@@ -7,7 +7,7 @@ use ratatui::style::Style;
 use super::super::model::Model;
 use super::layout::{Scale, scale};
 use super::pen::Pen;
-use super::{bar, table};
+use super::{bar, map, table};
 use crate::image::printable;
 use crate::report::backtrace::{FrameRow, Row};
 use crate::report::units;
@@ -19,7 +19,7 @@ use crate::snapshot::Stack;
 pub(super) fn draw_page(model: &Model, buffer: &mut Buffer, area: Rect) {
     draw_stack(model, buffer, area, &super::groups::position(model, area));
     let list = model.list();
-    draw_rows(model, buffer, area, 3, list.top, Some(list.cursor));
+    draw_below(model, buffer, area, list.top, Some(list.cursor));
 }
 
 /// Draws as many frames of the selected stack as there is room for, from the innermost.
@@ -28,7 +28,33 @@ pub(super) fn draw_preview(model: &Model, buffer: &mut Buffer, area: Rect) {
     let hidden = model.backtrace.len().saturating_sub(rows);
     let more = if hidden > 0 { format!("{} more: Enter", units::count(hidden)) } else { String::new() };
     draw_stack(model, buffer, area, &more);
-    draw_rows(model, buffer, area, 3, 0, None);
+    draw_below(model, buffer, area, 0, None);
+}
+
+/// The frames and the map beside each other, or one of them where there is no room for both.
+fn draw_below(model: &Model, buffer: &mut Buffer, area: Rect, top: usize, cursor: Option<usize>) {
+    let selected = model.selected().and_then(|id| Some((id, model.picture.stack(id)?)));
+    let lines = 2.min(area.height);
+    let below = Rect { y: area.y + lines, height: area.height - lines, ..area };
+    let is_wide = scale(model.size) == Scale::Wide;
+    let map = match (is_wide, model.map) {
+        // Beside the frames, unless it is not wanted there.
+        (true, false) => Rect { x: area.right() - map::WIDTH, width: map::WIDTH, ..below },
+        (true, true) => Rect { width: 0, ..below },
+        (false, true) => below,
+        (false, false) => Rect { width: 0, ..below },
+    };
+    if let Some((id, stack)) = selected.filter(|_| map.width > 0) {
+        map::draw(model, id, stack, buffer, map);
+    }
+    if map.width < area.width {
+        let frames = Rect { width: area.width - map.width, ..area };
+        Pen::new(buffer, model.look, frames, 2)
+            .right_cell("BYTES", 8, model.look.dim())
+            .skip(2)
+            .text("FUNCTION", model.look.dim());
+        draw_rows(model, buffer, frames, 3, top, cursor);
+    }
 }
 
 /// The title, and the stack to scale.
@@ -46,8 +72,6 @@ fn draw_stack(model: &Model, buffer: &mut Buffer, area: Rect, right: &str) {
     pen.skip(1);
     bar::draw(&mut pen, stack, room.clamp(10, 60), look);
     pen.skip(1).text(&words, Style::new());
-    let mut pen = Pen::new(buffer, look, area, 2);
-    pen.right_cell("BYTES", 8, look.dim()).skip(2).text("FUNCTION", look.dim());
 }
 
 /// `thread 48213 "main" · running`, `coroutine #7 conn · suspended`.

@@ -31,12 +31,12 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     }
     pen.text("WHAT", look.dim());
     let lines = usize::from(area.height.saturating_sub(frame_lines(list.page)));
-    for (line, (at, number)) in (2..).zip(list.rows.iter().enumerate().skip(list.top).take(lines)) {
-        let Some(event) = model.event(*number) else { continue };
+    for (line, (at, number)) in (2..).zip(list.rows.seen(list.top, lines)) {
+        let Some(event) = model.event(number) else { continue };
         let mut pen = Pen::new(buffer, look, area, line);
         let selected = at == list.cursor;
         pen.text(&if selected { look.pointer() } else { ' ' }.to_string(), look.strong());
-        row(&mut pen, event, *number, wide, model);
+        row(&mut pen, event, number, wide, model);
         if selected {
             pen.restyle(area, look.selected());
         }

@@ -10,21 +10,21 @@ use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
 use super::{bar, table};
 use crate::image::printable;
-use crate::report::units;
 use crate::report::words::{singular, state_word};
+use crate::report::{GroupBy, units};
 
 /// The cells of the bar that shows a group's share of all stacks.
 const SHARE: usize = 10;
 
 /// Draws title, headings and rows.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
-    Pen::new(buffer, model.look, area, 0).rule("Groups", &position(model, area));
+    Pen::new(buffer, model.look, area, 0).rule(title(model), &position(model, area));
     headings(model, buffer, area);
     let list = model.list();
     let lines = area.height.saturating_sub(frame_lines(list.page));
-    let seen = list.rows.iter().enumerate().skip(list.top).take(usize::from(lines));
+    let seen = list.rows.seen(list.top, usize::from(lines));
     for (line, (at, row)) in (2..).zip(seen) {
-        let Some(cluster) = model.picture.groups.get(*row) else { continue };
+        let Some(cluster) = model.picture.groups.get(row) else { continue };
         let mut pen = Pen::new(buffer, model.look, area, line);
         let selected = at == list.cursor;
         pen.text(&if selected { model.look.pointer() } else { ' ' }.to_string(), model.look.strong());
@@ -32,6 +32,15 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
         if selected {
             pen.restyle(area, model.look.selected());
         }
+    }
+}
+
+fn title(model: &Model) -> &'static str {
+    match model.picture.wanted.group_by {
+        GroupBy::Stack => "Groups of equal backtraces",
+        GroupBy::Entry => "Groups by entry",
+        GroupBy::Top => "Groups by innermost function",
+        GroupBy::State => "Groups by state",
     }
 }
 
@@ -51,8 +60,13 @@ pub(super) fn position(model: &Model, area: Rect) -> String {
         };
         format!("sort {} {arrow} {dot} ", order.sort.heading(list.page == Page::Groups))
     });
+    let is_of_stacks = matches!(list.page, Page::Stacks | Page::Groups | Page::Members(_));
+    let filter = match model.picture.wanted.filter.to_string() {
+        filter if !is_of_stacks || filter.is_empty() => String::new(),
+        filter => format!("filter {} {dot} ", printable(&filter)),
+    };
     let (first, last, total) = (units::count(first), units::count(last), units::count(list.rows.len()));
-    format!("{order}{first}{dash}{last} of {total}")
+    look.fit(&format!("{order}{filter}{first}{dash}{last} of {total}"))
 }
 
 fn headings(model: &Model, buffer: &mut Buffer, area: Rect) {

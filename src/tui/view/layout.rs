@@ -6,7 +6,7 @@ use super::super::model::{Model, Page};
 
 /// How much room there is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Scale {
+pub(in crate::tui) enum Scale {
     /// One status line and nothing else.
     Line,
     /// From 40x8: a list of few columns.
@@ -19,20 +19,20 @@ pub(super) enum Scale {
 
 /// The parts of the screen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Areas {
-    pub(super) scale: Scale,
-    pub(super) whole: Rect,
-    pub(super) head: Rect,
-    pub(super) list: Rect,
+pub(in crate::tui) struct Areas {
+    pub(in crate::tui) scale: Scale,
+    pub(in crate::tui) whole: Rect,
+    pub(in crate::tui) head: Rect,
+    pub(in crate::tui) list: Rect,
     /// The selected stack's frames, where the list shows something else and there is room.
-    pub(super) detail: Option<Rect>,
+    pub(in crate::tui) detail: Option<Rect>,
     /// The last line that a program of ours wrote.
-    pub(super) output: Option<Rect>,
-    pub(super) foot: Rect,
+    pub(in crate::tui) output: Option<Rect>,
+    pub(in crate::tui) foot: Rect,
 }
 
 /// The lines that a page takes besides its rows: a title, mostly headings, and for frames two lines on the stack.
-pub(super) fn frame_lines(page: Page) -> u16 {
+pub(in crate::tui) fn frame_lines(page: Page) -> u16 {
     match page {
         Page::Frames(_) => 3,
         Page::Stacks | Page::Groups | Page::Members(_) | Page::Events => 2,
@@ -51,7 +51,7 @@ pub(super) fn scale(size: Size) -> Scale {
 }
 
 /// The parts of a screen of this size that shows this page, of a program that we launched or not.
-pub(super) fn layout(size: Size, page: Page, launched: bool) -> Areas {
+pub(in crate::tui) fn layout(size: Size, page: Page, launched: bool) -> Areas {
     let scale = scale(size);
     let whole = Rect::new(0, 0, size.width, size.height);
     let lines = |from: u16, count: u16| Rect::new(0, from, size.width, count).intersection(whole);

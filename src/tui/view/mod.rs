@@ -3,11 +3,12 @@
 mod bar;
 mod detail;
 mod events;
-mod foot;
+pub(super) mod foot;
 mod groups;
 mod head;
 pub(super) mod help;
 pub(super) mod layout;
+mod map;
 mod output;
 mod pen;
 pub(super) mod quit;
@@ -46,6 +47,7 @@ pub(super) fn view(model: &Model, frame: &mut Frame<'_>) {
         output::draw_line(model, buffer, area);
     }
     foot::draw(model, buffer, areas.foot);
+    foot::draw_problem(model, buffer, areas.whole);
     match &model.overlay {
         Overlay::Help { wanted, cursor } => help::draw(model, wanted, *cursor, buffer, areas.whole),
         Overlay::Quit { cursor } => quit::draw(model, *cursor, buffer, areas.whole),

@@ -11,12 +11,12 @@ use super::pen::Pen;
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let list = model.list();
     Pen::new(buffer, model.look, area, 0).rule("Report so far", &super::groups::position(model, area));
-    let seen = list.rows.iter().enumerate().skip(list.top).take(usize::from(area.height.saturating_sub(1)));
+    let seen = list.rows.seen(list.top, usize::from(area.height.saturating_sub(1)));
     for (line, (at, row)) in (1..).zip(seen) {
         let mut pen = Pen::new(buffer, model.look, area, line);
         let selected = at == list.cursor;
         pen.text(&if selected { model.look.pointer() } else { ' ' }.to_string(), model.look.strong());
-        pen.text(model.report.get(*row).map_or("", String::as_str), Style::new());
+        pen.text(model.report.get(row).map_or("", String::as_str), Style::new());
         if selected {
             pen.restyle(area, model.look.selected());
         }

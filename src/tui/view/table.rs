@@ -66,16 +66,16 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     headings(model, columns, buffer, area);
     let list = model.list();
     let lines = area.height.saturating_sub(frame_lines(list.page));
-    let seen = list.rows.iter().enumerate().skip(list.top).take(usize::from(lines));
+    let seen = list.rows.seen(list.top, usize::from(lines));
     for (line, (at, id)) in (2..).zip(seen) {
-        let Some(stack) = model.picture.stack(*id) else { continue };
+        let Some(stack) = model.picture.stack(id) else { continue };
         let mut pen = Pen::new(buffer, model.look, area, line);
         let selected = at == list.cursor;
         pen.text(&if selected { model.look.pointer() } else { ' ' }.to_string(), model.look.strong());
         let flexible = flexible(columns, area.width);
         for (column, width) in columns {
             let width = if *width == 0 { flexible } else { *width };
-            cell(&mut pen, *column, width, &model.picture, *id, stack, model.look);
+            cell(&mut pen, *column, width, &model.picture, id, stack, model.look);
             pen.skip(1);
         }
         if selected {

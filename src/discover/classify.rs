@@ -59,7 +59,7 @@ pub struct Context {
 
 /// Classifies the chosen chains, in their order.
 pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeView<'_>) -> Vec<Context> {
-    let siblings = Siblings::new(chains, choices);
+    let siblings = Siblings::new(chains, choices, code);
     let mut ends = Ends::new(code);
     let mut context = |choice: &Choice| {
         let chain = &chains.chains[choice.chain];
@@ -94,9 +94,9 @@ fn confidence(chain: &Chain, choice: &Choice, origin: Origin, state: State, diff
 
 /// How contexts with the same outermost frame differ.
 struct Siblings<'c> {
-    /// By root and distance from the root: the places where their frames stand.
-    places: HashMap<(Pc, usize), HashMap<Pc, Standing<'c>>>,
-    /// By root: the chains' innermost places, to know whether all are alike.
+    /// By the outermost function and distance from it: the places where their frames stand.
+    places: HashMap<(Addr, usize), HashMap<Pc, Standing<'c>>>,
+    /// By the outermost place: the chains' innermost ones, to know whether all are alike.
     shapes: HashMap<Pc, HashSet<(Addr, usize)>>,
 }
 
@@ -118,14 +118,14 @@ impl<'c> Standing<'c> {
 }
 
 impl<'c> Siblings<'c> {
-    fn new(chains: &'c Chains, choices: &[Choice]) -> Siblings<'c> {
+    fn new(chains: &'c Chains, choices: &[Choice], code: CodeView<'_>) -> Siblings<'c> {
         let mut siblings = Siblings { places: HashMap::new(), shapes: HashMap::new() };
         let held = choices.iter().filter(|choice| choice.holder != Holder::None);
         for frames in held.map(|choice| chains.frames_of(&chains.chains[choice.chain])) {
             let Some(root) = frames.last().map(|frame| frame.pc) else { continue };
             for (distance, frame) in frames.iter().rev().enumerate().take(MOST_FINISHED) {
                 let inside = &frames[..frames.len() - 1 - distance];
-                let places = siblings.places.entry((root, distance)).or_default();
+                let places = siblings.places.entry((code.function_of(root), distance)).or_default();
                 places.entry(frame.pc).or_insert(Standing { deepest: 0, inside: Some(inside) }).add(inside);
             }
             let inner = frames.first().map_or(Addr(0), |frame| frame.pc.addr());
@@ -149,7 +149,7 @@ impl<'c> Siblings<'c> {
         }
         let code = ends.code;
         for (distance, frame) in frames.iter().rev().enumerate() {
-            let Some(places) = self.places.get(&(root, distance)) else { continue };
+            let Some(places) = self.places.get(&(code.function_of(root), distance)) else { continue };
             let Some(standing) = places.get(&frame.pc).filter(|standing| standing.inside.is_some()) else { continue };
             let works = |(place, other): (&Pc, &Standing<'_>)| {
                 other.deepest > standing.deepest && code.is_earlier(*place, frame.pc)

@@ -31,6 +31,11 @@ pub struct CodeView<'a> {
 }
 
 impl CodeView<'_> {
+    /// What tells the function that `pc` lies in from others: where it begins, or `pc` itself where no table tells.
+    pub(super) fn function_of(&self, pc: Pc) -> Addr {
+        (self.function_start)(pc.lookup()).unwrap_or(pc.addr())
+    }
+
     /// Whether `place` is an earlier place in the function that `at` lies in.
     pub(super) fn is_earlier(&self, place: Pc, at: Pc) -> bool {
         let function = |pc: Pc| (self.function_start)(pc.lookup());
@@ -96,7 +101,7 @@ impl CodeView<'_> {
             let Some(instruction) = instruction else { return sought != Sought::SameCall };
             let next = Addr(instruction.next_ip());
             match instruction.flow_control() {
-                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt => {}
+                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || self.runs_off(at, next) => {}
                 FlowControl::Next => waiting.push(next),
                 FlowControl::UnconditionalBranch => waiting.push(Addr(instruction.near_branch_target())),
                 FlowControl::ConditionalBranch => waiting.extend([next, Addr(instruction.near_branch_target())]),
@@ -123,6 +128,12 @@ impl CodeView<'_> {
         false
     }
 
+    /// Whether the instruction behind the one at `at` belongs to another function: nothing was meant to come there.
+    fn runs_off(&self, at: Addr, next: Addr) -> bool {
+        let function = (self.function_start)(at);
+        function.is_some() && (self.function_start)(next) != function
+    }
+
     /// Whether what is called by `call` returns.
     fn comes_back(&self, call: &Instruction, depth: usize) -> bool {
         let called = match call.op0_kind() {
@@ -132,7 +143,7 @@ impl CodeView<'_> {
         };
         let Some(called) = called else { return true };
         // Behind a call that never returns, the compiler puts nothing.
-        let is_last = (self.function_start)(Addr(call.next_ip())) != (self.function_start)(Addr(call.ip()));
+        let is_last = self.runs_off(Addr(call.ip()), Addr(call.next_ip()));
         !is_last && (depth == 0 || self.leads(called, Sought::Return, depth - 1))
     }
 

@@ -49,6 +49,7 @@ pub static AARCH64: Arch = Arch {
     prstatus: &all_words(),
     prstatus_words: 34,
     thread_pointer_word: None,
+    thread_pointer_points_to_itself: false,
     // mov x8, #139; svc #0
     sigreturn: &[0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4],
     sigframe: &signal_words(),

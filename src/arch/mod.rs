@@ -40,6 +40,9 @@ pub struct Arch {
     pub prstatus_words: usize,
     /// Which word of that block is the thread pointer; `None` where another note holds it.
     pub thread_pointer_word: Option<usize>,
+    /// Whether the word at the thread pointer holds the thread pointer, in whatever keeps to the ABI (ELF Handling For
+    /// Thread-Local Storage, section 3.4.6: variant II, x86-64).
+    pub thread_pointer_points_to_itself: bool,
     /// The instructions of the kernel's signal return trampoline, by which it is known where no rules describe it.
     pub sigreturn: &'static [u8],
     /// How far above the stack pointer, in the signal trampoline, the kernel keeps the interrupted registers,

@@ -56,6 +56,7 @@ pub static X86_64: Arch = Arch {
     ],
     prstatus_words: 27,
     thread_pointer_word: Some(21),
+    thread_pointer_points_to_itself: true,
     // mov $15, %rax; syscall: glibc's and musl's __restore_rt, Go's runtime.sigreturn.
     sigreturn: &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
     // In the trampoline the handler's return address is popped, so the stack pointer stands at `uc`; its

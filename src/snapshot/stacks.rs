@@ -3,10 +3,12 @@
 use super::survey::Chain;
 use super::{Confidence, Kind, Peak, Stack, StackFrame, State, ThreadEntry};
 use crate::addr::{Addr, AddrRange};
+use crate::arch::Arch;
 use crate::discover::bounds::{self, Bounds, Owner};
 use crate::discover::chain::{self, Part};
 use crate::mapping::{Access, Mapping, Origin, index_at, mapping_at};
-use crate::target::{PageState, Pages, PagesUnknown, Thread};
+use crate::memory::Memory;
+use crate::target::{PageState, Pages, PagesUnknown};
 use crate::unwind::Ended;
 
 /// What is known of the memory that the chains lie in.
@@ -32,9 +34,17 @@ impl Ground<'_> {
     }
 }
 
-/// Where the descriptors of these threads lie, sorted.
-pub(super) fn descriptors(threads: &[Thread]) -> Vec<Addr> {
-    let mut descriptors: Vec<Addr> = threads.iter().filter_map(|thread| thread.thread_pointer.map(Addr)).collect();
+/// Finds the threads' descriptors; where they lie, sorted.
+///
+/// A thread pointer that the C library did not set, as in Go, leads into memory that has nothing to do with a stack.
+pub(super) fn find_descriptors(chains: &mut [Chain], arch: &Arch, memory: &dyn Memory) -> Vec<Addr> {
+    for chain in &mut *chains {
+        let keeps_to_abi = |pointer: &u64| {
+            !arch.thread_pointer_points_to_itself || memory.read_u64(Addr(*pointer)).is_ok_and(|word| word == *pointer)
+        };
+        chain.descriptor = chain.thread.thread_pointer.filter(keeps_to_abi).map(Addr);
+    }
+    let mut descriptors: Vec<Addr> = chains.iter().filter_map(|chain| chain.descriptor).collect();
     descriptors.sort_unstable();
     descriptors
 }
@@ -162,11 +172,10 @@ fn outermost_sp(chain: &Chain, part: &Part) -> Addr {
 /// of its descriptor, which the C libraries put on top of the stack (glibc `allocate_stack`, musl `__pthread_create`).
 fn lies_on_own_stack(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> bool {
     let Some(mapping) = mapping_at(ground.mappings, sp) else { return false };
-    let descriptor = chain.thread.thread_pointer.map(Addr);
     match mapping.origin {
         Origin::MainStack => true,
         _ if chain.thread.tid == ground.pid => false,
-        _ => descriptor.is_some_and(|descriptor| mapping.range.contains(descriptor) && sp < descriptor),
+        _ => chain.descriptor.is_some_and(|descriptor| mapping.range.contains(descriptor) && sp < descriptor),
     }
 }
 
@@ -188,7 +197,7 @@ fn has_own_stack_elsewhere(chain: &Chain, ground: &Ground<'_>) -> bool {
     if chain.thread.tid == ground.pid {
         return ground.mappings.iter().any(|mapping| mapping.origin == Origin::MainStack);
     }
-    let descriptor = chain.thread.thread_pointer.and_then(|pointer| index_at(ground.mappings, Addr(pointer)));
+    let descriptor = chain.descriptor.and_then(|descriptor| index_at(ground.mappings, descriptor));
     let Some(index) = descriptor.filter(|index| ground.mappings[*index].origin == Origin::Anonymous) else {
         return false;
     };

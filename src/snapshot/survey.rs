@@ -24,6 +24,8 @@ const SS_DISABLE: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) thread: Thread,
+    /// Where the C library's descriptor of the thread lies; `None` until that is looked for, and where there is none.
+    pub(super) descriptor: Option<Addr>,
     /// The stack pointer of the innermost frame.
     pub(super) sp: Option<Addr>,
     /// Innermost first.
@@ -53,6 +55,7 @@ pub(super) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chai
 fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit: usize) -> Chain {
     let mut chain = Chain {
         thread: thread.clone(),
+        descriptor: None,
         sp: None,
         frames: Vec::new(),
         ended: Ok(Ended::Root),

@@ -146,7 +146,7 @@ fn owners(contexts: &[Context], threads: &[Chain], ground: &Ground<'_>) -> Vec<O
     let owner = |context: &Context| {
         let mapping = mapping_at(ground.mappings, context.sp)?;
         let runs_above = |chain: &Chain| {
-            let high = chain.thread.thread_pointer.map_or(mapping.range.high, Addr);
+            let high = chain.descriptor.unwrap_or(mapping.range.high);
             chain.sp.is_some_and(|sp| mapping.range.contains(sp) && context.sp < sp && sp < high)
         };
         let is_owner = |chain: &Chain| is_own_stack(chain, ground.pid, mapping, context.sp) && !runs_above(chain);
@@ -181,10 +181,10 @@ fn dead(threads: &[Chain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
 /// Whether `at`, in `mapping`, lies on the stack that a thread of process `pid` began on: the first thread on the kernel's
 /// `[stack]`, any other below its descriptor.
 fn is_own_stack(chain: &Chain, pid: i32, mapping: &Mapping, at: Addr) -> bool {
-    let holds = |pointer: u64| mapping.range.contains(Addr(pointer)) && at < Addr(pointer);
+    let holds = |descriptor: Addr| mapping.range.contains(descriptor) && at < descriptor;
     match chain.thread.tid == pid {
         true => mapping.origin == MappingOrigin::MainStack,
-        false => chain.thread.thread_pointer.is_some_and(holds),
+        false => chain.descriptor.is_some_and(holds),
     }
 }
 

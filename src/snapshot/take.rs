@@ -9,7 +9,7 @@ use log::debug;
 
 use super::entry::{Fetched, entry};
 use super::places::Places;
-use super::stacks::{Ground, descriptors, end_at_jumps, stacks};
+use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Known, Suspended};
 use super::whole::{self, Remains};
@@ -99,7 +99,7 @@ pub(super) fn take(
     let ground = Ground {
         pid: released.process.pid,
         mappings: &released.mappings,
-        descriptors: descriptors(&released.threads),
+        descriptors: find_descriptors(&mut chains, released.arch, &live.memory()),
         stack_limit: live.stack_limit(),
         pages: &|range| match &pages {
             Ok(pages) => Ok(pages.within(range)),
@@ -159,7 +159,7 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
     let ground = Ground {
         pid: core.process().pid,
         mappings: core.mappings(),
-        descriptors: descriptors(core.threads()),
+        descriptors: find_descriptors(&mut chains, core.arch(), core),
         stack_limit: None,
         pages: &|range| pages.as_ref().map(|pages| pages.within(range)).map_err(|unknown| *unknown),
     };

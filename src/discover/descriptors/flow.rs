@@ -115,25 +115,33 @@ impl<'a> Reader<'a> {
     /// Runs straight on from `at` until control leaves through a register or memory; branches are not taken.
     ///
     /// `None` where a call or anything else comes first within `limit` instructions.
-    pub(super) fn leave(&self, machine: &mut Machine, mut at: u64, limit: usize) -> Option<Value> {
+    pub(super) fn leave(&self, machine: &mut Machine, at: u64, limit: usize) -> Option<Value> {
+        match self.run_straight(machine, at, limit)? {
+            Flow::Leave(target) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Whether control goes elsewhere through a register or memory soon after `site`, to stay there or by a call.
+    pub(super) fn leads_away(&self, site: u64) -> bool {
+        let mut machine = Machine::new();
+        let next = self.step(&mut machine, site);
+        let end = next.and_then(|next| self.run_straight(&mut machine, next, LONGEST_END));
+        matches!(end, Some(Flow::Leave(_) | Flow::Call(None)))
+    }
+
+    /// Runs straight on from `at`, over branches and along jumps, to whatever else comes within `limit` instructions.
+    fn run_straight(&self, machine: &mut Machine, mut at: u64, limit: usize) -> Option<Flow> {
         let mut information = InstructionInfoFactory::new();
         for _ in 0..limit {
             let instruction = self.instruction(at)?;
             match machine.step(&instruction, &mut information) {
                 Flow::Next | Flow::Branch(_) => at = instruction.next_ip(),
                 Flow::Jump(target) => at = target,
-                Flow::Leave(target) => return Some(target),
-                Flow::Call(_) | Flow::Stop => return None,
+                end => return Some(end),
             }
         }
         None
-    }
-
-    /// Whether control can leave through a register or memory soon after `site`, as [`leave`](Reader::leave) follows it.
-    pub(super) fn leads_away(&self, site: u64) -> bool {
-        let mut machine = Machine::new();
-        let next = self.step(&mut machine, site);
-        next.is_some_and(|next| self.leave(&mut machine, next, LONGEST_END).is_some())
     }
 
     /// Carries out the single instruction at `at`; the address of the next one.

@@ -45,6 +45,20 @@ pops_and_jumps:
     pop rcx
     jmp rcx
 
+# The code address and the stack pointer of the caller copied to a block, then a call on the scheduler's stack.
+.p2align 4
+.globl calls_scheduler
+calls_scheduler:
+    mov rax, [rsp]
+    mov [rdi+0x10], rax
+    lea rax, [rsp+8]
+    mov [rdi+8], rax
+    mov [rdi+0x18], rbp
+    mov rsp, [rsi+8]
+    push rdi
+    call [rdx]
+    ud2
+
 # Registers on the stack, the saved stack pointer handed on in rax; control words between them.
 .p2align 4
 .globl hands_over

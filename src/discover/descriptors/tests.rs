@@ -109,6 +109,12 @@ fn registers_may_be_kept_in_a_block() {
 }
 
 #[test]
+fn a_routine_may_call_the_scheduler_on_its_stack() {
+    let registers = block(&[(BP, 0x18)]);
+    check("calls_scheduler", &layout(Place::Block(0x10), Some(-8), Some(8), 0, &registers));
+}
+
+#[test]
 fn the_saving_half_is_found_by_what_the_loading_half_loads() {
     let registers = block(&[(RBX, 0), (BP, 8), (12, 16), (13, 24), (14, 32), (15, 40)]);
     let open = layout(Place::Block(56), None, Some(48), 0, &registers);
@@ -130,6 +136,7 @@ fn nothing_else_is_taken_for_a_switch() {
     let real = [
         "pushes_all",
         "pops_and_jumps",
+        "calls_scheduler",
         "hands_over",
         "block_on_entry",
         "slot_below",

@@ -101,13 +101,13 @@ fuzz_target!(|input: Input| {
     let tables = Tables::of(&X86_64, &code, [placed]);
     let chains = chains::unwind(&scene, &sites, &mappings, &tables, &hypotheses(&scene, &sites));
     let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new() }];
-    let choices = choose(&chains, &sites, &mappings, &running);
     let view = CodeView {
         read: &|at, into| code.code(at, into),
         function_start: &|_| None,
         memory: &memory,
         unbound: &|_, _| None,
     };
+    let choices = choose(&chains, &sites, &mappings, &running, view);
     let contexts = classify(&chains, &sites, &choices, view);
     let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };
     let mut spans: Vec<Span> = contexts.iter().map(|context| span(context.sp, context.top)).collect();

@@ -3,9 +3,12 @@
 //! Frames that ran earlier leave whole chains of their own below the live ones, with resume words and all. What tells
 //! them apart is who keeps a pointer to them, and from where.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use super::chains::{Chain, Chains, Root};
+use super::ends::CodeView;
+use super::meeting::Calls;
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Mapping, mapping_at};
@@ -15,6 +18,9 @@ const COMMON: usize = 10;
 
 /// A pointer this shortly below the lowest stack pointer of a stack is taken to lie on that stack, in bytes.
 const LEFTOVER: i64 = 4096;
+
+/// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
+const RED_ZONE: i64 = 128;
 
 /// The chains with one top: those of one stack.
 struct Group {
@@ -59,16 +65,39 @@ pub struct Running {
 }
 
 /// Chooses one chain for each stack that none of `running` is on, by address.
-pub fn choose(chains: &Chains, sites: &Sites, mappings: &[Mapping], running: &[Running]) -> Vec<Choice> {
+pub fn choose(
+    chains: &Chains,
+    sites: &Sites,
+    mappings: &[Mapping],
+    running: &[Running],
+    code: CodeView<'_>,
+) -> Vec<Choice> {
     let believable = believable(chains);
     let mut groups = groups(chains, &believable);
     drop_running(&mut groups, mappings, running);
     drop_leftovers(chains, &mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
-    let mut choices: Vec<Choice> =
-        groups.iter().filter_map(|group| choose_one(chains, sites, group, &extents)).collect();
+    let mut choosing = Choosing { chains, sites, calls: Calls::new(code), extents, dead: Vec::new() };
+    let first: Vec<Option<Choice>> = groups.iter().map(|group| choosing.choose_one(group)).collect();
+    choosing.dead = dead(chains, &groups, &first);
+    let again = |(group, choice): (&Group, Option<Choice>)| match choice {
+        Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(group),
+        choice => choice,
+    };
+    let mut choices: Vec<Choice> = groups.iter().zip(first).filter_map(again).collect();
     drop_begun(chains, sites, &mut choices);
     choices
+}
+
+/// What lies below the chosen contexts on their stacks, sorted: words there are left from earlier calls, and keep nothing.
+fn dead(chains: &Chains, groups: &[Group], choices: &[Option<Choice>]) -> Vec<AddrRange> {
+    let mut former_top = Addr(0);
+    let below = |(group, choice): (&Group, &Option<Choice>)| {
+        let low = group.extent.low.offset(-LEFTOVER).max(std::mem::replace(&mut former_top, group.top));
+        let high = chains.chains[(*choice)?.chain].hypothesis.saved_sp.offset(-RED_ZONE);
+        (low < high).then(|| AddrRange::new(low, high))
+    };
+    groups.iter().zip(choices).filter_map(below).collect()
 }
 
 /// Drops fresh contexts on stacks where another context shows that they have begun.
@@ -170,23 +199,75 @@ fn stride(tops: &[Addr]) -> Option<u64> {
     distances.get(distances.len() / 100).copied()
 }
 
-fn choose_one(chains: &Chains, sites: &Sites, group: &Group, extents: &[AddrRange]) -> Option<Choice> {
-    let rank = |index: usize| {
-        let chain = &chains.chains[index];
-        let holder = holder(chain, group, extents);
-        let origin = sites.sites[chain.hypothesis.site as usize].origin;
-        (origin_rank(origin, holder), holder, std::cmp::Reverse(chain.hypothesis.saved_sp))
-    };
-    let best = group.chains.iter().copied().max_by_key(|index| rank(*index))?;
-    let origin = sites.sites[chains.chains[best].hypothesis.site as usize].origin;
-    if origin != Origin::Switch && rank(best).1 <= Holder::SameStack {
-        return None;
+/// What is known when one chain of each group is chosen.
+struct Choosing<'c> {
+    chains: &'c Chains,
+    sites: &'c Sites,
+    calls: Calls<'c>,
+    /// Of each group, sorted by their ends.
+    extents: Vec<AddrRange>,
+    /// What lies below the contexts on their stacks, sorted.
+    dead: Vec<AddrRange>,
+}
+
+impl Choosing<'_> {
+    fn choose_one(&self, group: &Group) -> Option<Choice> {
+        let chains = &self.chains.chains;
+        let best = group.chains.iter().copied().reduce(|best, next| match self.compare(group, best, next) {
+            Ordering::Greater => best,
+            _ => next,
+        })?;
+        let (origin, holder) = (self.origin(best), self.holder(group, best));
+        if origin != Origin::Switch && holder <= Holder::SameStack {
+            return None;
+        }
+        let held = group.chains.iter().filter(|index| self.holder(group, **index) != Holder::None);
+        let mut pointers: Vec<Addr> = held.map(|index| chains[*index].hypothesis.saved_sp).collect();
+        pointers.sort_unstable();
+        pointers.dedup();
+        Some(Choice { chain: best, candidates: pointers.len(), holder })
     }
-    let held = group.chains.iter().filter(|index| chains.chains[**index].hypothesis.holder.is_some());
-    let mut pointers: Vec<Addr> = held.map(|index| chains.chains[*index].hypothesis.saved_sp).collect();
-    pointers.sort_unstable();
-    pointers.dedup();
-    Some(Choice { chain: best, candidates: pointers.len(), holder: rank(best).1 })
+
+    /// Which of two chains of one stack rather is its context.
+    fn compare(&self, group: &Group, left: usize, right: usize) -> Ordering {
+        let holders = (self.holder(group, left), self.holder(group, right));
+        let by_origin = origin_rank(self.origin(left), holders.0).cmp(&origin_rank(self.origin(right), holders.1));
+        let frames = |index: usize| self.chains.frames_of(&self.chains.chains[index]);
+        let by_calls = || self.calls.judge(frames(left), frames(right));
+        let lowest = |index: usize| std::cmp::Reverse(self.chains.chains[index].hypothesis.saved_sp);
+        by_origin.then_with(by_calls).then((holders.0, lowest(left)).cmp(&(holders.1, lowest(right))))
+    }
+
+    fn origin(&self, index: usize) -> Origin {
+        self.sites.sites[self.chains.chains[index].hypothesis.site as usize].origin
+    }
+
+    fn is_held_by_the_dead(&self, index: usize) -> bool {
+        self.chains.chains[index].hypothesis.holder.is_some_and(|at| is_among(&self.dead, at))
+    }
+
+    fn holder(&self, group: &Group, index: usize) -> Holder {
+        let Some(at) = self.chains.chains[index].hypothesis.holder.filter(|at| !is_among(&self.dead, *at)) else {
+            return Holder::None;
+        };
+        // The functions of a stack's earlier use kept pointers shortly below its top.
+        let low = group.extent.low.offset(-LEFTOVER);
+        if AddrRange::new(low, group.extent.high).contains(at) {
+            return Holder::SameStack;
+        }
+        // The stacks are sorted by their tops and rarely overlap.
+        let next = self.extents.partition_point(|extent| extent.high <= at);
+        match self.extents.get(next).is_some_and(|extent| extent.contains(at)) {
+            true => Holder::OtherStack,
+            false => Holder::Elsewhere,
+        }
+    }
+}
+
+/// Whether one of `ranges`, which are sorted, holds `at`.
+pub(super) fn is_among(ranges: &[AddrRange], at: Addr) -> bool {
+    let next = ranges.partition_point(|range| range.low <= at);
+    next.checked_sub(1).is_some_and(|index| ranges[index].contains(at))
 }
 
 /// A switch that something points to is the best sign of a context, then a saved one, then a prepared one, then a
@@ -200,20 +281,5 @@ fn origin_rank(origin: Origin, holder: Holder) -> u8 {
         (_, Origin::Fresh) => 1,
         (_, Origin::SavedOnly) => 2,
         (_, Origin::Switch) => 3,
-    }
-}
-
-fn holder(chain: &Chain, group: &Group, extents: &[AddrRange]) -> Holder {
-    let Some(at) = chain.hypothesis.holder else { return Holder::None };
-    // The functions of a stack's earlier use kept pointers shortly below its top.
-    let low = group.extent.low.offset(-LEFTOVER);
-    if AddrRange::new(low, group.extent.high).contains(at) {
-        return Holder::SameStack;
-    }
-    // The stacks are sorted by their tops and rarely overlap.
-    let next = extents.partition_point(|extent| extent.high <= at);
-    match extents.get(next).is_some_and(|extent| extent.contains(at)) {
-        true => Holder::OtherStack,
-        false => Holder::Elsewhere,
     }
 }

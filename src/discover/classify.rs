@@ -77,7 +77,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
             ended: chain.ended,
             state,
             confidence: confidence(chain, choice, origin, state, siblings.differ(frames)),
-            holder: chain.hypothesis.holder,
+            holder: chain.hypothesis.holder.filter(|_| choice.holder != Holder::None),
         }
     };
     choices.iter().map(&mut context).collect()

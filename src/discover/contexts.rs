@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::choose::is_among;
 use super::descriptors::{Layout, Mangling, Place};
 use super::sites::{Origin, Site, Sites};
 use crate::addr::{Addr, AddrRange};
@@ -304,15 +305,10 @@ fn for_each_match(scene: &Scene<'_>, filter: &Filter, mut visit: impl FnMut(u64,
             let word = u64::from_le_bytes(*word);
             if filter.may_have(word) {
                 let at = start.0 + 8 * index as u64;
-                if !is_dead(scene.dead, at) {
+                if !is_among(scene.dead, Addr(at)) {
                     visit(at, word);
                 }
             }
         }
     }
-}
-
-fn is_dead(dead: &[AddrRange], at: u64) -> bool {
-    let next = dead.partition_point(|range| range.low.0 <= at);
-    next.checked_sub(1).and_then(|index| dead.get(index)).is_some_and(|range| range.contains(Addr(at)))
 }

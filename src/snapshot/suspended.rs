@@ -74,13 +74,13 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
         warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
     }
     let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
-    let choices = choose(&chains, sites, mappings, &running);
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
         function_start: &|at| tables.function_start(at),
         memory,
         unbound: &|slot, value| modules.unbound(slot, value),
     };
+    let choices = choose(&chains, sites, mappings, &running, code);
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
     let mut found = located(contexts, memory, threads, ground);

@@ -79,6 +79,17 @@ fn coroutines_of_corosensei() {
 }
 
 #[test]
+fn coroutines_of_generator() {
+    check("co_generator", &["guard"]);
+}
+
+/// Four of the outer ones wait for the inner one that they resumed, on a thread each.
+#[test]
+fn nested_coroutines_on_four_threads() {
+    check("co_nested", ALL);
+}
+
+#[test]
 fn fibers_of_wasmtime() {
     check("co_wasmtime", &["guard"]);
 }
@@ -121,7 +132,7 @@ fn goroutines() {
 
 #[test]
 fn a_core_file_shows_the_same() {
-    for program in ["co_asm", "co_asm_static", "co_ucontext", "co_fcontext"] {
+    for program in ["co_asm", "co_asm_static", "co_nested", "co_ucontext", "co_fcontext"] {
         let folder = scratch(program);
         let truth = folder.join("truth.json");
         let arguments = [&COUNT.to_string(), "slab", truth.to_str().unwrap()];

@@ -66,7 +66,8 @@ impl Bounds {
     /// Nothing is known.
     pub const UNKNOWN: Bounds = Bounds { low: None, high: None, from: BoundsFrom::Inferred, guard: Guard::Unknown };
 
-    pub(super) fn of(range: AddrRange, from: BoundsFrom, guard: Guard) -> Bounds {
+    /// Those of `range`.
+    pub fn of(range: AddrRange, from: BoundsFrom, guard: Guard) -> Bounds {
         Bounds { low: Some(range.low), high: Some(range.high), from, guard }
     }
 

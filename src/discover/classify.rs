@@ -55,6 +55,8 @@ pub struct Context {
     pub confidence: Confidence,
     /// Where the program keeps its stack pointer.
     pub holder: Option<Addr>,
+    /// The block that its registers are saved in, where they are in one.
+    pub block: Option<Addr>,
 }
 
 /// Classifies the chosen chains, in their order.
@@ -78,6 +80,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
             state,
             confidence: confidence(chain, choice, origin, state, siblings.differ(frames)),
             holder: chain.hypothesis.holder.filter(|_| choice.holder != Holder::None),
+            block: chain.hypothesis.block,
         }
     };
     choices.iter().map(&mut context).collect()

@@ -12,6 +12,7 @@ pub mod contexts;
 pub mod descriptors;
 pub mod ends;
 pub mod heap;
+pub mod lineage;
 mod meeting;
 pub mod sites;
 pub mod spans;

@@ -1,6 +1,6 @@
 //! The contexts that no thread runs: found in memory that was copied while the target stood still.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use log::debug;
 
@@ -9,13 +9,15 @@ use super::survey::Chain;
 use super::whole::shown_pc;
 use super::{Kind, Peak, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds::{self, Bounds, Guard, Owner};
+use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, Owner};
 use crate::discover::chain::Part;
 use crate::discover::chains;
 use crate::discover::choose::{Running, choose};
 use crate::discover::classify::{self, Context, classify};
 use crate::discover::contexts::{self, Hypothesis, Scene, hypotheses};
 use crate::discover::ends::CodeView;
+use crate::discover::heap;
+use crate::discover::lineage::{self, Tops};
 use crate::discover::sites::{Origin, Sites};
 use crate::discover::spans::{self, Span};
 use crate::image::Modules;
@@ -59,8 +61,19 @@ pub(super) struct Suspended {
     registers: Option<Box<Registers>>,
 }
 
+/// What is suspended, and what of it waits for a coroutine that a thread runs.
+#[derive(Default)]
+pub(super) struct Found {
+    suspended: Vec<Suspended>,
+    /// Of each thread, by its place in the list of threads: who resumed the coroutine that it runs, who resumed that one,
+    /// and so on, each an index into the list of what is suspended; without the thread's own stack.
+    resumers: Vec<Vec<usize>>,
+    /// The blocks of `malloc` that coroutines run on, by the stack pointer in them.
+    blocks: Vec<(Addr, AddrRange)>,
+}
+
 /// Finds the suspended contexts in `memory`.
-pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<String>) -> Vec<Suspended> {
+pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<String>) -> Found {
     let Known { sites, modules, tables, threads, ground, keeps_registers } = *known;
     let (mappings, pid) = (ground.mappings, ground.pid);
     let dead = dead(threads, pid, mappings);
@@ -83,17 +96,70 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     let choices = choose(&chains, sites, mappings, &running, code);
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
-    let mut found = located(contexts, memory, threads, ground);
+    let mut suspended = located(contexts, memory, threads, ground);
     debug!("their stacks are measured");
     if keeps_registers {
         let chosen = choices.iter().map(|choice| &chains.chains[choice.chain]);
         let hypotheses: HashMap<Addr, &Hypothesis> = chosen.map(|chain| (chain.sp, &chain.hypothesis)).collect();
-        for found in &mut found {
+        for found in &mut suspended {
             let hypothesis = hypotheses.get(&found.context.sp);
             found.registers = hypothesis.map(|hypothesis| Box::new(registers(&scene, sites, hypothesis, tables)));
         }
     }
-    found
+    let resumers = resumers(memory, known, &suspended);
+    let blocks = running.iter().filter_map(|run| Some((run.sp, block(run, memory, mappings)?))).collect();
+    Found { suspended, resumers, blocks }
+}
+
+/// The block of `malloc` that holds what runs.
+fn block(run: &Running, memory: &Slices<'_>, mappings: &[Mapping]) -> Option<AddrRange> {
+    let mapping = mapping_at(mappings, run.sp)?;
+    let block = heap::blocks_around(memory, mapping.range, &[run.sp]).pop()??;
+    run.cfas.last().is_none_or(|top| *top <= block.high).then_some(block)
+}
+
+/// Finds out for each thread that runs a coroutine who resumed that.
+fn resumers(memory: &Slices<'_>, known: &Known<'_>, suspended: &[Suspended]) -> Vec<Vec<usize>> {
+    let outermost = |chain: &Chain| running(chain, known.ground).pop();
+    let runs: Vec<Option<Running>> = known.threads.iter().map(outermost).collect();
+    let top = |run: &Running| run.cfas.last().copied().unwrap_or(run.sp);
+    let tops = suspended.iter().map(|found| found.context.top).chain(runs.iter().flatten().map(top));
+    let tops = Tops::new(tops);
+    let contexts: Vec<&Context> = suspended.iter().map(|found| &found.context).collect();
+    let mut resuming = resuming(known.tables, suspended);
+    let mut chain_of = |(chain, run): (&Chain, &Option<Running>)| {
+        let mut resumers = Vec::new();
+        let Some(run) = run.as_ref().filter(|run| !is_home(chain, run.sp, known.ground)) else { return resumers };
+        let mut live = AddrRange::new(run.sp, top(run));
+        while let Some(next) = lineage::resumer(memory, live, &contexts, &tops, |index| resuming[index]) {
+            resuming[next] = false;
+            resumers.push(next);
+            live = AddrRange::new(contexts[next].sp, contexts[next].top);
+        }
+        resumers
+    };
+    known.threads.iter().zip(&runs).map(&mut chain_of).collect()
+}
+
+/// Whether `at` lies on the stack that the chain's thread began on.
+fn is_home(chain: &Chain, at: Addr, ground: &Ground<'_>) -> bool {
+    mapping_at(ground.mappings, at).is_none_or(|mapping| is_own_stack(chain, ground.pid, mapping, at))
+}
+
+/// Which contexts may wait for another that they resumed: those that stand where the threads that run coroutines left
+/// their own stacks. Where most stand there, the program switches to and fro by one function, and that says nothing.
+fn resuming(tables: &Tables<'_>, suspended: &[Suspended]) -> Vec<bool> {
+    let function = |found: &Suspended| {
+        let pc = found.context.frames.first()?.pc.lookup();
+        Some(tables.function_start(pc).unwrap_or(pc))
+    };
+    let parked: HashSet<Addr> = suspended.iter().filter(|found| found.thread.is_some()).filter_map(function).collect();
+    let stands_there = |found: &Suspended| {
+        found.thread.is_none() && function(found).is_some_and(|function| parked.contains(&function))
+    };
+    let resuming: Vec<bool> = suspended.iter().map(stands_there).collect();
+    let count = resuming.iter().filter(|resuming| **resuming).count();
+    if count * 2 > suspended.len() { vec![false; suspended.len()] } else { resuming }
 }
 
 /// The stacks that a thread's chain lies on.
@@ -189,22 +255,52 @@ fn is_own_stack(chain: &Chain, pid: i32, mapping: &Mapping, at: Addr) -> bool {
 }
 
 /// Adds a stack for each context. One on a thread's own stack is where that thread left it to resume what it runs now.
-pub(super) fn add(stacks: &mut Vec<Stack>, suspended: Vec<Suspended>, threads: &[Chain]) {
-    for found in suspended {
+pub(super) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
+    let mut parked = Vec::new();
+    let mut ids = Vec::with_capacity(found.suspended.len());
+    for found in found.suspended {
+        ids.push(stacks.len());
         match found.thread.and_then(|thread| threads.get(thread)) {
-            Some(chain) => add_parked(stacks, found, chain),
+            Some(chain) => parked.push((found, chain)),
             None => stacks.push(stack(found)),
         }
     }
+    for (chain, resumers) in threads.iter().zip(found.resumers) {
+        for resumer in resumers.into_iter().filter_map(|resumer| ids.get(resumer)) {
+            link(stacks, chain, *resumer);
+        }
+    }
+    for stack in stacks.iter_mut().filter(|stack| stack.thread.is_some() && stack.kind != Kind::Thread) {
+        let block = found.blocks.iter().find(|(sp, _)| stack.sp == Some(*sp));
+        if let (Some((_, block)), false) = (block, matches!(stack.bounds.guard, Guard::Ok(_))) {
+            stack.bounds = Bounds::of(*block, BoundsFrom::Malloc, Guard::None);
+        }
+    }
+    for (found, chain) in parked {
+        add_parked(stacks, found, chain);
+    }
+}
+
+/// The outermost stack that is known of what a thread runs.
+fn outermost(stacks: &[Stack], chain: &Chain) -> Option<usize> {
+    let mut outermost = stacks.iter().position(|stack| stack.thread == Some(chain.thread.tid))?;
+    while let Some(next) = stacks[outermost].resumed_by {
+        outermost = next;
+    }
+    Some(outermost)
+}
+
+/// Makes the stack `resumer` the one that resumed what a thread runs.
+fn link(stacks: &mut [Stack], chain: &Chain, resumer: usize) {
+    let Some(outermost) = outermost(stacks, chain).filter(|outermost| *outermost != resumer) else { return };
+    stacks[outermost].resumed_by = Some(resumer);
+    stacks[resumer].state = State::Resuming;
+    stacks[resumer].confidence = stacks[resumer].confidence.max(classify::Confidence::Likely);
 }
 
 /// The stack of a thread that runs a coroutine now.
 fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
-    let Some(running) = stacks.iter().position(|stack| stack.thread == Some(chain.thread.tid)) else { return };
-    let mut outermost = running;
-    while let Some(next) = stacks[outermost].resumed_by {
-        outermost = next;
-    }
+    let Some(outermost) = outermost(stacks, chain) else { return };
     // Where the thread's chain came home by itself, what was found is left over from an earlier switch.
     if stacks[outermost].kind == Kind::Thread {
         return;

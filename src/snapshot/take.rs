@@ -11,7 +11,7 @@ use super::entry::{Fetched, entry};
 use super::places::Places;
 use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
 use super::survey::{Chain, survey};
-use super::suspended::{Known, Suspended};
+use super::suspended::{Found, Known};
 use super::whole::{self, Remains};
 use super::{Snapshot, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
@@ -109,7 +109,7 @@ pub(super) fn take(
     end_at_jumps(&mut chains, &ground);
     let tables = Tables::new(released.arch, &modules);
     let searched = copy.as_ref().filter(|_| suspended::worth_a_look(&sites));
-    let suspended = searched.map_or(Vec::new(), |copy| {
+    let suspended = searched.map_or_else(Found::default, |copy| {
         if copy.is_missing_some() {
             warnings.push("not all of the program's memory could be searched for suspended contexts".to_owned());
         }
@@ -169,7 +169,7 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
         Known { sites: &sites, modules: &modules, tables: &tables, threads, ground: &ground, keeps_registers: keeps };
     let suspended = match suspended::worth_a_look(&sites) {
         true => suspended::find(&core.writable(), &known, &mut warnings),
-        false => Vec::new(),
+        false => Found::default(),
     };
     let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
     let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines: Some(lines) };
@@ -305,7 +305,7 @@ struct Seen<'s> {
     arch: &'static Arch,
     stopped: Duration,
     chains: Vec<Chain>,
-    suspended: Vec<Suspended>,
+    suspended: Found,
     warnings: Vec<String>,
     lines: Option<Lines>,
 }

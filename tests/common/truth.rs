@@ -20,6 +20,8 @@ struct Coroutine {
     high: Address,
     state: String,
     chain: Vec<String>,
+    /// The low end of the stack that waits for it, where it runs.
+    resumed_by: Option<Address>,
 }
 
 /// A number that is written `"0x..."`.
@@ -69,6 +71,12 @@ pub(crate) struct Stack {
     bounds_from: String,
     sp: Option<Address>,
     frames: Vec<Frame>,
+    resumed_by: Option<ResumedBy>,
+}
+
+#[derive(Deserialize)]
+struct ResumedBy {
+    stack: usize,
 }
 
 #[derive(Deserialize)]
@@ -108,11 +116,19 @@ pub(crate) fn differences(truth: &Truth, dump: &Dump, weakness: Weakness) -> BTr
         let frames = stack.frames.iter().filter(|frame| !frame.inlined);
         let chain: Vec<&str> = frames.filter_map(|frame| truth.name(frame.pc)).collect();
         // A fixture that goes on switching is running one of them.
-        if stack.state != coroutine.state && stack.state != "running" {
+        let switches = coroutine.state == "suspended" && stack.state == "running";
+        if stack.state != coroutine.state && !switches {
             note(format!("{} shown as {}", coroutine.state, stack.state));
         }
-        if coroutine.state == "suspended" && stack.state == "suspended" && chain != coroutine.chain {
-            note("wrong chain".to_owned());
+        if !["new", "finished"].contains(&stack.state.as_str()) && !switches && chain != coroutine.chain {
+            note(format!("wrong chain, {}", stack.state));
+        }
+        let resumer = stack.resumed_by.as_ref().and_then(|resumer| truth.at(dump.stacks[resumer.stack].sp?));
+        if resumer.map(|place| truth.coroutines[place].low) != coroutine.resumed_by {
+            note(format!("wrong resumer, {}", stack.state));
+        }
+        if stack.state == "running" && stack.low.is_none() {
+            continue;
         }
         // A block of the heap is up to a header longer than was asked for.
         let is_high = |high: Address| (coroutine.high.0..coroutine.high.0 + 32).contains(&high.0);

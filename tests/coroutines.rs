@@ -16,7 +16,7 @@ use stackscope::report::json;
 use stackscope::snapshot::{self, Snapshot};
 use stackscope::target::{Core, Live};
 use stackscope_harness::{Running, gcore, kernel_core, scratch};
-use truth::{Dump, Truth, Weakness, differences};
+use truth::{Dump, Truth, differences};
 
 const COUNT: usize = 1000;
 
@@ -36,7 +36,7 @@ fn check(program: &str, ways: &[&str]) {
     for way in ways {
         let truth = scratch(program).join("truth.json");
         let fixture = Running::start(program, &[&COUNT.to_string(), way, truth.to_str().unwrap()]);
-        let found = differences(&Truth::read(&truth), &live(&fixture), Weakness::of(program));
+        let found = differences(&Truth::read(&truth), &live(&fixture));
         assert!(found.is_empty(), "{program}, {way}: {found:?}");
     }
 }
@@ -147,8 +147,7 @@ fn a_core_file_shows_the_same() {
 
 fn check_core(file: &Path, truth: &Path) {
     let mut core = Core::open(file).unwrap();
-    let found =
-        differences(&Truth::read(truth), &shown(&snapshot::of_core(&mut core, Lines::Cheap)), Weakness::default());
+    let found = differences(&Truth::read(truth), &shown(&snapshot::of_core(&mut core, Lines::Cheap)));
     assert!(found.is_empty(), "{}: {found:?}", file.display());
 }
 
@@ -161,7 +160,7 @@ fn a_program_that_goes_on_switching() {
         let arguments = [&COUNT.to_string(), way, truth.to_str().unwrap(), "busy"];
         let fixture = Running::start_busy(program, &arguments);
         for _ in 0..5 {
-            let found = differences(&Truth::read(&truth), &live(&fixture), Weakness::of(program));
+            let found = differences(&Truth::read(&truth), &live(&fixture));
             assert!(found.is_empty(), "{program}: {found:?}");
         }
     }

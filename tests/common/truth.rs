@@ -85,24 +85,8 @@ struct Frame {
     inlined: bool,
 }
 
-/// What is known to be shown less well than it could be.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Weakness {
-    /// Contexts that never ran are not found.
-    new_is_missed: bool,
-}
-
-impl Weakness {
-    pub(crate) fn of(program: &str) -> Weakness {
-        Weakness {
-            // The function that a fresh fiber begins in looks like any other near its switch.
-            new_is_missed: program == "co_wasmtime",
-        }
-    }
-}
-
 /// How the truth and what was shown differ, by what is wrong: empty where nothing is.
-pub(crate) fn differences(truth: &Truth, dump: &Dump, weakness: Weakness) -> BTreeMap<String, usize> {
+pub(crate) fn differences(truth: &Truth, dump: &Dump) -> BTreeMap<String, usize> {
     let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
     let mut seen = vec![0; truth.coroutines.len()];
     let mut note = |what: String| *wrong.entry(what).or_default() += 1;
@@ -140,7 +124,6 @@ pub(crate) fn differences(truth: &Truth, dump: &Dump, weakness: Weakness) -> BTr
         match seen {
             1 => {}
             0 if coroutine.state == "finished" => {} // What has ended may have left nothing behind.
-            0 if coroutine.state == "new" && weakness.new_is_missed => {}
             0 => note(format!("missed {}", coroutine.state)),
             _ => note("shown twice".to_owned()),
         }

@@ -43,9 +43,13 @@ fn near(reader: &Reader<'_>, entry: u64) -> Vec<u64> {
     let Some(part) = reader.parts().iter().find(|part| part.range().contains(&entry)) else { return Vec::new() };
     let range = entry.saturating_sub(NEAR).max(part.svma)..entry.saturating_add(NEAR).min(part.range().end);
     let taken = addresses_taken(part, range.start, range.end);
-    let aligned = (range.start.next_multiple_of(16)..range.end).step_by(16).filter(|start| *start != entry);
-    let undescribed = aligned.filter(|start| reader.function_start(*start).is_none_or(|known| known == *start));
-    taken.filter(|label| reader.tail(*label).is_some()).chain(undescribed).collect()
+    // Assemblers align functions less than compilers do.
+    let places = (range.start.next_multiple_of(4)..range.end).step_by(4).filter(|start| *start != entry);
+    let functions = places.filter(|start| match reader.function_start(*start) {
+        Some(known) => known == *start,
+        None => start.is_multiple_of(16),
+    });
+    taken.filter(|label| reader.tail(*label).is_some()).chain(functions).collect()
 }
 
 /// The addresses that `lea r, [rip+x]` instructions between `low` and `high` take.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
 use stackscope_harness::{Running, scratch};
-use truth::{Truth, Weakness, differences};
+use truth::{Truth, differences};
 
 /// How many runs of each command count.
 const RUNS: usize = 11;
@@ -30,7 +30,7 @@ fn main() {
         let truth = scratch(program).join("truth.json");
         let fixture = Running::start(program, &[&count.to_string(), way, truth.to_str().unwrap()]);
         println!("\n{program}, {count} coroutines, {way}");
-        check(fixture.pid(), &Truth::read(&truth), Weakness::of(program));
+        check(fixture.pid(), &Truth::read(&truth));
         measure(fixture.pid());
     }
     let without = Running::start("threads", &["8", "59"]);
@@ -39,9 +39,9 @@ fn main() {
 }
 
 /// Compares all that is shown with the truth.
-fn check(pid: i32, truth: &Truth, weakness: Weakness) {
+fn check(pid: i32, truth: &Truth) {
     let shown = serde_json::from_slice(&dump(pid, &["--json"]).output().unwrap().stdout).unwrap();
-    let wrong = differences(truth, &shown, weakness);
+    let wrong = differences(truth, &shown);
     println!("  {}", if wrong.is_empty() { "all right".to_owned() } else { format!("WRONG: {wrong:?}") });
 }
 

@@ -22,6 +22,9 @@ const MOST_ROUNDS: usize = 8;
 /// So many bytes are made ready before the next look whether they are still wanted.
 const PART: usize = 32 << 20;
 
+/// A second thread is started where each has so many bytes to copy.
+const WORTH_A_THREAD: usize = 4 << 20;
+
 const PAGE: u64 = 4096;
 
 /// Room for a copy, and then the copy.
@@ -77,7 +80,7 @@ impl TouchedCopy {
 
     /// One pass; gives what is left of ranges behind a page that could not be read.
     fn fill_once(&mut self, source: &RemoteMemory, ranges: &[AddrRange], filled: &mut usize) -> Vec<AddrRange> {
-        let lengths = source.read_many(ranges, &mut self.room[*filled..]);
+        let lengths = read_by_two(source, ranges, &mut self.room[*filled..]);
         let mut left = Vec::new();
         for (range, length) in ranges.iter().zip(lengths) {
             let whole = usize::try_from(range.len()).unwrap_or(usize::MAX);
@@ -111,6 +114,29 @@ impl TouchedCopy {
     pub fn slices(&self) -> Slices<'_> {
         Slices::new(self.pieces.iter().map(|(at, place)| (*at, &self.room[place.clone()])).collect())
     }
+}
+
+/// [`RemoteMemory::read_many`], on two processors where it is much: the one that the target stands on is free.
+fn read_by_two(source: &RemoteMemory, ranges: &[AddrRange], room: &mut [u8]) -> Vec<usize> {
+    let size = |ranges: &[AddrRange]| ranges.iter().map(|range| range.len()).sum::<u64>();
+    let mut before = 0;
+    let half = size(ranges) / 2;
+    let middle = ranges.iter().position(|range| {
+        before += range.len();
+        before > half
+    });
+    let (first, second) = ranges.split_at(middle.unwrap_or_default());
+    let split = usize::try_from(size(first)).ok().filter(|split| *split >= WORTH_A_THREAD);
+    let Some((first_room, second_room)) = split.and_then(|split| room.split_at_mut_checked(split)) else {
+        return source.read_many(ranges, room);
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| source.read_many(second, second_room));
+        let mut lengths = source.read_many(first, first_room);
+        // A panic there would be a mistake of ours, and goes on here.
+        lengths.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        lengths
+    })
 }
 
 fn touched(pages: &Pages) -> impl Iterator<Item = AddrRange> {

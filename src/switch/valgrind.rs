@@ -10,6 +10,8 @@ use core::arch::asm;
 /// `VG_USERREQ__STACK_REGISTER` and `VG_USERREQ__STACK_DEREGISTER`.
 const REGISTER: usize = 0x1501;
 const DEREGISTER: usize = 0x1502;
+/// `VG_USERREQ__MAKE_MEM_DEFINED` of memcheck; its other tools do not know it.
+const MAKE_DEFINED: usize = 0x4d43_0002;
 
 /// Makes the stack `low..high` known; gives the number under which [`deregister`] forgets it.
 pub(super) fn register(low: *mut u8, high: *mut u8) -> usize {
@@ -19,6 +21,11 @@ pub(super) fn register(low: *mut u8, high: *mut u8) -> usize {
 /// Makes Valgrind forget the stack numbered `id`.
 pub(super) fn deregister(id: usize) {
     request(&[DEREGISTER, id, 0, 0, 0, 0]);
+}
+
+/// Tells memcheck that `low..high` may be used, although it lies below where the stack pointer was last.
+pub(super) fn allow(low: *mut u8, high: *mut u8) {
+    request(&[MAKE_DEFINED, low.addr(), high.addr() - low.addr(), 0, 0, 0]);
 }
 
 /// Valgrind's answer to a request and its five arguments; 0 where no Valgrind runs.

@@ -23,5 +23,13 @@ export RUSTC_BOOTSTRAP=1 WINEDEBUG=-all WINEPREFIX="$folder/wine" WINEPATH="$fol
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER=x86_64-w64-mingw32-gcc
 export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=wine
 mkdir -p "$WINEPREFIX"
-common=(-Z build-std=std,panic_unwind,test --target "$target" --target-dir "$folder" -p stackscope)
-cargo test "${common[@]}" --no-default-features --features std --lib --test switch -- switch:: chain:: model::
+common=(--target "$target" --target-dir "$folder")
+
+# The programs that the tests run.
+export SWITCH_FIXTURES="$folder/$target"
+cargo build -Z build-std=std,panic_unwind "${common[@]}" -p stackscope-switch-fixtures --bins
+cargo build -Z build-std=std,panic_abort "${common[@]}" -p stackscope-switch-fixtures --bin switch_misuse --profile abort
+
+suite=(-Z build-std=std,panic_unwind,test "${common[@]}" -p stackscope --no-default-features --features std)
+cargo test "${suite[@]}" --lib -- switch::
+cargo test "${suite[@]}" --test switch

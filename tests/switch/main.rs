@@ -10,10 +10,12 @@ mod backtraces;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod cfi_doc;
 mod chain;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod edges;
+mod fixture;
 mod model;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod program;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod steps;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod valgrind;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::{OwnedStack, StackError, StackSource};
+use crate::switch::valgrind;
 
 /// The pattern: no address, no small number, and not what fresh memory holds.
 const PAINT: usize = 0xA5A5_A5A5_A5A5_A5A5_u64 as usize;
@@ -36,6 +37,7 @@ unsafe impl<S: StackSource> StackSource for Painted<S> {
 
     fn allocate(&'static self, size: usize) -> Result<OwnedStack, StackError> {
         let stack = self.source.allocate(size)?;
+        valgrind::allow(stack.range().base(), stack.range().top());
         let mut word = Self::lowest(&stack);
         while word < stack.range().top().cast() {
             // SAFETY: inside the stack, which is ours until it is handed out, and aligned as its base is.
@@ -51,6 +53,7 @@ unsafe impl<S: StackSource> StackSource for Painted<S> {
 
     fn peak(&self, stack: &OwnedStack) -> Option<usize> {
         let top = stack.range().top();
+        valgrind::allow(stack.range().base(), top);
         let mut word = Self::lowest(stack);
         // SAFETY: inside the stack and aligned; code that runs on it may be writing there, hence volatile.
         while word < top.cast() && unsafe { word.read_volatile() } == PAINT {

@@ -22,6 +22,8 @@ pub mod mapping;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod memory;
 #[cfg(all(feature = "std", target_os = "linux"))]
+pub mod own;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod registers;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod report;
@@ -37,3 +39,6 @@ pub mod tui;
 pub mod unwind;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod watch;
+
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use own::{dump_on_signal, dump_self, dump_self_to};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The layers, lowest first: a module uses only itself and those before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "addr",
     "memory",
     "mapping",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 17] = [
     "filter",
     "watch",
     "report",
+    "own",
     "tui",
     "cli",
 ];

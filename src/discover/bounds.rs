@@ -22,6 +22,8 @@ pub const EVERYTHING: AddrRange = AddrRange { low: Addr(0), high: Addr(1 << 56) 
 /// What the bounds of a stack rest on. The words are those of the JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub enum BoundsFrom {
+    /// The program says so itself, in its roster.
+    Registered,
     /// A call was given them: `sigaltstack`, whose arguments the kernel keeps in each signal frame.
     Call,
     /// A guard page lies below.

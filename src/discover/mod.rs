@@ -14,6 +14,7 @@ pub mod ends;
 pub mod heap;
 pub mod lineage;
 mod meeting;
+pub mod roster;
 pub mod sites;
 pub mod spans;
 mod stored;

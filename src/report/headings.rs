@@ -29,17 +29,18 @@ pub(super) fn states_line(snapshot: &Snapshot, group: &Group) -> Option<String> 
     (states.len() > 1).then(|| parts.collect::<Vec<_>>().join(", "))
 }
 
-/// `Thread 48213 "chatd"`, `Coroutine 7 (on thread 48216 "worker-2")`.
+/// `Thread 48213 "chatd"`, `Coroutine 7 (on thread 48216 "worker-2")`, `Coroutine 8 "writer", suspended`.
 fn of_one(snapshot: &Snapshot, id: usize) -> String {
     let stack = &snapshot.stacks[id];
     let thread = snapshot.threads.iter().find(|thread| Some(thread.tid) == stack.thread);
     let signal = thread.and_then(|thread| thread.signal);
     let signal = signal.map_or(String::new(), |signal| format!("  ended by signal {signal}"));
     let kind = capital(singular(stack.kind));
+    let name = stack.name.as_ref().map_or(String::new(), |name| format!(" \"{}\"", printable(name)));
     match (stack.kind, stack.thread) {
         (Kind::Thread, Some(_)) => format!("{}{signal}", capital(&thread_words(stack.thread, snapshot))),
-        (_, Some(_)) => format!("{kind} {id} (on {}){signal}", thread_words(stack.thread, snapshot)),
-        (_, None) => format!("{kind} {id}, {}{}", stack.state.word(), doubt(stack.confidence)),
+        (_, Some(_)) => format!("{kind} {id}{name} (on {}){signal}", thread_words(stack.thread, snapshot)),
+        (_, None) => format!("{kind} {id}{name}, {}{}", stack.state.word(), doubt(stack.confidence)),
     }
 }
 

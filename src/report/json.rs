@@ -228,6 +228,7 @@ impl<'s> Stack<'s> {
             high: stack.bounds.high.map(Hex),
             size: stack.size(),
             bounds_from: match stack.bounds.from {
+                BoundsFrom::Registered => "registered",
                 BoundsFrom::Call => "call",
                 BoundsFrom::Guard => "guard",
                 BoundsFrom::Mapping => "mapping",

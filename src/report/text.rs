@@ -10,7 +10,7 @@ use super::units;
 use super::words::plural;
 use crate::filter::Filter;
 use crate::image::printable;
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Kind, Snapshot, State};
 
 /// The most groups of stacks without a thread that are shown: who wants more asks for every stack.
 const MOST_GROUPS: usize = 40;
@@ -132,7 +132,7 @@ fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, key: Gr
         if key != GroupBy::Stack {
             writeln!(out, "  the deepest of them:")?;
         }
-    } else if stack.sp.is_none() {
+    } else if stack.sp.is_none() && stack.state == State::Running {
         return writeln!(out, "  not seen: the thread was not stopped");
     } else {
         writeln!(out, "  {}", measures(stack, style))?;

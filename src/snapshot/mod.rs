@@ -4,6 +4,7 @@
 //! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
 
 mod entry;
+mod frozen;
 mod neighbours;
 mod places;
 mod segments;
@@ -27,6 +28,7 @@ use crate::target::{Process, Source};
 use crate::unwind::{Ended, Frame};
 
 pub use crate::discover::classify::Confidence;
+pub use frozen::of_frozen;
 pub use places::{Place, Places};
 pub use take::{Kept, of_core, of_core_again, of_live, of_live_again};
 pub use whole::{SaveError, Whole, of_core_whole, of_live_whole};

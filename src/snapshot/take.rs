@@ -13,7 +13,7 @@ use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Found, Known};
 use super::whole::{self, Remains};
-use super::{Snapshot, neighbours, segments, suspended};
+use super::{Snapshot, Stack, ThreadEntry, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
 use crate::discover::bounds;
@@ -300,14 +300,14 @@ fn code(mappings: &[Mapping]) -> impl Iterator<Item = (AddrRange, Option<&Mapped
 }
 
 /// What was seen of a target.
-struct Seen<'s> {
-    process: &'s Process,
-    arch: &'static Arch,
-    stopped: Duration,
-    chains: Vec<Chain>,
-    suspended: Found,
-    warnings: Vec<String>,
-    lines: Option<Lines>,
+pub(super) struct Seen<'s> {
+    pub(super) process: &'s Process,
+    pub(super) arch: &'static Arch,
+    pub(super) stopped: Duration,
+    pub(super) chains: Vec<Chain>,
+    pub(super) suspended: Found,
+    pub(super) warnings: Vec<String>,
+    pub(super) lines: Option<Lines>,
 }
 
 /// Makes stacks and names out of what was seen.
@@ -318,16 +318,29 @@ fn understand(
     memory: &dyn Memory,
     files: &dyn Files,
 ) -> Snapshot {
+    let (threads, mut stacks) = stacks(&seen.chains, ground);
+    let mut seen = seen;
+    suspended::add(&mut stacks, std::mem::take(&mut seen.suspended), &seen.chains);
+    neighbours::part(&mut stacks, ground);
+    debug!("{} stacks are measured", stacks.len());
+    named(seen, threads, stacks, modules, memory, files)
+}
+
+/// Finds the names of all frames, and makes a snapshot of it all.
+pub(super) fn named(
+    seen: Seen<'_>,
+    threads: Vec<ThreadEntry>,
+    mut stacks: Vec<Stack>,
+    modules: &Modules,
+    memory: &dyn Memory,
+    files: &dyn Files,
+) -> Snapshot {
     let mut warnings = seen.warnings;
     for chain in &seen.chains {
         if let Err(reason) = chain.ended {
             warnings.push(format!("thread {} was not stopped: {reason}", chain.thread.tid));
         }
     }
-    let (threads, mut stacks) = stacks(&seen.chains, ground);
-    suspended::add(&mut stacks, seen.suspended, &seen.chains);
-    neighbours::part(&mut stacks, ground);
-    debug!("{} stacks are measured", stacks.len());
     let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));
     pcs.dedup();

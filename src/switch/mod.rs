@@ -42,6 +42,8 @@ mod stack;
 mod coroutine;
 #[cfg(feature = "std")]
 mod grow;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod overflow;
 #[cfg(feature = "std")]
 mod owned;
 #[cfg(feature = "std")]
@@ -59,8 +61,12 @@ pub use stack::{Stack, StackError};
 pub use coroutine::{Coroutine, SendCoroutine, State, Yielder};
 #[cfg(feature = "std")]
 pub use grow::{Budget, Crossing, GrowError, crossings, grow, maybe_grow, remaining_stack, try_grow};
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub use overflow::report_overflows;
 #[cfg(feature = "std")]
 pub use owned::{OwnedStack, StackSource};
+#[cfg(feature = "std")]
+pub use roster::roster_address;
 #[cfg(feature = "std")]
 #[doc(hidden)]
 pub use source::set_default_source;

@@ -93,6 +93,11 @@ core::arch::global_asm!(
     roster = sym stackscope_roster,
 );
 
+/// Where the roster lies in this process, for those who read it as they would another's.
+pub fn roster_address() -> usize {
+    (&raw const stackscope_roster).addr()
+}
+
 /// Lines that are not in use.
 static FREE: Mutex<Vec<&'static Entry>> = Mutex::new(Vec::new());
 
@@ -113,6 +118,36 @@ pub(super) fn bounds(address: usize) -> Option<(usize, usize)> {
     let bounds = BOUNDS.read().unwrap_or_else(PoisonError::into_inner);
     let (&high, &low) = bounds.range(address + 1..).next()?;
     (low <= address).then_some((low, high))
+}
+
+/// A listed stack that was overflowed.
+#[cfg(target_os = "linux")]
+pub(super) struct Overflowed {
+    pub(super) name: Name,
+    pub(super) low: usize,
+    pub(super) high: usize,
+    pub(super) is_segment: bool,
+}
+
+/// The listed stack that code with the stack pointer `sp` overflowed when it touched `at`: the address lies in the stack's
+/// guard, and the stack pointer on the stack or in the guard. Takes no lock, as it is asked by a signal handler.
+#[cfg(target_os = "linux")]
+pub(super) fn overflowed(at: usize, sp: usize) -> Option<Overflowed> {
+    let guard = super::source::guard_size();
+    let mut chunk = stackscope_roster.chunks.load(Ordering::Acquire).cast_const();
+    // SAFETY: null or a chunk, which is never freed and whose entries are atomics.
+    while let Some(found) = unsafe { chunk.as_ref() } {
+        for entry in &found.entries {
+            let state = entry.state.load(Ordering::Acquire);
+            let (low, high) = (entry.low.load(Ordering::Relaxed) as usize, entry.high.load(Ordering::Relaxed) as usize);
+            let end = low.saturating_sub(guard);
+            if !matches!(state, state::UNUSED | state::IDLE) && (end..low).contains(&at) && (end..high).contains(&sp) {
+                return Some(Overflowed { name: entry.name.bytes(), low, high, is_segment: state == state::SEGMENT });
+            }
+        }
+        chunk = found.next;
+    }
+    None
 }
 
 /// Lists the idle stack `low..high`.
@@ -228,8 +263,29 @@ impl<const WORDS: usize> Text<WORDS> {
     /// The text, for tests.
     #[cfg(test)]
     fn get(&self) -> String {
-        let bytes: Vec<u8> = self.0.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
-        String::from_utf8(bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()).unwrap()
+        self.bytes().as_str().to_owned()
+    }
+
+    #[cfg(any(test, target_os = "linux"))]
+    fn bytes(&self) -> Name {
+        let mut bytes = [0; 80];
+        for (word, part) in self.0.iter().zip(bytes.chunks_exact_mut(8)) {
+            part.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Name(bytes)
+    }
+}
+
+/// A copy of a text, without an allocation.
+#[cfg(any(test, target_os = "linux"))]
+pub(super) struct Name([u8; 80]);
+
+#[cfg(any(test, target_os = "linux"))]
+impl Name {
+    /// The text; a question mark where it was read in the middle of a change.
+    pub(super) fn as_str(&self) -> &str {
+        let text = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or("?")
     }
 }
 

@@ -3,11 +3,14 @@
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 
 mod cache;
+mod capture;
 mod core;
 mod error;
 mod facts;
 mod files;
 mod follow;
+mod frozen;
+mod futex;
 mod header;
 mod inbox;
 mod keeper;
@@ -26,6 +29,7 @@ mod ptrace_follow;
 mod pty;
 mod regset;
 mod remote;
+mod requests;
 mod save;
 mod segments;
 mod stopped;
@@ -46,6 +50,7 @@ pub use self::core::{Core, CoreWarning};
 pub use cache::CacheFolder;
 pub use error::{LookError, OpenError, StopError};
 pub use facts::{Facts, PageScan};
+pub use frozen::{FreezeError, Frozen};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use launch::{Inherited, LaunchError, Launched, await_end, gains_rights, launch, launch_on_terminal};
 pub use live::Live;
@@ -57,6 +62,7 @@ pub use permission::Refusal;
 pub use procfs::program;
 pub use pty::{Pty, TerminalSize};
 pub use remote::RemoteMemory;
+pub use requests::Requests;
 pub use save::{CoreContent, CoreThread, FIRST_MADE_UP_TID, write_core};
 pub use stopped::{Released, Stopped};
 pub use this::This;
@@ -133,6 +139,9 @@ pub enum NotStopped {
     /// It has ended, and the process lives on in its other threads.
     #[error("it has ended")]
     Ended,
+    /// It belongs to our own process, and blocks the signal by which its registers are asked for.
+    #[error("it blocks the signal by which a process asks its own threads for their registers")]
+    SignalBlocked,
     /// It belongs to our own process, which looks at itself while it runs.
     #[error("it runs: a process that looks at itself does not stop its other threads")]
     Ourselves,

@@ -36,19 +36,14 @@ impl This {
     /// `/proc` is not there, or not to be read.
     #[inline(never)]
     pub fn with<R>(look: impl FnOnce(&This) -> R) -> io::Result<R> {
-        let mut words = [0; WORDS];
-        // SAFETY: `words` has room for the words that `capture` writes.
-        unsafe { capture(&mut words) };
+        let words = captured();
         let this = This::of_registers(&words)?;
         Ok(std::hint::black_box(look(&this)))
     }
 
-    fn of_registers(words: &[u64; WORDS]) -> io::Result<This> {
+    fn of_registers(words: &Words) -> io::Result<This> {
         let pid = std::process::id() as i32;
-        let mut registers = Registers::unknown();
-        for (number, word) in CAPTURED.iter().zip(words) {
-            registers.set(Register(*number), *word);
-        }
+        let (registers, thread_pointer) = registers(words);
         let own = nix::unistd::gettid().as_raw();
         let mut threads: Vec<Thread> = procfs::threads(pid)?
             .into_iter()
@@ -56,7 +51,7 @@ impl This {
                 tid,
                 name: procfs::thread_name(pid, tid),
                 registers: if tid == own { Ok(registers.clone()) } else { Err(NotStopped::Ourselves) },
-                thread_pointer: (tid == own).then_some(words[WORDS - 1]),
+                thread_pointer: (tid == own).then_some(thread_pointer),
                 signal: None,
             })
             .collect();
@@ -122,13 +117,34 @@ const CAPTURED: [u8; 14] = [19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 
 /// How many words `capture` writes.
 const WORDS: usize = CAPTURED.len() + 1;
 
+/// What `capture` writes.
+pub(super) type Words = [u64; WORDS];
+
+/// The registers of the function that this is inlined into, as they are where it stands.
+#[inline(always)]
+pub(super) fn captured() -> Words {
+    let mut words = [0; WORDS];
+    // SAFETY: `words` has room for the words that `capture` writes.
+    unsafe { capture(&mut words) };
+    words
+}
+
+/// The registers and the thread pointer that were captured.
+pub(super) fn registers(words: &Words) -> (Registers, u64) {
+    let mut registers = Registers::unknown();
+    for (number, word) in CAPTURED.iter().zip(words) {
+        registers.set(Register(*number), *word);
+    }
+    (registers, words[WORDS - 1])
+}
+
 /// Writes the registers that a function keeps for its caller, as they are right after this call.
 ///
 /// # Safety
 /// `into` has room for all words.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
-unsafe extern "C" fn capture(into: &mut [u64; WORDS]) {
+unsafe extern "C" fn capture(into: &mut Words) {
     // On entry, rdi holds `into`, and [rsp] the return address: the caller's stack pointer after the call is rsp + 8.
     naked_asm!(
         ".cfi_startproc",
@@ -156,7 +172,7 @@ unsafe extern "C" fn capture(into: &mut [u64; WORDS]) {
 /// `into` has room for all words.
 #[cfg(target_arch = "aarch64")]
 #[unsafe(naked)]
-unsafe extern "C" fn capture(into: &mut [u64; WORDS]) {
+unsafe extern "C" fn capture(into: &mut Words) {
     // On entry, x0 holds `into`, and x30 the return address, which is the caller's program counter after the call.
     naked_asm!(
         ".cfi_startproc",

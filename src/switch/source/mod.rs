@@ -19,6 +19,12 @@ pub use guarded::Guarded;
 pub use painted::Painted;
 pub use pooled::Pooled;
 
+/// How many bytes below the base of a guarded stack can't be accessed.
+#[cfg(target_os = "linux")]
+pub(super) fn guard_size() -> usize {
+    os::page_size()
+}
+
 /// The size of a stack where none is named, in bytes. Only what is used of it takes memory.
 pub const DEFAULT_SIZE: usize = 1 << 20;
 

@@ -9,6 +9,7 @@ mod common;
 use std::time::Duration;
 
 use common::terminal::{Terminal, is_traced, kill};
+use stackscope::filter::Filter;
 use stackscope::target::Inbox;
 use stackscope::tui;
 use stackscope::watch::Attached;
@@ -180,7 +181,7 @@ fn show_until_a_panic(pid: i32, word: std::path::PathBuf) {
         panic!("a made-up panic");
     });
     let look = tui::Look { theme: tui::Theme::Ansi, ascii: false };
-    let options = tui::Options { interval, look, stay: false, mouse: true, margin: 1.5 };
+    let options = tui::Options { interval, look, stay: false, mouse: true, margin: 1.5, filter: Filter::default() };
     assert!(tui::attach(attached, &inbox, &options).is_err());
 }
 

@@ -107,6 +107,8 @@ fn jobs_of_a_shell_in_the_screen_are_controlled_by_keys() {
     terminal.run("after the stop");
     wait_until("it goes on", || line.text() == "before the stop\nafter the stop\n");
     terminal.keys(&["C-c"]);
+    // What is typed before the shell asks again is thrown away with the interrupt.
+    wait_until("the shell asks again", || terminal.screen().lines().any(|line| line.trim_end() == "$"));
     terminal.run("exit");
     terminal.wait_for("sh exited with");
     terminal.is_restored();
@@ -232,4 +234,117 @@ fn where_there_is_no_screen_nothing_is_written_to_a_terminal() {
         assert!(!written().contains("\x1b[?1049h"), "{before} {after}: {:?}", written());
         terminal.tmux(&["pipe-pane"]);
     }
+}
+
+/// The processor time that a process has used, in hundredths of a second.
+fn processor_time(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<u64> =
+        stat.rsplit_once(") ").unwrap().1.split(' ').filter_map(|field| field.parse().ok()).collect();
+    // Behind the state, which is no number: user and system time are fields 14 and 15 of proc_pid_stat(5).
+    fields[10] + fields[11]
+}
+
+#[test]
+fn freezing_leaves_the_program_alone_and_stopping_does_not() {
+    let (terminal, pid) = (Terminal::new("stop"), Written::new("pid"));
+    let busy = format!("sh -c 'echo $$ >{}; while :; do :; done'", pid.name());
+    terminal.run_program("", &busy);
+    let pid: i32 = pid.line().parse().unwrap();
+    terminal.keys(&["Space"]);
+    terminal.wait_for("FROZEN");
+    let before = processor_time(pid);
+    wait_until("it works on", || processor_time(pid) > before);
+    terminal.keys(&["Space", "P"]);
+    terminal.wait_for("STOPPED");
+    assert_eq!(states(pid), ['t']);
+    terminal.keys(&["P"]);
+    terminal.wait_for("LIVE");
+    let before = processor_time(pid);
+    wait_until("it works again", || processor_time(pid) > before);
+    // What is killed while it keeps the program leaves it running.
+    terminal.keys(&["P"]);
+    terminal.wait_for("STOPPED");
+    kill("KILL", terminal.job().unwrap());
+    let before = processor_time(pid);
+    wait_until("it works on by itself", || processor_time(pid) > before);
+    kill("KILL", pid);
+}
+
+#[test]
+fn a_pager_is_used_in_the_screen() {
+    let (terminal, text) = (Terminal::new("pager"), scratch("tui").join("text"));
+    let lines: Vec<String> = (1..=200).map(|number| format!("line {number} of the text\n")).collect();
+    std::fs::write(&text, lines.concat()).unwrap();
+    terminal.run_program("", &format!("less {}", text.display()));
+    terminal.keys(&["i"]);
+    terminal.wait_for("line 30 of the text");
+    terminal.keys(&["G"]);
+    terminal.wait_for("line 200 of the text");
+    terminal.keys(&["g"]);
+    terminal.wait_for("line 30 of the text");
+    terminal.run("/line 77 ");
+    terminal.wait_for("line 78 of the text");
+    // Its stacks are seen as well.
+    terminal.keys(&["C-]", "1"]);
+    terminal.wait_for("1 stack: 1 thread");
+    terminal.keys(&["i", "q"]);
+    terminal.wait_for("less exited with 0");
+    terminal.is_restored();
+}
+
+#[test]
+fn the_fibers_of_an_interpreter_are_watched_end_to_end() {
+    let (terminal, script) = (Terminal::new("ruby"), scratch("tui").join("fibers.rb"));
+    let text = "def deep(n) = n.zero? ? Fiber.yield : deep(n - 1)\n\
+                fibers = (1..12).map { |n| Fiber.new { deep(10 * n) } }\n\
+                fibers.each(&:resume)\nputs \"#{fibers.size} fibers wait\"\ngets\nputs \"the end\"\n";
+    std::fs::write(&script, text).unwrap();
+    terminal.run_program("", &format!("ruby {}", script.display()));
+    terminal.wait_for("12 fibers wait");
+    terminal.wait_for("12 coroutines");
+    terminal.keys(&["\\", "k", "i", "n", "d", ":", "c", "o", "r", "o", "Enter"]);
+    terminal.wait_for("1–12 of 12");
+    terminal.keys(&["i", "Enter"]);
+    terminal.wait_for("ruby exited with 0");
+    assert!(terminal.screen().contains("the end"), "{}", terminal.screen());
+    terminal.is_restored();
+}
+
+#[test]
+fn what_is_shown_is_written_to_a_file() {
+    let (terminal, folder) = (Terminal::new("dump"), scratch("tui"));
+    terminal.run(&format!("cd {}", folder.display()));
+    terminal.run_program("", "sh -c 'read line'");
+    terminal.wait_for("1 stack: 1 thread");
+    terminal.keys(&["d"]);
+    terminal.wait_for("written to stackscope-");
+    terminal.run(":dump mine.txt");
+    terminal.wait_for("written to mine.txt");
+    let mine = std::fs::read_to_string(folder.join("mine.txt")).unwrap();
+    assert!(mine.contains("read"), "{mine}");
+    // Nothing is overwritten.
+    terminal.run(":dump mine.txt");
+    terminal.wait_for("nothing was written");
+    terminal.keys(&["q", "e"]);
+    terminal.wait_for("was ended by SIGTERM");
+    terminal.is_restored();
+}
+
+#[test]
+fn the_configuration_is_heeded_and_told_where_it_is_wrong() {
+    let (terminal, folder) = (Terminal::new("config"), scratch("tui"));
+    std::fs::create_dir(folder.join("stackscope")).unwrap();
+    let file = folder.join("stackscope/config.toml");
+    terminal.run(&format!("export XDG_CONFIG_HOME={}", folder.display()));
+    std::fs::write(&file, "stay = true\nascii = true\n").unwrap();
+    terminal.run_program("", "sh -c 'exit 5'");
+    terminal.wait_for("# ENDED");
+    terminal.keys(&["q"]);
+    terminal.wait_for("sh exited with 5");
+    std::fs::write(&file, "theme = \"pink\"\n").unwrap();
+    terminal.run(&format!("{}; echo code-$?", run_line("", "true")));
+    terminal.wait_for("no theme is called 'pink'");
+    terminal.wait_for("code-125");
+    terminal.is_restored();
 }

@@ -71,7 +71,8 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
 /// Watches with a screen where there is a terminal for it.
 #[cfg(feature = "tui")]
 fn watch(args: &Args, common: &Common, attached: Attached, inbox: &Inbox) -> Result<Watched, ExitCode> {
-    match args.screen.options(common, args.watching.interval(), args.watching.margin()) {
+    let screen = args.screen.options(common, args.watching.interval(), args.watching.margin());
+    match screen.map_err(|error| output::fail(&error))? {
         Some(options) => tui::attach(attached, inbox, &options).map_err(|error| output::fail(&error)),
         None => plain(attached, inbox),
     }

@@ -1,6 +1,8 @@
 //! The `stackscope` command: verbs, options and exit codes as `docs/CLI.md` promises them.
 
 mod attach;
+#[cfg(feature = "tui")]
+mod config;
 mod demo;
 mod doctor;
 mod dump;

@@ -89,8 +89,8 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
 #[cfg(feature = "tui")]
 fn watch(args: &Args, common: &Common, options: &Options) -> Result<Watched, ExitCode> {
     let (interval, margin) = (args.watching.interval(), args.watching.margin());
-    match args.screen.options(common, interval, margin) {
-        Some(screen) => on_screen(options, &tui::Options { stay: args.stay, ..screen }),
+    match args.screen.options(common, interval, margin).map_err(|error| output::fail(&error))? {
+        Some(screen) => on_screen(options, &tui::Options { stay: args.stay || screen.stay, ..screen }),
         None => watch::run(options).map_err(|error| refused(&error)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::config::{Config, ConfigError};
 use super::{Common, output};
 use crate::tui;
 
@@ -20,9 +21,9 @@ pub(super) struct Screen {
     #[arg(long)]
     no_mouse: bool,
 
-    /// Colours of the screen
-    #[arg(long, value_name = "THEME", default_value = "ansi")]
-    theme: Theme,
+    /// Colours of the screen [default: ansi]
+    #[arg(long, value_name = "THEME")]
+    theme: Option<Theme>,
 }
 
 /// What the screen is coloured with.
@@ -55,13 +56,24 @@ impl Theme {
 
 impl Screen {
     /// What the screen is to be like; `None` where there is to be none.
-    pub(super) fn options(&self, common: &Common, interval: Duration, margin: f64) -> Option<tui::Options> {
+    ///
+    /// # Errors
+    /// The configuration can't be used.
+    pub(super) fn options(
+        &self,
+        common: &Common,
+        interval: Duration,
+        margin: f64,
+    ) -> Result<Option<tui::Options>, ConfigError> {
         if self.no_tui || !tui::is_usable() {
-            return None;
+            return Ok(None);
         }
+        let config = Config::read()?;
         let style = output::screen_style(common);
-        let theme = if style.color { self.theme.theme() } else { tui::Theme::Mono };
-        let look = tui::Look { theme, ascii: style.ascii };
-        Some(tui::Options { interval, look, stay: false, mouse: !self.no_mouse, margin })
+        let chosen = self.theme.map(Theme::theme).or(config.theme).unwrap_or(tui::Theme::Ansi);
+        let theme = if style.color { chosen } else { tui::Theme::Mono };
+        let look = tui::Look { theme, ascii: style.ascii || config.ascii };
+        let mouse = !self.no_mouse && config.mouse != Some(false);
+        Ok(Some(tui::Options { interval, look, stay: config.stay, mouse, margin, filter: config.filter }))
     }
 }

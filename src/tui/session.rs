@@ -20,6 +20,7 @@ use super::terminal::{self, Screen};
 use super::theme::Look;
 use super::update::update;
 use super::view::layout;
+use crate::filter::Filter;
 use crate::report::usage;
 use crate::target::{self, Inbox, Pty, Received, TerminalSize};
 use crate::watch::{Attached, Control, EventKind, Launched, Looked, News, Watched};
@@ -28,7 +29,7 @@ use crate::watch::{Attached, Control, EventKind, Launched, Looked, News, Watched
 const TWICE: Duration = Duration::from_secs(2);
 
 /// How the screen is to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The time from one look to the next that was asked for.
     pub interval: Duration,
@@ -40,6 +41,8 @@ pub struct Options {
     pub mouse: bool,
     /// What the sizes that the report suggests are of the most that a stack held.
     pub margin: f64,
+    /// Which stacks are shown at first.
+    pub filter: Filter,
 }
 
 /// Why the screen could not be shown to the end. The terminal is restored then, and the program runs on.
@@ -107,7 +110,8 @@ fn show(
     watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched + Send + 'static,
 ) -> Result<Watched, TuiError> {
     let (sender, inputs) = mpsc::channel();
-    let first = Arc::new(Picture::new(&first, &Wanted::default()));
+    let wanted = Wanted { filter: options.filter.clone(), ..Wanted::default() };
+    let first = Arc::new(Picture::new(&first, &wanted));
     let screen = Screen::open(options.look, options.mouse).map_err(TuiError::Terminal)?;
     let mut model = Model::new(first, options.interval, screen.size(), options.look);
     model.launched = pty.is_some();
@@ -123,7 +127,7 @@ fn show(
         let _ = arranged.send(Input::Message(message));
     };
     let arranger = arrange::start(model.wanted.clone(), tell).map_err(TuiError::Prepare)?;
-    let (told, looks, shown) = (sender.clone(), arranger.clone(), *options);
+    let (told, looks, shown) = (sender.clone(), arranger.clone(), options.clone());
     let body = move || watch_on(watch, &told, &looks, &shown);
     thread::Builder::new().name("stackscope-watch".into()).spawn(body).map_err(TuiError::Prepare)?;
     Session {
@@ -137,7 +141,7 @@ fn show(
         inputs,
         watched: None,
         interrupted: None,
-        options: *options,
+        options: options.clone(),
         gone: false,
     }
     .run()

@@ -44,7 +44,11 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let separator = if look.ascii { ", " } else { " · " };
     let kinds: Vec<String> = kinds.collect();
     let total = units::count(picture.snapshot.stacks.len());
-    let counts = format!(" {total} stacks: {}", kinds.join(separator));
+    let stacks = if picture.snapshot.stacks.len() == 1 { "stack" } else { "stacks" };
+    let counts = match kinds.as_slice() {
+        [] => " no stacks were seen yet".to_owned(),
+        kinds => format!(" {total} {stacks}: {}", kinds.join(separator)),
+    };
     let room = pen.left().saturating_sub(levels_width(model) + 1);
     pen.left_cell(&counts, room, Style::new()).skip(1);
     levels(&mut pen, model);

@@ -376,7 +376,7 @@ impl Watch {
         let snapshot = Arc::new(snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
         self.looks += 1;
         self.warn(snapshot.warnings.iter().cloned());
-        let risen = self.usage.look(&snapshot, named);
+        let risen = self.usage.look(&snapshot, self.tracees.is_some(), named);
         self.note_risen(&snapshot, &risen);
         if self.tracees.is_none() {
             self.usage.only_living(&snapshot);

@@ -224,10 +224,11 @@ impl Usage {
         }
     }
 
-    /// Takes in one look. `named` is whether what it shows the stacks to be for is to be believed: at the end of a
+    /// Takes in one look. `told` is whether the starts and ends of threads are told: then a thread of which nothing was
+    /// told is one whose start, or the `execve` that it came with, is still to be told. `named` is whether what it shows the stacks to be for is to be believed: at the end of a
     /// thread, what it was started for has returned. Gives the stacks that have come closer to their end than 85 % of
     /// their size since they were last seen, or past it.
-    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>, named: bool) -> Vec<usize> {
+    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>, told: bool, named: bool) -> Vec<usize> {
         let pid = snapshot.process.pid;
         let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();
         for thread in &snapshot.threads {
@@ -240,7 +241,8 @@ impl Usage {
         self.close_places_but(pid, &keys);
         let mut risen = Vec::new();
         for (id, (stack, key)) in snapshot.stacks.iter().zip(keys).enumerate() {
-            let Some(key) = key else { continue };
+            let is_to_come = |key: &Key| told && matches!(key, Key::Thread { .. }) && !self.living.contains_key(key);
+            let Some(key) = key.filter(|key| !is_to_come(key)) else { continue };
             if named && matches!(key, Key::Place { .. }) {
                 self.replace(key, stack);
             }

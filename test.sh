@@ -57,6 +57,9 @@ step "tests"
 # All of them, so that one failure does not hide another.
 cargo test --workspace --no-fail-fast
 
+step "switch under sanitizers"
+tests/platforms/sanitizers.sh
+
 step "switch without the standard library"
 tests/platforms/bare.sh
 

@@ -10,19 +10,22 @@
 //!            | root and frames, growing down|
 //! ```
 //! A panic is caught at the coroutine's outermost frame and goes on in its resumer.
-//! The panic hook has run by then, at the place of the panic, and its backtrace shows both stacks.
+//! The panic hook has run by then, at the place of the panic, and its backtrace shows both stacks; [`super::origin`] keeps it.
 
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::Cell;
+use std::backtrace::Backtrace;
+use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use super::arch::{self, Word};
+use super::origin;
 use super::owned::{OwnedStack, StackSource};
 use super::roster::state;
 use super::source::{DEFAULT_SIZE, default_source};
@@ -60,8 +63,9 @@ pub enum State<Yield, Return> {
 /// # Misuse
 /// - Resuming it after it returned panics.
 /// - Resuming it on two threads, or while it runs, or dropping it while it runs, is ruled out by `&mut self` and by
-///   ownership. Unsafe code that gets there all the same, on the thread it runs on, meets a panic for the resume and
-///   the end of the process for the drop.
+///   ownership. Unsafe code that gets there all the same meets a panic for the resume and the end of the process for the
+///   drop, on whichever thread it is, where it comes there after the coroutine began to run. Two threads that come there
+///   at the very same time are a data race, and nothing is promised.
 pub struct Coroutine<Input, Yield, Return> {
     /// On the coroutine's own stack. A pointer, so the coroutine is bound to its thread.
     control: NonNull<Control>,
@@ -79,6 +83,8 @@ struct Control {
     stack: ManuallyDrop<OwnedStack>,
     /// Drops the function, given this structure's address, while it has not been run.
     drop_function: unsafe fn(NonNull<Control>),
+    /// Where the panic began that the function ended with, if that was kept.
+    backtrace: OnceCell<Arc<Backtrace>>,
 }
 
 /// The function has not been run yet.
@@ -104,8 +110,14 @@ union Body<F, Return> {
     result: ManuallyDrop<Outcome<Return>>,
 }
 
-/// What a function ended with: its value, or the payload of its panic.
-type Outcome<Return> = Result<Return, Box<dyn Any + Send>>;
+/// What a function ended with: its value, or its panic.
+type Outcome<Return> = Result<Return, Panic>;
+
+/// A panic on its way from one stack to the next.
+struct Panic {
+    payload: Box<dyn Any + Send>,
+    backtrace: Option<Arc<Backtrace>>,
+}
 
 /// The payload of the panic that empties the stack of a dropped coroutine.
 struct Cancelled;
@@ -166,6 +178,7 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
             flags: Cell::new(if stack.has_canary() { UNSTARTED | CANARIED } else { UNSTARTED }),
             stack: ManuallyDrop::new(stack),
             drop_function: drop_function::<F, Return>,
+            backtrace: OnceCell::new(),
         };
         // SAFETY: `header` is aligned and lies in the stack, which is ours and as large as checked above.
         unsafe { header.write(Header { control, body: Body { function: ManuallyDrop::new(function) } }) };
@@ -216,6 +229,12 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     /// Whether the function has begun to run.
     pub fn is_started(&self) -> bool {
         !self.control().has(UNSTARTED)
+    }
+
+    /// Where the panic began that has ended this coroutine, through all coroutines that it passed, to whoever had resumed
+    /// them: if [`keep_panic_backtraces`](super::keep_panic_backtraces) was called before, and the panic hook was run.
+    pub fn panic_backtrace(&self) -> Option<&Backtrace> {
+        self.control().backtrace.get().map(|backtrace| &**backtrace)
     }
 
     /// Gives the coroutine a name, for those who look from outside; the first 79 bytes of it are kept.
@@ -275,8 +294,19 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         // SAFETY: the outcome lies on our stack; it is read once.
         match unsafe { ptr::with_exposed_provenance::<Outcome<Return>>(outcome).read() } {
             Ok(result) => result,
-            Err(payload) => resume_unwind(payload),
+            Err(panic) => self.go_on(panic),
         }
+    }
+
+    /// Goes on with a panic of the coroutine's.
+    #[cold]
+    fn go_on(&mut self, Panic { payload, backtrace }: Panic) -> ! {
+        if let Some(backtrace) = backtrace {
+            origin::goes_on(backtrace.clone(), &*payload);
+            // A coroutine ends once, so the place is free.
+            let _ = self.control().backtrace.set(backtrace);
+        }
+        resume_unwind(payload)
     }
 
     /// Resumes the suspended coroutine with a panic until it is over; gives its panic if it ended with one of its own.
@@ -342,7 +372,17 @@ impl<Input, Yield, Return> fmt::Debug for Coroutine<Input, Yield, Return> {
     }
 }
 
-/// A [`Coroutine`] that may be sent to other threads; made by [`Coroutine::assume_send`].
+/// A [`Coroutine`] that may be sent to other threads; made by [`Coroutine::assume_send`]. One thread at a time has it:
+///
+/// ```compile_fail,E0277
+/// use stackscope::switch::{Coroutine, Yielder};
+/// let coroutine = Coroutine::new(|_: &Yielder<(), ()>, ()| ()).unwrap();
+/// let coroutine = unsafe { coroutine.assume_send() };
+/// std::thread::scope(|scope| {
+///     let shared = &coroutine;
+///     scope.spawn(move || shared.get().is_finished());
+/// });
+/// ```
 #[derive(Debug)]
 pub struct SendCoroutine<Input, Yield, Return> {
     coroutine: Coroutine<Input, Yield, Return>,
@@ -441,7 +481,8 @@ where
     let yielder = unsafe { &*header.cast::<Yielder<Input, Yield>>() };
     // SAFETY: the first resume encoded an `Input`, and waits.
     let input = unsafe { decode(input) };
-    let outcome: Outcome<Return> = catch_unwind(AssertUnwindSafe(|| function(yielder, input)));
+    let outcome: Outcome<Return> = catch_unwind(AssertUnwindSafe(|| function(yielder, input)))
+        .map_err(|payload| Panic { backtrace: origin::of(&*payload), payload });
     // SAFETY: the function has been taken out, and its place is large enough for both.
     unsafe { body.cast::<Outcome<Return>>().write(outcome) };
     body.expose_provenance()
@@ -462,6 +503,10 @@ unsafe fn take_stack(control: NonNull<Control>) -> OwnedStack {
     // SAFETY: the caller gives the stack up; the control is on it and still there.
     let stack = unsafe { stack.read() };
     stack.entry().vacate();
+    let backtrace =
+        control.as_ptr().wrapping_byte_add(offset_of!(Control, backtrace)).cast::<OnceCell<Arc<Backtrace>>>();
+    // SAFETY: as above; nobody looks at it again.
+    unsafe { backtrace.drop_in_place() };
     stack
 }
 

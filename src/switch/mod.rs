@@ -42,6 +42,8 @@ mod stack;
 mod coroutine;
 #[cfg(feature = "std")]
 mod grow;
+#[cfg(feature = "std")]
+mod origin;
 #[cfg(all(feature = "std", target_os = "linux"))]
 mod overflow;
 #[cfg(feature = "std")]
@@ -61,6 +63,8 @@ pub use stack::{Stack, StackError};
 pub use coroutine::{Coroutine, SendCoroutine, State, Yielder};
 #[cfg(feature = "std")]
 pub use grow::{Budget, Crossing, GrowError, crossings, grow, maybe_grow, remaining_stack, try_grow};
+#[cfg(feature = "std")]
+pub use origin::keep_panic_backtraces;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub use overflow::report_overflows;
 #[cfg(feature = "std")]

@@ -138,6 +138,43 @@ fn a_panic_passes_through_nested_coroutines() {
     assert_eq!(panic_text(|| _ = outer.resume(())), "from within");
 }
 
+/// The backtrace leads from where the panic began over both coroutines to whoever resumed the outer one.
+#[test]
+fn the_backtrace_of_a_panic_comes_with_it_through_nested_coroutines() {
+    #[inline(never)]
+    fn panics_here() {
+        panic!("deep {}", "inside");
+    }
+    #[inline(never)]
+    fn resumes_outer(outer: &mut Coroutine<(), (), ()>) -> String {
+        panic_text(|| _ = outer.resume(()))
+    }
+    crate::switch::keep_panic_backtraces();
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut outer = coroutine(move |_: &Yielder<(), ()>, ()| {
+        let mut inner = coroutine(|_: &Yielder<(), ()>, ()| panics_here());
+        let caught = catch_unwind(AssertUnwindSafe(|| _ = inner.resume(())));
+        tell.send(inner.panic_backtrace().expect("kept").to_string()).unwrap();
+        resume_unwind(caught.expect_err("it panics"));
+    });
+    assert_eq!(resumes_outer(&mut outer), "deep inside");
+    let text = outer.panic_backtrace().expect("kept").to_string();
+    assert_eq!(text, told.recv().unwrap());
+    let mut rest = &text[..];
+    for name in ["panics_here", "resumes_outer"] {
+        let at = rest.find(name).unwrap_or_else(|| panic!("{name} is not where it should be:\n{text}"));
+        rest = &rest[at + name.len()..];
+    }
+
+    // What a coroutine caught long ago is not the origin of a panic without a hook.
+    let mut other = coroutine(|_: &Yielder<(), ()>, ()| {
+        let _ = catch_unwind(panics_here);
+        resume_unwind(Box::new("another"));
+    });
+    assert_eq!(panic_text(|| _ = other.resume(())), "another");
+    assert!(other.panic_backtrace().is_none());
+}
+
 #[test]
 fn resuming_after_the_return_panics() {
     let mut once = coroutine(|_: &Yielder<(), ()>, ()| 5);
@@ -158,6 +195,31 @@ fn resuming_a_running_coroutine_panics_inside_it() {
     });
     *shared.borrow_mut() = Some(&raw mut running);
     assert_eq!(panic_text(|| _ = running.resume(())), "a coroutine was resumed while it runs");
+}
+
+/// Unsafe code that hands one coroutine to two threads: the second finds it running and panics, the first goes on.
+#[test]
+fn resuming_on_a_second_thread_panics_there() {
+    let (entered, is_entered) = std::sync::mpsc::channel();
+    let (leave, may_leave) = std::sync::mpsc::channel();
+    let waits = coroutine(move |_: &Yielder<(), ()>, ()| {
+        entered.send(()).unwrap();
+        may_leave.recv().unwrap();
+    });
+    // SAFETY: ends of channels live on its stack.
+    let mut waits = unsafe { waits.assume_send() };
+    let shared = (&raw mut waits).expose_provenance();
+    let resume = move || {
+        // SAFETY: none in general: this is the misuse that is tested. The coroutine exists as long as both threads do.
+        let coroutine = unsafe { &mut *ptr::with_exposed_provenance_mut::<SendCoroutine<(), (), ()>>(shared) };
+        coroutine.resume(())
+    };
+    let first = std::thread::spawn(resume);
+    is_entered.recv().unwrap();
+    let second = std::thread::spawn(move || panic_text(|| _ = resume()));
+    assert_eq!(second.join().unwrap(), "a coroutine was resumed while it runs");
+    leave.send(()).unwrap();
+    assert_eq!(first.join().unwrap(), State::Returned(()));
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn compare(title: &str, pid: i32, names: &[&str]) {
     for (name, costs) in names.iter().zip(&costs) {
         // The first run warms the page cache.
         let median = |of: fn(&Cost) -> Duration| median(costs[1..].iter().map(of).collect());
-        let memory = costs.iter().map(|cost| cost.memory).max().unwrap_or_default() as f64 / 1024.0;
+        let memory = costs[1..].iter().map(|cost| cost.memory).max().unwrap_or_default() as f64 / 1024.0;
         let (wall, processor) = (median(|cost| cost.wall), median(|cost| cost.processor));
         println!("  {name:16} wall {wall:>10.2?}  processor {processor:>10.2?}  memory {memory:6.1} MiB");
     }

@@ -71,7 +71,8 @@ fn measure(pid: i32) {
 /// Runs a command: wall time, and processor time.
 fn cost(command: &mut Command) -> (Duration, Duration) {
     let (before, start) = (children(), Instant::now());
-    assert!(command.status().unwrap().success());
+    let status = command.status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
     (start.elapsed(), children() - before)
 }
 

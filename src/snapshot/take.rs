@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use log::debug;
@@ -36,6 +37,10 @@ const READ_AT_ONCE: i64 = 1024;
 
 /// No more than so many bytes are read that way.
 const MOST_READ_AT_ONCE: usize = 256 << 20;
+
+/// So many bytes are made ready for a copy only when it is known that there will be one: most programs have no more, and
+/// no coroutines.
+const LITTLE_ROOM: usize = 8 << 20;
 
 /// How often a process is stopped whose code changes between what is prepared for the stop and the stop.
 const TRIES: usize = 4;
@@ -272,8 +277,8 @@ fn try_look<'l>(
 
 /// Reads the code for what a suspended context looks like, and makes room for a copy of the memory to look for them in.
 ///
-/// Both take about as long, so each has a thread of its own; where the code switches no stacks, there is no copy but one
-/// that is to be kept.
+/// Both take about as long, so each has a thread of its own, unless the room is little; where the code switches no stacks,
+/// there is no copy but one that is to be kept.
 fn prepare(
     live: &Live,
     modules: &Modules,
@@ -281,15 +286,19 @@ fn prepare(
     derived: &mut Derived,
     keeps: bool,
 ) -> (Sites, Option<TouchedCopy>) {
-    let given_up = AtomicBool::new(false);
+    let given_up = &AtomicBool::new(false);
+    let (say, said) = mpsc::channel();
     std::thread::scope(|scope| {
-        let room = scope.spawn(|| {
+        let room = scope.spawn(move || {
             let pages = live.pages(bounds::EVERYTHING).ok()?;
-            Some(TouchedCopy::with_room_for(&pages, &given_up))
+            let is_wanted = TouchedCopy::bytes_for(&pages) > LITTLE_ROOM || said.recv().unwrap_or(false);
+            is_wanted.then(|| TouchedCopy::with_room_for(&pages, given_up))
         });
         let sites = sites_of(modules, tables, &live.memory(), derived);
         let is_worth_it = keeps || suspended::worth_a_look(&sites);
         given_up.store(!is_worth_it, Ordering::Relaxed);
+        // It is not listened to where there is more to copy.
+        let _ = say.send(is_worth_it);
         (sites, room.join().ok().flatten().filter(|_| is_worth_it))
     })
 }

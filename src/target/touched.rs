@@ -36,11 +36,16 @@ pub struct TouchedCopy {
 }
 
 impl TouchedCopy {
-    /// Room for about as much as `pages` say, ready to be written to, as far as that got until `given_up`.
-    pub fn with_room_for(pages: &Pages, given_up: &AtomicBool) -> TouchedCopy {
+    /// How many bytes of room are needed for what `pages` say.
+    pub fn bytes_for(pages: &Pages) -> usize {
         let bytes: u64 = touched(pages).map(|range| range.len()).sum();
         // A process that runs touches more until it is stopped.
-        let bytes = usize::try_from(bytes + bytes / 32).unwrap_or(MOST_COPIED).min(MOST_COPIED) + (1 << 20);
+        usize::try_from(bytes + bytes / 32).unwrap_or(MOST_COPIED).min(MOST_COPIED) + (1 << 20)
+    }
+
+    /// Room for about as much as `pages` say, ready to be written to, as far as that got until `given_up`.
+    pub fn with_room_for(pages: &Pages, given_up: &AtomicBool) -> TouchedCopy {
+        let bytes = TouchedCopy::bytes_for(pages);
         let mut room = vec![0; bytes];
         let parts = Mutex::new(room.chunks_mut(PART));
         let work = || {

@@ -14,8 +14,10 @@ use crate::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk_from};
 /// The most frames of one chain.
 const MOST_FRAMES: usize = 1 << 16;
 
-/// The most frames that are looked at in all: it bounds time and memory on a heap full of false contexts.
+/// The most frames that are looked at in all, or one for so many bytes of memory where that is more: it bounds time and
+/// memory on a heap full of false contexts. 100,000 coroutines of a debug build have 16 million, most of them left over.
 const MOST_FRAMES_IN_ALL: usize = 1 << 23;
+const BYTES_FOR_A_FRAME: usize = 32;
 
 /// More threads than this do not unwind faster: each compiles the rules that it meets anew.
 const MOST_THREADS: usize = 4;
@@ -100,9 +102,11 @@ pub fn unwind(
 ) -> Chains {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let threads = processors.min(MOST_THREADS).min(hypotheses.len().div_ceil(FEWEST_EACH)).max(1);
+    let bytes: usize = scene.memory.iter().map(|(_, bytes)| bytes.len()).sum();
+    let most_frames = MOST_FRAMES_IN_ALL.max(bytes / BYTES_FOR_A_FRAME);
     let work = |part: &[Hypothesis]| {
         let mut rules = Rules::new(tables);
-        let (rules, big_frames, left) = (&mut rules, HashSet::new(), MOST_FRAMES_IN_ALL / threads);
+        let (rules, big_frames, left) = (&mut rules, HashSet::new(), most_frames / threads);
         Unwinding { scene, sites, mappings, rules, big_frames, left }.unwind_all(part)
     };
     let mut parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1));

@@ -147,3 +147,29 @@ fn each_peak_is_within_the_bounds_of_its_method() {
     assert!(sampled["peak"]["max"].as_u64().unwrap() <= touched, "{touched}: {sampled}");
     assert_eq!((&sampled["peak"]["method"], &sampled["suggested_size"]), (&"sampled".into(), &Value::Null));
 }
+
+/// Stacks that were filled with a pattern: true to a word.
+#[test]
+fn painted_stacks_have_exact_peaks() {
+    let folder = scratch("painted");
+    let (report, truth) = (folder.join("report.json"), folder.join("truth.json"));
+    let mut watched = Watched::start("switch_listed", &[&truth], &report);
+    assert_eq!(watched.next_line(), "ready");
+    watched.looked();
+    let (report, truth) = (watched.finish(&report), read(&truth));
+    check_schema(&report);
+    let coroutines = report["coroutines"].as_array().unwrap();
+    let mut deepest = 0;
+    for (high, touched) in truths(&truth, "suspended") {
+        let coroutine = coroutines.iter().find(|coroutine| coroutine["stack"]["high"] == high);
+        let coroutine = coroutine.unwrap_or_else(|| panic!("none at {high}: {coroutines:#?}"));
+        assert_eq!(coroutine["peak"], serde_json::json!({ "bytes": touched, "method": "exact" }), "{coroutine}");
+        deepest = deepest.max(touched);
+    }
+    let groups = report["groups"].as_array().unwrap().iter();
+    let group =
+        groups.filter(|group| group["kind"] == "coroutine").max_by_key(|group| group["count"].as_u64()).unwrap();
+    assert_eq!((&group["peak"]["max"], &group["peak"]["method"]), (&deepest.into(), &"exact".into()));
+    // Painted pages are all touched: by those the stacks would have to be larger.
+    assert_eq!(group["suggested_size"], (deepest * 3 / 2).next_multiple_of(PAGE));
+}

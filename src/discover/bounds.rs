@@ -137,6 +137,11 @@ pub fn bounds(
     }
 }
 
+/// The bounds of a stack that the program lists; `pages` are those below it.
+pub fn registered(range: AddrRange, mappings: &[Mapping], pages: &Result<Pages, PagesUnknown>) -> Bounds {
+    Bounds::of(range, BoundsFrom::Registered, guard_below(range.low, mappings, pages))
+}
+
 /// Where the stack that `sp` is on lies: `sp` itself, or, where it has run out of its stack into the guard or the gap
 /// below, the lowest address of the mapping that begins above that.
 pub fn home(sp: Addr, mappings: &[Mapping]) -> Addr {

@@ -22,7 +22,7 @@ const ENTRY: usize = 128;
 const LARGEST_ENTRY: usize = 4096;
 
 /// The most entries that are read.
-const MOST_ENTRIES: usize = 1 << 22;
+const MOST_ENTRIES: usize = 1 << 20;
 
 /// A chunk counts as at least this many entries, so that a ring of empty ones ends soon.
 const LEAST_CHUNK: usize = 64;

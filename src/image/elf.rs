@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::read::elf::{FileHeader, NoteIterator, ProgramHeader, SectionHeader};
 
 use super::BuildId;
 use crate::arch::Arch;
@@ -173,6 +173,22 @@ impl Headers {
         let notes = self.sections.iter().filter(|section| section.kind == elf::SHT_NOTE);
         let in_sections = || notes.filter_map(|note| BuildId::in_notes(note.data(file), note.align)).next();
         in_segments.or_else(in_sections)
+    }
+
+    /// The content of the notes with this owner and type, each with its address.
+    pub(crate) fn notes_of<'a>(&self, file: &'a [u8], owner: &[u8], kind: u32) -> Vec<(u64, &'a [u8])> {
+        let in_segment = |segment: &Segment| {
+            let (svma, data) = (segment.svma, segment.data(file));
+            let notes = NoteIterator::<FileHeader64<LE>>::new(LE, segment.align, data).ok();
+            let notes = notes.into_iter().flatten().map_while(Result::ok);
+            let wanted = notes.filter(|note| note.name() == owner && note.n_type(LE).0 == kind);
+            let located = wanted.map(|note| note.desc()).map(|content| {
+                let offset = content.as_ptr().addr().saturating_sub(data.as_ptr().addr());
+                (svma.wrapping_add(offset as u64), content)
+            });
+            located.collect::<Vec<_>>()
+        };
+        self.notes.iter().flat_map(in_segment).collect()
     }
 
     /// One byte past the last byte of the file that a loaded segment shows.

@@ -95,6 +95,11 @@ impl Image {
         self.build_id.as_ref()
     }
 
+    /// The content of its notes with this owner and type, each with the address that the file states for it.
+    pub fn notes(&self, owner: &[u8], kind: u32) -> Vec<(u64, &[u8])> {
+        self.headers.notes_of((*self.bytes).as_ref(), owner, kind)
+    }
+
     /// Where its bytes come from.
     pub fn source(&self) -> ImageSource {
         self.source

@@ -67,6 +67,7 @@ fn claim(stack: &mut Stack, line: &Line, ground: &Ground<'_>) {
     }
     stack.kind = if line.state == roster::State::Segment { Kind::Segment } else { Kind::Coroutine };
     stack.name = Some(line.name.clone()).filter(|name| !name.is_empty());
+    stack.source = Some(line.source.clone());
     (stack.bounds, stack.peak) = measures(line, ground);
 }
 
@@ -82,6 +83,7 @@ fn waiting(line: &Line, frozen: &Frozen, rules: &mut Rules<'_, '_>, ground: &Gro
     let mut stack = Stack {
         kind: Kind::Coroutine,
         name: Some(line.name.clone()).filter(|name| !name.is_empty()),
+        source: Some(line.source.clone()),
         state,
         thread: None,
         bounds,

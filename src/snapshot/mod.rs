@@ -5,6 +5,7 @@
 
 mod entry;
 mod frozen;
+mod listed;
 mod neighbours;
 mod places;
 mod segments;
@@ -72,8 +73,10 @@ pub struct ThreadEntry {
 pub struct Stack {
     /// What it serves.
     pub kind: Kind,
-    /// The name of the thread that it belongs to.
+    /// What the program calls it, or else the name of the thread that it belongs to.
     pub name: Option<String>,
+    /// How it was made, where the program says so.
+    pub source: Option<String>,
     /// Whether anything runs on it.
     pub state: State,
     /// The thread whose registers are on it now.

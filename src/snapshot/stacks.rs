@@ -74,6 +74,7 @@ fn unseen(chain: &Chain) -> Stack {
     Stack {
         kind: Kind::Thread,
         name: chain.thread.name.clone(),
+        source: None,
         state: State::Running,
         thread: Some(chain.thread.tid),
         bounds: Bounds::UNKNOWN,
@@ -134,6 +135,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
     Stack {
         kind,
         name: chain.thread.name.clone().filter(|_| kind == Kind::Thread),
+        source: None,
         state: State::Running,
         thread: None,
         bounds: found,

@@ -328,6 +328,7 @@ fn stack(found: Suspended) -> Stack {
     Stack {
         kind: Kind::Coroutine,
         name: None,
+        source: None,
         state: match context.state {
             classify::State::Suspended => State::Suspended,
             classify::State::New => State::New,

@@ -14,7 +14,7 @@ use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Found, Known};
 use super::whole::{self, Remains};
-use super::{Snapshot, Stack, ThreadEntry, neighbours, segments, suspended};
+use super::{Snapshot, Stack, ThreadEntry, listed, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
 use crate::discover::bounds;
@@ -123,8 +123,12 @@ pub(super) fn take(
         suspended::find(&copy.slices(), &known, &mut warnings)
     });
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
+    let (copied, now) = (copy.as_ref().map(TouchedCopy::slices), live.memory());
+    let memory: &dyn Memory = copied.as_ref().map_or(&now, |copied| copied);
+    let listed = listed::read(&modules, memory);
     let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines };
-    let mut snapshot = understand(seen, &ground, &modules, &live.memory(), live);
+    let describe = |stacks: &mut Vec<Stack>| listed::apply(stacks, &listed, &ground, memory);
+    let mut snapshot = understand(seen, &ground, describe, &modules, &now, live);
     if let Some(remains) = remains {
         let memory = copy.as_ref().map(TouchedCopy::slices).unwrap_or_default();
         whole::add_registers(&mut snapshot, &released.threads, &tables, &memory);
@@ -177,8 +181,10 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
         false => Found::default(),
     };
     let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
+    let listed = listed::read(&modules, core);
     let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines: Some(lines) };
-    let mut snapshot = understand(seen, &ground, &modules, core, core);
+    let describe = |stacks: &mut Vec<Stack>| listed::apply(stacks, &listed, &ground, core);
+    let mut snapshot = understand(seen, &ground, describe, &modules, core, core);
     if keeps {
         whole::add_registers(&mut snapshot, core.threads(), &tables, core);
     }
@@ -319,10 +325,11 @@ pub(super) struct Seen<'s> {
     pub(super) lines: Option<Lines>,
 }
 
-/// Makes stacks and names out of what was seen.
+/// Makes stacks and names out of what was seen; `describe` adds what the program says of its stacks itself.
 fn understand(
     seen: Seen<'_>,
     ground: &Ground<'_>,
+    describe: impl FnOnce(&mut Vec<Stack>),
     modules: &Modules,
     memory: &dyn Memory,
     files: &dyn Files,
@@ -331,6 +338,7 @@ fn understand(
     let mut seen = seen;
     suspended::add(&mut stacks, std::mem::take(&mut seen.suspended), &seen.chains);
     neighbours::part(&mut stacks, ground);
+    describe(&mut stacks);
     debug!("{} stacks are measured", stacks.len());
     named(seen, threads, stacks, modules, memory, files)
 }

@@ -43,6 +43,7 @@ impl Draft {
         self.stacks.push(Stack {
             kind,
             name: None,
+            source: None,
             state,
             thread: None,
             bounds: Bounds { low: Some(low), high: Some(high), from: BoundsFrom::Guard, guard },

@@ -6,6 +6,7 @@ use super::*;
 use crate::filter::Filter;
 use crate::report::GroupBy;
 use crate::report::json;
+use crate::tui::arrange::{self, Ask};
 
 /// The ids that `dump --json` has for stacks that a test over its values picks.
 fn by_json(picture: &Picture, fits: impl Fn(&serde_json::Value) -> bool) -> Vec<usize> {
@@ -219,4 +220,33 @@ fn a_million_rows_scroll() {
     press(&mut model, KeyCode::PageUp);
     assert!(model.list().cursor < 1_000_000);
     assert!(Filter::default().is_empty());
+}
+
+#[test]
+fn the_processes_of_a_program_are_gone_through() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let asks = arrange::start(Wanted::default(), move |message| tell.send(message).unwrap()).unwrap();
+    for (pid, waiting) in [(10, 0), (20, 3)] {
+        let mut snapshot = server(waiting).finish();
+        snapshot.process.pid = pid;
+        let (time, next) = (Duration::ZERO, Duration::from_secs(1));
+        asks.send(Ask::Looked(Looked { snapshot: Arc::new(snapshot), time, next })).unwrap();
+    }
+    let picture = told.iter().find_map(|message| match message {
+        Message::Looked(picture) if picture.processes.len() == 2 => Some(picture),
+        _ => None,
+    });
+    // The one with the most stacks comes first.
+    let mut model = Model::new(picture.unwrap(), Duration::from_secs(1), MIDDLE, COLORS);
+    assert_eq!(model.picture.snapshot.process.pid, 20);
+    let pressed = update(&mut model, Message::Key(KeyCode::Char('p').into()));
+    assert_eq!((pressed, model.wanted.process), (Some(Effect::Arrange), Some(10)));
+    asks.send(Ask::Arrange(model.wanted.clone(), None)).unwrap();
+    let arranged = told.iter().next().unwrap();
+    update(&mut model, arranged);
+    assert_eq!(model.picture.snapshot.process.pid, 10);
+    // What has ended is no longer there to be shown.
+    asks.send(Ask::Ended(20)).unwrap();
+    let Message::Looked(picture) = told.iter().next().unwrap() else { panic!("no picture") };
+    assert_eq!(picture.processes, [(10, 3)]);
 }

@@ -17,6 +17,8 @@ pub(super) struct Pace {
     pub(super) stopped: Duration,
     /// How long the last round of looks had it stand still.
     last: Duration,
+    /// How long the look before the first round had it stand still, until a round makes up for it.
+    owed: Duration,
     /// How many looks there were in rounds of their own, and when the first and the last of these were.
     rounds: Option<(u32, Instant, Instant)>,
 }
@@ -29,6 +31,7 @@ impl Pace {
             due: Instant::now() + FIRST.min(interval),
             stopped: Duration::ZERO,
             last: Duration::ZERO,
+            owed: Duration::ZERO,
             rounds: None,
         }
     }
@@ -53,10 +56,17 @@ impl Pace {
     pub(super) fn round(&mut self, stopped: Duration) {
         let now = Instant::now();
         self.stopped += stopped;
-        self.last = stopped;
+        self.last = stopped + std::mem::take(&mut self.owed);
         self.due = now + self.current();
         let (count, first, _) = self.rounds.unwrap_or((0, now, now));
         self.rounds = Some((count + 1, first, now));
+    }
+
+    /// Notes the look that shows whether there is anything to watch. The first round follows it at once, and the one after
+    /// that makes up for both: people wait for the first round, which has everything on it.
+    pub(super) fn first(&mut self, stopped: Duration) {
+        self.stopped += stopped;
+        self.owed = stopped;
     }
 
     /// Notes a look out of turn.
@@ -92,6 +102,16 @@ mod tests {
         assert_eq!(pace.stopped, Duration::from_millis(101));
         assert!(!pace.allows_extra(Duration::from_secs(10)));
         assert!(pace.allows_extra(Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn the_first_round_comes_at_once_and_the_next_makes_up_for_it() {
+        let mut pace = Pace::new(Duration::from_millis(1000));
+        let start = Instant::now();
+        pace.first(Duration::from_millis(40));
+        assert!(pace.due() < start + Duration::from_millis(500));
+        pace.round(Duration::from_millis(60));
+        assert!(pace.due() >= start + Duration::from_secs(10));
     }
 
     #[test]

@@ -319,7 +319,7 @@ impl Watch {
     /// The look that shows whether the process can be watched.
     pub(super) fn look_at_first(&mut self) -> Result<Arc<Snapshot>, LookError> {
         let snapshot = self.try_look(self.pid, false)?;
-        self.pace.extra(snapshot.stopped);
+        self.pace.first(snapshot.stopped);
         Ok(snapshot)
     }
 

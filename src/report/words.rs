@@ -3,7 +3,7 @@
 use crate::discover::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
-use crate::snapshot::{Kind, Snapshot, State};
+use crate::snapshot::{Kind, Snapshot};
 use crate::unwind::Ended;
 
 /// What a stack of this kind is called.
@@ -24,11 +24,6 @@ pub(crate) fn plural(kind: Kind, count: usize) -> String {
         (Kind::Unknown, _) => "stacks of unknown kind".to_owned(),
         _ => format!("{}s", singular(kind)),
     }
-}
-
-/// What a stack in this state does, in the words of the JSON.
-pub(crate) fn state_word(state: State) -> &'static str {
-    state.word()
 }
 
 /// The word with a capital letter.

@@ -5,7 +5,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use super::picture::{Order, Picture, danger};
-use crate::report::words::{singular, state_word};
+use crate::report::words::singular;
 
 /// What a list is sorted by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +91,7 @@ fn names_first(a: &str, b: &str) -> Ordering {
 pub(super) fn stack_fits(picture: &Picture, id: usize, wanted: &str) -> bool {
     let Some(stack) = picture.stack(id) else { return false };
     let texts = [Some(picture.name(id)), stack.entry.as_deref(), picture.whereabouts(id)];
-    let words = [singular(stack.kind), state_word(stack.state)];
+    let words = [singular(stack.kind), stack.state.word()];
     // "read" is not to find every thread.
     let begins = |word: &str| word.get(..wanted.len()).is_some_and(|start| start.eq_ignore_ascii_case(wanted));
     texts.into_iter().flatten().any(|text| contains(text, wanted))

@@ -12,7 +12,7 @@ use crate::image::printable;
 use crate::report::backtrace::{FrameRow, Row};
 use crate::report::units;
 use crate::report::units::percent;
-use crate::report::words::{guard_words, singular, state_word};
+use crate::report::words::{guard_words, singular};
 use crate::snapshot::Stack;
 
 /// Draws the frames as a page, with a cursor.
@@ -83,7 +83,7 @@ fn title(model: &Model, id: usize, stack: &Stack) -> String {
         Some(tid) if number != tid.to_string() => format!(" on thread {tid}"),
         _ => String::new(),
     };
-    format!("{} {number} {name} {}{on}", singular(stack.kind), state_word(stack.state))
+    format!("{} {number} {name} {}{on}", singular(stack.kind), stack.state.word())
 }
 
 /// The numbers beside the bar; fewer where there is little room.

@@ -10,7 +10,7 @@ use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
 use super::{bar, table};
 use crate::image::printable;
-use crate::report::words::{singular, state_word};
+use crate::report::words::singular;
 use crate::report::{GroupBy, units};
 
 /// The cells of the bar that shows a group's share of all stacks.
@@ -103,7 +103,7 @@ fn draw_row(pen: &mut Pen<'_>, model: &Model, cluster: &Cluster) {
             std::iter::repeat_n(full, filled).chain(std::iter::repeat_n(free, SHARE - filled)).collect();
         pen.left_cell(&share, SHARE, plain).skip(1);
         pen.left_cell(singular(stack.kind), 9, plain).skip(1);
-        pen.left_cell(state_word(stack.state), 9, plain).skip(1);
+        pen.left_cell(stack.state.word(), 9, plain).skip(1);
         bar::draw(pen, stack, 14, look);
         pen.skip(1).right_cell(&units::bytes(cluster.used), 6, plain).skip(1);
     }

@@ -14,7 +14,7 @@ use super::pen::Pen;
 use crate::discover::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
-use crate::report::words::{singular, state_word};
+use crate::report::words::singular;
 use crate::snapshot::{Confidence, Kind, Stack};
 
 /// A column of the list.
@@ -145,7 +145,7 @@ fn cell(pen: &mut Pen<'_>, column: Column, width: usize, picture: &Picture, id: 
         Column::Kind => pen.left_cell(kind_word(stack.kind), width, plain),
         Column::KindLetter => pen.left_cell(kind_letter(stack.kind), width, plain),
         Column::Name => pen.name_cell(&printable(picture.name(id)), width, plain),
-        Column::State => pen.left_cell(&with_doubt(state_word(stack.state), stack), width, plain),
+        Column::State => pen.left_cell(&with_doubt(stack.state.word(), stack), width, plain),
         Column::StateLetter => pen.right_cell(&with_doubt(&state_letter(stack.state).to_string(), stack), width, plain),
         Column::Bar => {
             bar::draw(pen, stack, width, look);

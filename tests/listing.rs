@@ -97,3 +97,19 @@ fn a_wrong_filter_is_wrong_usage() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("column 16: 'lots' is no size"), "{said}");
 }
+
+#[test]
+fn two_looks_tell_what_did_not_move() {
+    let fixture = Running::start("co_asm", &["50", "guard"]);
+    let pid = fixture.pid().to_string();
+    let dump = json(&["--twice", "0.01", &pid]);
+    assert!(stacks(&dump).iter().all(|stack| stack["moved"] == false), "{dump}");
+    assert!(stacks(&json(&[&pid])).iter().all(|stack| stack["moved"].is_null()));
+    let shown = text(&["--twice", "0.01", "--group", "state", &pid]);
+    assert!(shown.contains("\n  44 of 44 did not move\n"), "{shown}");
+
+    let output = stackscope(&["dump", "--twice", "1", "./core"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("a core file does not change"), "{said}");
+}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -72,6 +73,17 @@ pub(super) struct Args {
                      holds the memory that the program wrote to, and can be read by you alone."
     )]
     save_core: Option<PathBuf>,
+
+    /// Look twice, SECONDS apart, and tell which contexts did not move in between
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        conflicts_with = "save_core",
+        long_help = "Look twice, SECONDS apart, and tell which contexts did not move in between: 'moved' in the JSON.\n\
+                     One that was resumed meanwhile and waits at the very same place again counts as not moved."
+    )]
+    twice: Option<Duration>,
 }
 
 const FILTER: &str = "\
@@ -83,6 +95,15 @@ Show only stacks that fit EXPR: terms with spaces between them, all of which mus
   used peak size free                      bytes (64K, 1.5M) or percent of the size (80%), after the same
 A value with spaces stands in double quotes. Examples:
   'kind:coro peak>80% !fn:decode'   'state:suspended top:read'   'guard:none used>=4K'";
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if seconds > 0.0 && seconds <= 86_400.0 {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("not above 0 and at most a day".to_owned())
+    }
+}
 
 /// By what stacks are shown together.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +131,9 @@ impl Key {
 
 /// Takes the look and writes it.
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
+    if args.twice.is_some() && args.target.parse::<i32>().is_err() {
+        return output::wrong_usage("--twice needs a running program: a core file does not change between two looks");
+    }
     match &args.save_core {
         None => match take(args) {
             Ok(snapshot) => shown(args, common, &snapshot),
@@ -138,9 +162,26 @@ fn lines(args: &Args) -> Lines {
 fn take(args: &Args) -> Result<Snapshot, LookError> {
     let mut kept = kept(args);
     Ok(match args.target.parse() {
-        Ok(pid) => snapshot::of_live_again(&Live::open(pid)?, Some(lines(args)), &mut kept)?,
+        Ok(pid) => {
+            let live = Live::open(pid)?;
+            let first = snapshot::of_live_again(&live, Some(lines(args)), &mut kept)?;
+            match args.twice {
+                None => first,
+                Some(apart) => {
+                    wait(apart);
+                    let mut second = snapshot::of_live_again(&live, Some(lines(args)), &mut kept)?;
+                    second.compare_with(&first);
+                    second
+                }
+            }
+        }
         Err(_) => snapshot::of_core_again(&mut Core::open(args.target.as_ref())?, lines(args), &mut kept),
     })
+}
+
+fn wait(time: Duration) {
+    let (_sender, nothing) = std::sync::mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(time);
 }
 
 /// What earlier runs left for a look.

@@ -67,6 +67,13 @@ pub(super) fn fail_with_remedy(error: &dyn Error, remedy: Option<String>) -> Exi
     ExitCode::from(exit::FAILED)
 }
 
+/// Says what is wrong with the words of the command line, and gives the exit code for that.
+pub(super) fn wrong_usage(what: &str) -> ExitCode {
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(io::stderr(), "stackscope: {what}");
+    ExitCode::from(exit::USAGE)
+}
+
 /// How text for `file`, or for stdout where there is none, may look.
 pub(super) fn style(common: &Common, file: Option<&Path>) -> Style {
     style_for(common, file.is_none() && io::stdout().is_terminal())

@@ -29,6 +29,17 @@ pub(super) fn states_line(snapshot: &Snapshot, group: &Group) -> Option<String> 
     (states.len() > 1).then(|| parts.collect::<Vec<_>>().join(", "))
 }
 
+/// Which of its stacks did not move between two looks; `None` where there was one look.
+pub(super) fn moved_line(snapshot: &Snapshot, group: &Group) -> Option<String> {
+    let known = || group.stacks.iter().filter_map(|id| snapshot.moved(*id));
+    let still = known().filter(|moved| !moved).count();
+    match (known().count(), group.stacks.len()) {
+        (0, _) => None,
+        (_, 1) => Some(if still == 1 { "did not move" } else { "moved" }.to_owned()),
+        (_, all) => Some(format!("{} of {} did not move", units::count(still), units::count(all))),
+    }
+}
+
 /// `Thread 48213 "chatd"`, `Coroutine 7 (on thread 48216 "worker-2")`, `Coroutine 8 "writer", suspended`.
 fn of_one(snapshot: &Snapshot, id: usize) -> String {
     let stack = &snapshot.stacks[id];

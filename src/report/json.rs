@@ -113,7 +113,7 @@ struct Stack<'s> {
     switches: Unmeasured,
     on_cpu_ns: Unmeasured,
     suspended_ns: Unmeasured,
-    moved: Unmeasured,
+    moved: Option<bool>,
     frames: Vec<Frame<'s>>,
     ended: &'static str,
     resumed_by: Option<ResumedBy>,
@@ -248,7 +248,7 @@ impl<'s> Stack<'s> {
             switches: Unmeasured,
             on_cpu_ns: Unmeasured,
             suspended_ns: Unmeasured,
-            moved: Unmeasured,
+            moved: snapshot.moved(id),
             frames: stack.frames.iter().flat_map(|frame| frames(snapshot, frame)).collect(),
             ended: match stack.ended {
                 Ended::Root => "root",

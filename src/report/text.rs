@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::backtrace::{self, FrameRow, Row};
 use super::group::{self, Group, GroupBy};
-use super::headings::{group_measures, heading, measures, states_line};
+use super::headings::{group_measures, heading, measures, moved_line, states_line};
 use super::style::{Style, Tone};
 use super::units;
 use super::words::plural;
@@ -136,6 +136,9 @@ fn write_group(out: &mut impl Write, snapshot: &Snapshot, group: &Group, key: Gr
         return writeln!(out, "  not seen: the thread was not stopped");
     } else {
         writeln!(out, "  {}", measures(stack, style))?;
+    }
+    if let Some(moved) = moved_line(snapshot, group) {
+        writeln!(out, "  {moved}")?;
     }
     write_backtrace(out, snapshot, first, style)
 }

@@ -6,6 +6,7 @@
 mod entry;
 mod frozen;
 mod listed;
+mod moved;
 mod neighbours;
 mod places;
 mod segments;
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub stacks: Vec<Stack>,
     /// What the code addresses of all frames mean.
     pub places: Places,
+    /// By stack, whether it moved since an earlier look; empty where there was none ([`Snapshot::compare_with`]).
+    moved: Vec<Option<bool>>,
     /// What could not be read or was found wrong, a sentence each.
     pub warnings: Vec<String>,
     /// Whether everything could be read.
@@ -225,6 +228,7 @@ impl Snapshot {
             threads: Vec::new(),
             stacks: Vec::new(),
             places: Places::default(),
+            moved: Vec::new(),
             warnings: Vec::new(),
             complete: true,
         }

@@ -374,5 +374,6 @@ pub(super) fn named(
     warnings.extend(shrunken.map(|path| format!("{}: the file shrank while it was read", path.display())));
     let process = seen.process.clone();
     let complete = warnings.is_empty();
-    Snapshot { process, arch: seen.arch, stopped: seen.stopped, threads, stacks, places, warnings, complete }
+    let (arch, stopped, moved) = (seen.arch, seen.stopped, Vec::new());
+    Snapshot { process, arch, stopped, threads, stacks, places, moved, warnings, complete }
 }

@@ -99,6 +99,7 @@ impl Draft {
             threads: self.threads,
             stacks: self.stacks,
             places: Places::of(self.places),
+            moved: Vec::new(),
             warnings: Vec::new(),
             complete: true,
         }

@@ -27,6 +27,9 @@ const MOST: usize = 4096;
 /// How long the others are waited for.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long a thread that blocks the signal is given to come out of a handler.
+const BLOCKED_LIMIT: Duration = Duration::from_millis(20);
+
 /// How long a thread stands still at most, whatever the look does meanwhile.
 const HOLD_LIMIT: Duration = Duration::from_secs(2);
 
@@ -89,12 +92,17 @@ impl Captured {
     pub(super) fn prepare(pid: i32, own: i32) -> io::Result<Captured> {
         let look = LOOK.lock().unwrap_or_else(PoisonError::into_inner);
         let signal = signal()?;
-        let is_blocked = |tid| {
-            let status = Status::read(&procfs::thread_directory(pid, tid)).ok();
-            status.and_then(|status| status.bits("SigBlk")).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-        };
         let others = procfs::threads(pid)?.into_iter().filter(|tid| *tid != own);
-        Ok(Captured { tids: others.map(|tid| (tid, is_blocked(tid))).collect(), _look: look })
+        let mut tids: Vec<(i32, bool)> = others.map(|tid| (tid, blocks(signal, pid, tid))).collect();
+        // In a signal handler, as in that which asked for this look, a thread blocks signals for a moment only.
+        let deadline = Instant::now() + BLOCKED_LIMIT;
+        while tids.iter().any(|(_, is_blocked)| *is_blocked) && Instant::now() < deadline {
+            std::thread::yield_now();
+            for (tid, is_blocked) in tids.iter_mut().filter(|(_, is_blocked)| *is_blocked) {
+                *is_blocked = blocks(signal, pid, *tid);
+            }
+        }
+        Ok(Captured { tids, _look: look })
     }
 
     /// Asks the threads, and waits until they stand still or the time is over.
@@ -150,6 +158,12 @@ impl Captured {
         });
         answers.collect()
     }
+}
+
+/// Whether a thread of process `pid` blocks `signal` now.
+fn blocks(signal: i32, pid: i32, tid: i32) -> bool {
+    let status = Status::read(&procfs::thread_directory(pid, tid)).ok();
+    status.and_then(|status| status.bits("SigBlk")).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 impl Slot {

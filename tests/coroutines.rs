@@ -70,6 +70,8 @@ fn contexts_of_the_c_library() {
 #[test]
 fn boost_contexts() {
     check("co_fcontext", ALL);
+    // Here pointers to finished ones stay below the frames of others.
+    check("co_fcontext_o1", &["slab"]);
     check("co_fcontext_stripped", &["guard"]);
 }
 

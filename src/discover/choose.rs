@@ -19,6 +19,9 @@ const COMMON: usize = 10;
 /// A pointer this shortly below the lowest stack pointer of a stack is taken to lie on that stack, in bytes.
 const LEFTOVER: i64 = 4096;
 
+/// The length of a page.
+const PAGE: u64 = 4096;
+
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
 const RED_ZONE: i64 = 128;
 
@@ -91,9 +94,14 @@ pub fn choose(
 
 /// What lies below the chosen contexts on their stacks, sorted: words there are left from earlier calls, and keep nothing.
 fn dead(chains: &Chains, groups: &[Group], choices: &[Option<Choice>]) -> Vec<AddrRange> {
+    let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
+    // Above the frames of the next stack down there may be a structure of its library, of less than a page.
+    let shortest = stride(&tops).map_or(0, |stride| stride.saturating_sub(PAGE));
     let mut former_top = Addr(0);
     let below = |(group, choice): (&Group, &Option<Choice>)| {
-        let low = group.extent.low.offset(-LEFTOVER).max(std::mem::replace(&mut former_top, group.top));
+        // Further down it may be no stack any more.
+        let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
+        let low = low.max(std::mem::replace(&mut former_top, group.top));
         let high = chains.chains[(*choice)?.chain].hypothesis.saved_sp.offset(-RED_ZONE);
         (low < high).then(|| AddrRange::new(low, high))
     };

@@ -167,3 +167,18 @@ fn a_program_that_goes_on_switching() {
         }
     }
 }
+
+/// The stack of the tutorials: 48 bytes of the heap, and what was called there took more.
+#[test]
+fn a_thread_on_a_block_of_48_bytes() {
+    let fixture = Running::start("stack_jump", &[]);
+    let dump: Value = live(&fixture);
+    let stack = dump["stacks"].as_array().unwrap().iter().find(|stack| stack["thread"] == fixture.pid()).unwrap();
+    assert_eq!(stack["kind"], "coroutine");
+    assert_eq!(stack["bounds_from"], "malloc");
+    // A block is as long as the next multiple of 16 allows, and a word.
+    assert_eq!(stack["size"], 56);
+    assert_eq!(stack["guard"]["state"], "none");
+    assert_eq!(stack["level"], "over");
+    assert_eq!(stack["entry"], "stack_jump::hello");
+}

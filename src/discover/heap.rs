@@ -18,6 +18,9 @@ const SMALLEST: u64 = 32;
 /// More blocks than this are not walked over.
 const MOST_BLOCKS: usize = 1 << 22;
 
+/// The end of a block without a header is looked for at this many places.
+const MOST_PLACES: i64 = 1 << 16;
+
 /// The block in the mapping `range` that holds each of `places`, which are sorted; `None` where no walk leads there.
 ///
 /// Free blocks count too: what was a stack is still one while its memory says so.
@@ -26,7 +29,13 @@ pub fn blocks_around(memory: &Slices<'_>, range: AddrRange, places: &[Addr]) -> 
     let mut next = 0;
     let mut at = range.low;
     for _ in 0..MOST_BLOCKS {
-        let Some(block) = block(memory, range, at) else { break };
+        let lost = || (at != range.low).then(|| block_without_header(memory, range, at, *places.get(next)?)).flatten();
+        let Some(block) = block(memory, range, at) else {
+            if let Some(found) = found.get_mut(next) {
+                *found = lost();
+            }
+            break;
+        };
         while let Some(place) = places.get(next).filter(|place| **place < block.high) {
             found[next] = block.contains(*place).then_some(block);
             next += 1;
@@ -48,6 +57,23 @@ fn block(memory: &Slices<'_>, range: AddrRange, at: Addr) -> Option<AddrRange> {
     // A chunk lends its last word from the next one's header; one that is mapped has no next one.
     let lent = if word & MAPPED == 0 { 8 } else { 0 };
     fits.then(|| AddrRange::new(Addr(at.0 + HEADER), Addr(end + lent)))
+}
+
+/// The block that begins at `at` and holds `place`, where a stack has run over its header: it ends where the headers
+/// begin again that lead to the end of the heap.
+fn block_without_header(memory: &Slices<'_>, range: AddrRange, at: Addr, place: Addr) -> Option<AddrRange> {
+    let first = place.max(at.offset(SMALLEST as i64)).align_up(16);
+    let mut left = MOST_BLOCKS;
+    let mut leads_to_end = |start: Addr| {
+        let mut next = start;
+        while left > 0 && next < range.high && block(memory, range, next).is_some() {
+            left -= 1;
+            next = chunk_end(memory, next);
+        }
+        next == range.high && next > start
+    };
+    let end = (0..MOST_PLACES).map(|index| first.offset(16 * index)).find(|end| leads_to_end(*end))?;
+    (at <= place).then(|| AddrRange::new(Addr(at.0 + HEADER), Addr(end.0 + 8)))
 }
 
 fn chunk_end(memory: &Slices<'_>, at: Addr) -> Addr {
@@ -87,6 +113,16 @@ mod tests {
         check(&[0x291, 0x101, 0x41], 0x1300, Some((0x12a0, 0x1398)));
         check(&[0x291, 0x101, 0x41], 0x1010, Some((0x1010, 0x1298)));
         check(&[0x1002], 0x1800, Some((0x1010, 0x2000)));
+    }
+
+    #[test]
+    fn a_stack_that_ran_over_its_header_ends_where_headers_begin_again() {
+        let mut bytes = heap(&[0x291, 0x41, 0x101, 0x201]);
+        bytes[0x298..0x2a0].fill(0xee);
+        let range = AddrRange::new(Addr(0x1000), Addr(0x1000 + bytes.len() as u64));
+        let memory = Slices::new(vec![(range.low, &bytes)]);
+        let expected = AddrRange::new(Addr(0x12a0), Addr(0x12d8));
+        assert_eq!(blocks_around(&memory, range, &[Addr(0x12b8)]), [Some(expected)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! You give a stopped target or a core file ([`of_live`], [`of_core`]); you get an owned [`Snapshot`] that reports and screens read.
 //! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
 
+mod blocks;
 mod entry;
 mod frozen;
 mod listed;

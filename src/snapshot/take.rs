@@ -14,7 +14,7 @@ use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
 use super::survey::{Chain, survey};
 use super::suspended::{Found, Known};
 use super::whole::{self, Remains};
-use super::{Snapshot, Stack, ThreadEntry, listed, neighbours, segments, suspended};
+use super::{Snapshot, Stack, ThreadEntry, blocks, listed, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
 use crate::discover::bounds;
@@ -338,6 +338,7 @@ fn understand(
     let mut seen = seen;
     suspended::add(&mut stacks, std::mem::take(&mut seen.suspended), &seen.chains);
     neighbours::part(&mut stacks, ground);
+    blocks::measure(&mut stacks, ground.mappings, memory);
     describe(&mut stacks);
     debug!("{} stacks are measured", stacks.len());
     named(seen, threads, stacks, modules, memory, files)

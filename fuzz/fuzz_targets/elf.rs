@@ -24,7 +24,7 @@ struct Only(Bytes);
 
 impl Files for Only {
     fn open_mapped(&self, _: &Mapping) -> io::Result<Opened> {
-        Ok(Opened { bytes: self.0.clone(), same_file: true })
+        Ok(Opened { bytes: self.0.clone(), same_file: true, stamp: None })
     }
 
     fn open(&self, _: &Path) -> io::Result<Bytes> {

@@ -10,11 +10,11 @@ use stackscope::discover::chains;
 use stackscope::discover::choose::{Running, choose};
 use stackscope::discover::classify::classify;
 use stackscope::discover::contexts::{Scene, hypotheses};
-use stackscope::discover::ends::CodeView;
 use stackscope::discover::descriptors::{ImageCode, Resume, derive};
+use stackscope::discover::ends::CodeView;
 use stackscope::discover::sites::{Origin, Site, Sites};
 use stackscope::discover::spans::{Span, refine};
-use stackscope::image::{CodeBytes, transfers};
+use stackscope::image::{CodeBytes, references};
 use stackscope::mapping::{Access, Mapping, Origin as MappingOrigin};
 use stackscope::memory::Slices;
 use stackscope::unwind::{Code, Placed, Tables};
@@ -66,9 +66,7 @@ fuzz_target!(|input: Input| {
     for descriptor in switches.descriptors {
         let layout = sites.layouts.len() as u32;
         let words = match descriptor.resume {
-            Resume::AfterCallsOf(entry) => {
-                transfers(parts[0], |target| target == entry).iter().map(|call| call.at + 5).collect()
-            }
+            Resume::AfterCallsOf(entry) => references(parts[0], &[entry..=entry]).map(|call| call.next).collect(),
             Resume::Label { label, .. } => vec![label],
         };
         let origin = if descriptor.saves_only { Origin::SavedOnly } else { Origin::Switch };

@@ -25,15 +25,28 @@ fn check(truth: &Value, dump: &Value, source: &str, what: &str) {
         );
         assert_eq!((&stack["bounds_from"], &stack["source"]), (&"registered".into(), &source.into()), "{what}");
         assert_eq!((&stack["kind"], &stack["confidence"]), (&"coroutine".into(), &"certain".into()), "{what}");
-        // Wrong: chains of our own coroutines, which lead on to their resumers, are not taken for contexts yet.
-        if one["kind"] == "suspended" && source != "painted" {
-            assert!(!stack["frames"].as_array().unwrap().is_empty(), "{what}: {stack}");
+        if one["kind"] == "suspended" {
+            check_chain(stack, source, what);
         }
         if let Some(bytes) = one.get("bytes").filter(|bytes| !bytes.is_null()) {
             assert_eq!(stack["peak"], serde_json::json!({ "bytes": bytes, "method": "exact" }), "{what}: {stack}");
         }
     }
     assert_eq!(stacks.iter().filter(|stack| stack["kind"] != "thread").count(), truth.len(), "{what}");
+}
+
+/// A suspended coroutine has the frames of its function up to the start of its stack, and none of who resumed it.
+fn check_chain(stack: &Value, source: &str, what: &str) {
+    assert_eq!(stack["ended"], "root", "{what}: {stack}");
+    let frames = stack["frames"].as_array().unwrap();
+    let own = frames.iter().filter(|frame| frame["inlined"] == false).map(|frame| frame["function"].as_str());
+    let own: Vec<&str> = own.map(Option::unwrap_or_default).collect();
+    if source == "painted" {
+        assert!(own[0].ends_with("::suspend"), "{what}: {own:#?}");
+        assert_eq!(own[1..3], ["switch_listed::wait", "switch_listed::make::{{closure}}"], "{what}");
+        assert!(own.last().unwrap().ends_with("::start_returning"), "{what}: {own:#?}");
+    }
+    assert!(!own.is_empty(), "{what}: {stack}");
 }
 
 fn check_live_and_core(program: &str, source: &str) {

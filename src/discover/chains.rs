@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::ops::ControlFlow;
 
 use super::contexts::{self, Hypothesis, Scene};
+use super::ends::{CodeView, Ends};
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Mapping, mapping_at};
@@ -37,7 +38,7 @@ const REALIGNED: u64 = 1024;
 pub enum Root {
     /// The rules or a zero say that nobody called the outermost frame, or its return address was put there by hand.
     Marked,
-    /// The outermost frame's rules lead to whoever resumed it last.
+    /// The outermost frame's rules, or those of one behind it that never runs, lead to whoever resumed it last.
     Link,
     /// The outermost frame stands in a library's start code, for which there are no rules.
     StartCode,
@@ -98,6 +99,7 @@ pub fn unwind(
     sites: &Sites,
     mappings: &[Mapping],
     tables: &Tables<'_>,
+    code: CodeView<'_>,
     hypotheses: &[Hypothesis],
 ) -> Chains {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -107,7 +109,7 @@ pub fn unwind(
     let work = |part: &[Hypothesis]| {
         let mut rules = Rules::new(tables);
         let (rules, big_frames, left) = (&mut rules, HashSet::new(), most_frames / threads);
-        Unwinding { scene, sites, mappings, rules, big_frames, left }.unwind_all(part)
+        Unwinding { scene, sites, mappings, rules, ends: Ends::new(code), big_frames, left }.unwind_all(part)
     };
     let mut parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1));
     std::thread::scope(|scope| {
@@ -130,6 +132,7 @@ struct Unwinding<'u, 't, 'd> {
     sites: &'u Sites,
     mappings: &'u [Mapping],
     rules: &'u mut Rules<'t, 'd>,
+    ends: Ends<'u>,
     /// How many more frames may be looked at.
     left: usize,
     /// Places whose frames are so big that their CFA lies far from every register, though it is counted from one.
@@ -174,7 +177,8 @@ impl Unwinding<'_, '_, '_> {
         }
         let (climb, ended) = loop {
             frames.truncate(start);
-            let mut climb = Climb { memory, top: sp, stop: None, big_frames: &self.big_frames };
+            let (big_frames, ends) = (&self.big_frames, &mut self.ends);
+            let mut climb = Climb { memory, top: sp, stop: None, is_marked: false, big_frames, ends };
             let ended =
                 walk_from(self.rules, self.scene.memory, pc, registers.clone(), MOST_FRAMES, |frame, registers| {
                     climb.visit(frame, registers, frames)
@@ -198,7 +202,7 @@ impl Unwinding<'_, '_, '_> {
         let last = frames[start..].last()?;
         let in_start_code = last.cfa.is_none() && is_near_switch(self.sites, last.pc);
         let root = match (stop, ended) {
-            (Some(Stop::Leaves { .. }), _) => Root::Link,
+            (Some(Stop::Leaves { .. } | Stop::Linked), _) => Root::Link,
             (Some(Stop::Guessed), _) | (None, Ended::NoRule) if in_start_code => Root::StartCode,
             (Some(Stop::Guessed), _) => return None,
             (None, Ended::Root) => Root::Marked,
@@ -222,31 +226,43 @@ enum Stop {
         /// Whether it may nevertheless be of the same stack.
         on_this_stack: bool,
     },
+    /// The next frame stands for the stack that this one was resumed from last.
+    Linked,
     /// The next frame would be a guess.
     Guessed,
 }
 
 /// A walk up one stack.
-struct Climb<'b> {
+struct Climb<'b, 'e> {
     /// The mapping that holds the stack.
     memory: AddrRange,
     /// The highest CFA so far.
     top: Addr,
     stop: Option<Stop>,
+    /// Whether the last frame is marked as a signal's. A library marks its outermost frame so where the next one lies on
+    /// another stack, for debuggers to go on.
+    is_marked: bool,
     big_frames: &'b HashSet<Pc>,
+    ends: &'b mut Ends<'e>,
 }
 
-impl Climb<'_> {
+impl Climb<'_, '_> {
     fn visit(&mut self, frame: &Frame, registers: &Registers, frames: &mut Vec<Frame>) -> ControlFlow<()> {
         if matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan) {
             self.stop = Some(Stop::Guessed);
             return ControlFlow::Break(());
         }
+        // What a signal interrupted has all its registers from the kernel.
+        let is_behind_mark = std::mem::replace(&mut self.is_marked, frame.signal) && frame.found_by == FoundBy::Cfi;
         let Some(cfa) = frame.cfa else {
             frames.push(*frame);
             return ControlFlow::Continue(());
         };
         let on_this_stack = self.top < cfa && cfa <= self.memory.high;
+        if is_behind_mark && (!on_this_stack || self.ends.is_end(frame.pc.addr())) {
+            self.stop = Some(Stop::Linked);
+            return ControlFlow::Break(());
+        }
         let is_close = |register| registers.get(register).is_some_and(|value| cfa.0.wrapping_sub(value) <= REALIGNED);
         let is_plain = is_close(STACK_POINTER) || is_close(FRAME_POINTER) || self.big_frames.contains(&frame.pc);
         if on_this_stack && is_plain {

@@ -20,14 +20,14 @@ const SHORT: u64 = 4096;
 #[derive(Clone, Copy)]
 pub struct CodeView<'a> {
     /// Fills a buffer with the code at an address; `false` where there is none.
-    pub read: &'a dyn Fn(Addr, &mut [u8]) -> bool,
+    pub read: &'a (dyn Fn(Addr, &mut [u8]) -> bool + Sync),
     /// The start of the function that covers an address, where it is known.
-    pub function_start: &'a dyn Fn(Addr) -> Option<Addr>,
+    pub function_start: &'a (dyn Fn(Addr) -> Option<Addr> + Sync),
     /// Where jumps through memory find their targets.
-    pub memory: &'a dyn Memory,
+    pub memory: &'a (dyn Memory + Sync),
     /// The function that a table's entry, at the first address, will lead to, where the loader has not bound it yet and
     /// it holds the second.
-    pub unbound: &'a dyn Fn(Addr, Addr) -> Option<Addr>,
+    pub unbound: &'a (dyn Fn(Addr, Addr) -> Option<Addr> + Sync),
 }
 
 impl CodeView<'_> {

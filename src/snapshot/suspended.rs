@@ -81,18 +81,18 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     let scene = Scene { memory, dead: &dead, thread_pointer };
     let hypotheses = hypotheses(&scene, sites);
     debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.len());
-    let chains = chains::unwind(&scene, sites, mappings, tables, &hypotheses);
-    debug!("{} of them unwind to a root", chains.chains.len());
-    if chains.cut {
-        warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
-    }
-    let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
         function_start: &|at| tables.function_start(at),
         memory,
         unbound: &|slot, value| modules.unbound(slot, value),
     };
+    let chains = chains::unwind(&scene, sites, mappings, tables, code, &hypotheses);
+    debug!("{} of them unwind to a root", chains.chains.len());
+    if chains.cut {
+        warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
+    }
+    let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
     let choices = choose(&chains, sites, mappings, &running, code);
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());

@@ -112,6 +112,25 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// Runs straight on from `start`, along jumps, until the instruction at `site` is next.
+    pub(super) fn reach_straight(&self, start: u64, site: u64) -> Option<Machine> {
+        let mut information = InstructionInfoFactory::new();
+        let mut machine = Machine::new();
+        let mut at = start;
+        for _ in 0..LONGEST_END {
+            if at == site {
+                return Some(machine);
+            }
+            let instruction = self.instruction(at)?;
+            at = match machine.step(&instruction, &mut information) {
+                Flow::Next => instruction.next_ip(),
+                Flow::Jump(target) => target,
+                _ => return None,
+            };
+        }
+        None
+    }
+
     /// Runs straight on from `at` until control leaves through a register or memory; branches are not taken.
     ///
     /// `None` where a call or anything else comes first within `limit` instructions.

@@ -30,8 +30,14 @@ struct Pushed {
 
 /// Looks for a label that the code before `site` pushes.
 pub(super) fn derive(reader: &Reader<'_>, site: u64) -> Option<Descriptor> {
-    let starts = (site.saturating_sub(FARTHEST_BACK)..site).rev();
-    let (pushed, before) = starts.filter_map(|start| pushed_from(reader, start, site)).next()?;
+    derive_by(reader, site, site)
+}
+
+/// Looks for a label whose address is taken shortly before `exit`, from where at most jumps lead to `site`, and that stands
+/// on the stack there.
+pub(super) fn derive_by(reader: &Reader<'_>, exit: u64, site: u64) -> Option<Descriptor> {
+    let starts = (exit.saturating_sub(FARTHEST_BACK)..exit).rev();
+    let (pushed, before) = starts.filter_map(|start| pushed_from(reader, start, exit, site)).next()?;
     let mut after = before;
     let next = reader.step(&mut after, site)?;
     if !is_foreign(&after, after.get(RSP)) {
@@ -47,28 +53,24 @@ pub(super) fn derive(reader: &Reader<'_>, site: u64) -> Option<Descriptor> {
     })
 }
 
-/// The label whose address the instruction at `start` takes, if straight code from there to `site` pushes it.
-fn pushed_from(reader: &Reader<'_>, start: u64, site: u64) -> Option<(Pushed, Machine)> {
+/// The label behind `exit` whose address the instruction at `start` takes, if straight code from there to `site` pushes it.
+fn pushed_from(reader: &Reader<'_>, start: u64, exit: u64, site: u64) -> Option<(Pushed, Machine)> {
     let tail = reader.tail(start)?;
     // lea r, [rip+x]: REX.W 8D, mode 0, r/m 5.
     if !matches!(tail, [0x48 | 0x4c, 0x8d, modrm, ..] if modrm & 0xc7 == 0x05) {
         return None;
     }
     let label = reader.instruction(start)?.ip_rel_memory_address();
-    if !(site..site.saturating_add(FARTHEST_LABEL)).contains(&label) {
+    if !(exit..exit.saturating_add(FARTHEST_LABEL)).contains(&label) {
         return None;
     }
-    let mut machine = Machine::new();
-    let mut at = start;
-    while at < site {
-        at = reader.step(&mut machine, at)?;
-    }
+    let machine = reader.reach_straight(start, site)?;
     let Sum { base: Base::Start(RSP), offset: top } = machine.get(RSP).sum()? else { return None };
     let value = Value::Known(Sum { base: Base::Zero, offset: label as i64 }, Default::default());
     let stands_at = machine.written.iter().find_map(|(place, written)| {
         (place.base == Base::Start(RSP) && place.offset >= top && *written == value).then_some(place.offset)
     })?;
-    (at == site).then_some((Pushed { label, at: stands_at - top }, machine))
+    Some((Pushed { label, at: stands_at - top }, machine))
 }
 
 /// The registers of a context that was resumed, in terms of the saved stack pointer.

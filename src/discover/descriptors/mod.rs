@@ -13,6 +13,7 @@
 
 mod buffer;
 mod flow;
+mod handed;
 mod inlined;
 mod machine;
 mod routine;
@@ -123,6 +124,17 @@ pub struct Switches {
     pub starts: Vec<StartLabel>,
 }
 
+impl Switches {
+    /// Adds descriptors for contexts of which none goes on where those of another do.
+    fn add(&mut self, found: impl IntoIterator<Item = Descriptor>) {
+        for found in found {
+            if self.descriptors.iter().all(|known| known.resume != found.resume) {
+                self.descriptors.push(found);
+            }
+        }
+    }
+}
+
 /// More candidate instructions than this are not looked at: a big program has about 70 in 200 MB of code.
 const MOST_CANDIDATES: usize = 4096;
 
@@ -136,24 +148,18 @@ pub fn derive(code: &ImageCode<'_>) -> Switches {
     let trampolines: Vec<u64> =
         candidates.into_iter().filter(|site| start::may_be_in_trampoline(&reader, *site)).collect();
     reader.learn_entries(sites.iter().chain(&trampolines));
-    let mut switches = Switches::default();
+    let mut switches = Switches { descriptors: handed::derive(&reader, &sites), ..Switches::default() };
     let mut loaders = Vec::new();
     for site in &sites {
         let findings = routine::derive(&reader, *site);
         let is_new = |loader: &routine::Loader| loaders.iter().all(|known: &routine::Loader| !known.loads_like(loader));
         loaders.extend(findings.loader.filter(is_new));
-        if let Some(found) = inlined::derive(&reader, *site).or(findings.descriptor)
-            && switches.descriptors.iter().all(|known| known.resume != found.resume)
-        {
-            switches.descriptors.push(found);
+        if switches.descriptors.iter().all(|known| known.site != *site) {
+            switches.add(inlined::derive(&reader, *site).or(findings.descriptor));
         }
     }
     for loader in &loaders {
-        for found in buffer::savers(&reader, loader) {
-            if switches.descriptors.iter().all(|known| known.resume != found.resume) {
-                switches.descriptors.push(found);
-            }
-        }
+        switches.add(buffer::savers(&reader, loader));
     }
     switches.starts = start::labels(&reader, &switches.descriptors, &trampolines);
     switches

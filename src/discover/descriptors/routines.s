@@ -319,6 +319,35 @@ swapped:
     ret
     .cfi_endproc
 
+# A routine that is jumped to with the address to go on at in a register, and a function that does so.
+.p2align 4
+.globl takes_address
+takes_address:
+    .cfi_startproc
+    push rcx
+    push rbp
+    push rbx
+    mov rsi, rsp
+    mov rsp, rdx
+    pop rbx
+    pop rbp
+    ret
+    .cfi_endproc
+.p2align 4
+.globl hands_address
+hands_address:
+    .cfi_startproc
+    push r12
+    lea rcx, [rip+.Lcomes_back]
+    {disp32} jmp takes_address
+.globl comes_back
+comes_back:
+.Lcomes_back:
+    mov rax, rdi
+    pop r12
+    ret
+    .cfi_endproc
+
 # A trampoline for fresh stacks.
 .p2align 4
 .globl begins

@@ -14,7 +14,8 @@ struct Assembled {
     symbols: HashMap<String, u64>,
 }
 
-const DESCRIBED: &[&str] = &["block_maker", "planted", "yields_inline", "swaps_inline", "begins"];
+const DESCRIBED: &[&str] =
+    &["block_maker", "planted", "yields_inline", "swaps_inline", "takes_address", "hands_address", "begins"];
 
 fn assembled() -> &'static Assembled {
     static ASSEMBLED: OnceLock<Assembled> = OnceLock::new();
@@ -36,7 +37,7 @@ fn assembled() -> &'static Assembled {
 /// What is derived where every routine has a symbol, or where only unwind entries tell the starts of functions.
 fn derived(stripped: bool) -> Switches {
     let Assembled { code, symbols } = assembled();
-    let inner = ["arrives", "goes_on", "swapped"];
+    let inner = ["arrives", "goes_on", "swapped", "comes_back"];
     let has_start = |name: &str| !inner.contains(&name) && (!stripped || DESCRIBED.contains(&name));
     let starts: Vec<u64> = symbols.iter().filter(|(name, _)| has_start(name)).map(|(_, at)| *at).collect();
     let all: Vec<u64> = symbols.iter().filter(|(name, _)| !inner.contains(&name.as_str())).map(|(_, at)| *at).collect();
@@ -132,6 +133,11 @@ fn inlined_code_resumes_at_its_label() {
 }
 
 #[test]
+fn the_address_to_go_on_at_may_be_handed_to_the_routine() {
+    check("comes_back", &layout(Place::Stack(16), Some(16), None, 24, &stack(&[(RBX, 0), (BP, 8)])));
+}
+
+#[test]
 fn nothing_else_is_taken_for_a_switch() {
     let real = [
         "pushes_all",
@@ -145,6 +151,7 @@ fn nothing_else_is_taken_for_a_switch() {
         "saves_open",
         "arrives",
         "swapped",
+        "comes_back",
     ];
     for stripped in [false, true] {
         let switches = derived(stripped);

@@ -232,6 +232,8 @@ pub(crate) struct Model {
     pub(super) forgotten: usize,
     /// The report so far.
     pub(super) report: Vec<String>,
+    /// The first column of it that is seen.
+    pub(super) shifted: usize,
     /// A word on what was done last.
     pub(super) notice: Option<String>,
 }
@@ -265,6 +267,7 @@ impl Model {
             events: VecDeque::new(),
             forgotten: 0,
             report: Vec::new(),
+            shifted: 0,
             notice: None,
         };
         model.begin();
@@ -276,6 +279,13 @@ impl Model {
         let many = self.picture.snapshot.stacks.len() > MOST_SINGLY;
         self.lists = vec![List::new(if many { Page::Groups } else { Page::Stacks })];
         self.rebuild();
+    }
+
+    /// Shows another picture; what stands for rows is to be made anew.
+    pub(super) fn replace(&mut self, picture: Arc<Picture>) {
+        self.picture = picture;
+        self.shown = None;
+        self.backtrace.clear();
     }
 
     /// The list that is seen.

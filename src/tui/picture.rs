@@ -1,5 +1,7 @@
 //! A look, arranged for the screen once, so that drawing and sorting have little to do.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +81,8 @@ pub(super) struct Cluster {
     pub(super) worst: usize,
     /// The sum of the bytes in use.
     pub(super) used: u64,
+    /// What its stacks do, and how many of them; what most do comes first.
+    pub(super) states: Vec<(State, usize)>,
 }
 
 /// By what a stack is known from one look to the next.
@@ -204,8 +208,13 @@ impl Cluster {
         let first = group.stacks[0];
         let closeness = |id: &usize| snapshot.stacks.get(*id).map_or(0, danger);
         let worst = group.stacks.iter().copied().max_by_key(closeness).unwrap_or(first);
-        let used = group.stacks.iter().filter_map(|id| snapshot.stacks.get(*id)?.used()).sum();
-        Cluster { fingerprint: group::fingerprint(snapshot, first, key), worst, used, group }
+        let stacks = || group.stacks.iter().filter_map(|id| snapshot.stacks.get(*id));
+        let used = stacks().filter_map(Stack::used).sum();
+        let mut counts = BTreeMap::new();
+        stacks().for_each(|stack| *counts.entry(stack.state).or_default() += 1);
+        let mut states: Vec<(State, usize)> = counts.into_iter().collect();
+        states.sort_by_key(|(_, count)| Reverse(*count));
+        Cluster { fingerprint: group::fingerprint(snapshot, first, key), worst, used, states, group }
     }
 }
 

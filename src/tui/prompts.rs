@@ -107,15 +107,23 @@ fn search_key(model: &mut Model, code: KeyCode, origin: usize) {
     }
 }
 
+/// How many rows of the help a page is.
+const PAGE: usize = 10;
+
 /// A key on the help page: letters search it, Enter does what the selected line says.
 fn help_key(model: &mut Model, code: KeyCode, mut wanted: String, mut cursor: usize) -> Option<Effect> {
-    let count = help::found(&wanted).len();
+    let count = help::rows(&wanted, model.look);
     match code {
         KeyCode::Esc | KeyCode::F(1) => return None,
         KeyCode::Enter => {
-            let action = help::found(&wanted).get(cursor).map(|binding| binding.action);
-            return action.and_then(|action| act(model, action));
+            if let Some(binding) = help::found(&wanted).get(cursor) {
+                return act(model, binding.action);
+            }
         }
+        KeyCode::PageUp => cursor = cursor.saturating_sub(PAGE),
+        KeyCode::PageDown => cursor = (cursor + PAGE).min(count.saturating_sub(1)),
+        KeyCode::Home => cursor = 0,
+        KeyCode::End => cursor = count.saturating_sub(1),
         KeyCode::Up => cursor = cursor.saturating_sub(1),
         KeyCode::Down => cursor = (cursor + 1).min(count.saturating_sub(1)),
         KeyCode::Backspace => {

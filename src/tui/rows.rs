@@ -28,16 +28,19 @@ impl Sort {
     /// All of them, in the order in which keys go through them.
     pub(super) const ALL: [Sort; 6] = [Sort::Danger, Sort::Now, Sort::Peak, Sort::Size, Sort::Name, Sort::Number];
 
-    /// The column's heading; groups have a count where stacks have a size.
+    /// The column's heading. Those of groups differ: they have a count, and the sum of the bytes in use.
     pub(super) fn heading(self, of_groups: bool) -> &'static str {
-        match self {
-            Sort::Danger => "HEAD",
-            Sort::Now => "NOW",
-            Sort::Peak => "PEAK",
-            Sort::Size if of_groups => "COUNT",
-            Sort::Size => "SIZE",
-            Sort::Name => "NAME",
-            Sort::Number => "ID",
+        match (self, of_groups) {
+            (Sort::Danger, _) => "HEAD",
+            (Sort::Now, false) => "NOW",
+            (Sort::Now, true) => "IN USE",
+            (Sort::Peak, false) => "PEAK",
+            (Sort::Peak, true) => "MAX",
+            (Sort::Size, false) => "SIZE",
+            (Sort::Size, true) => "COUNT",
+            (Sort::Name, false) => "NAME",
+            (Sort::Name, true) => "WHERE",
+            (Sort::Number, _) => "ID",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the screen shows at each size, and what each key does: all without a terminal.
 
 mod finding;
+mod screens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,46 +108,8 @@ fn screen(model: &Model) -> String {
     text(&drawn(model))
 }
 
-/// The screen after these keys, at each size.
-fn check(name: &str, sizes: &[Size], look: Look, keys: &str) {
-    for size in sizes {
-        let mut model = model(*size, look);
-        type_keys(&mut model, keys);
-        insta::assert_snapshot!(format!("{name}_{}x{}", size.width, size.height), screen(&model));
-    }
-}
-
-#[test]
-fn the_overview_at_each_size() {
-    check("overview", &[WIDE, MIDDLE, NARROW, Size::new(30, 5)], COLORS, "");
-}
-
-#[test]
-fn groups_and_their_members() {
-    check("groups", &[WIDE, MIDDLE, NARROW], COLORS, "2");
-    check("members", &[MIDDLE], COLORS, "2\n");
-}
-
-#[test]
-fn a_stitched_backtrace_fills_the_page() {
-    check("frames", &[WIDE, MIDDLE, NARROW], COLORS, "\n");
-}
-
-#[test]
-fn the_help_page_is_made_of_the_table() {
-    check("help", &[MIDDLE, NARROW], COLORS, "?");
-    check("help_search", &[MIDDLE], COLORS, "?overflow");
-}
-
-#[test]
-fn a_search_is_typed_at_the_bottom() {
-    check("search", &[MIDDLE], COLORS, "/read");
-    check("search_in_vain", &[MIDDLE], COLORS, "/nowhere");
-}
-
 #[test]
 fn ascii_is_ascii_and_without_colors_there_are_none() {
-    check("ascii", &[WIDE], PLAIN, "");
     for keys in ["", "2", "2\n", "\n", "?", " ", "/read"] {
         for size in [WIDE, MIDDLE, NARROW, Size::new(20, 3)] {
             let mut model = model(size, PLAIN);
@@ -429,10 +392,9 @@ fn pane(size: Size, lines: &[&str]) -> Arc<Pane> {
 fn the_programs_terminal_is_a_page_and_a_line() {
     for size in [WIDE, MIDDLE, NARROW] {
         let mut model = model_of_ours(size, &["server: listening on port 9000", "server: 3 connections"]);
-        let name = |what: &str| format!("{what}_{}x{}", size.width, size.height);
-        insta::assert_snapshot!(name("output_line"), screen(&model));
+        assert_eq!(screen(&model).contains("› server: 3 connections"), size != NARROW);
         type_keys(&mut model, "o");
-        insta::assert_snapshot!(name("output"), screen(&model));
+        assert!(screen(&model).contains("\nserver: listening on port 9000\nserver: 3 connections\n"));
         type_keys(&mut model, "o");
         assert_eq!(model.list().page, Page::Stacks);
     }
@@ -448,7 +410,7 @@ fn typed_keys_go_to_the_program_until_the_one_that_ends_it() {
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
     assert_eq!(update(&mut model, Message::Key(interrupt)), Some(Effect::Type(vec![3])));
     assert_eq!(update(&mut model, Message::Pasted("a\nb".into())), Some(Effect::Type("a\rb".into())));
-    insta::assert_snapshot!("typing_80x24", screen(&model));
+    assert!(screen(&model).contains("typing into the program: ^] ends"), "{}", screen(&model));
     update(&mut model, Message::Key(KeyEvent::new(KeyCode::Char('5'), KeyModifiers::CONTROL)));
     assert!(matches!(model.overlay, Overlay::None));
     assert_eq!(press(&mut model, KeyCode::Up), Some(Effect::Scroll(1)));
@@ -457,11 +419,6 @@ fn typed_keys_go_to_the_program_until_the_one_that_ends_it() {
 
 #[test]
 fn leaving_a_program_of_ours_asks_what_becomes_of_it() {
-    for size in [WIDE, MIDDLE, NARROW] {
-        let mut model = model_of_ours(size, &["busy"]);
-        type_keys(&mut model, "q");
-        insta::assert_snapshot!(format!("quit_{}x{}", size.width, size.height), screen(&model));
-    }
     // What is chosen without looking harms nothing.
     let mut model = model_of_ours(MIDDLE, &["busy"]);
     type_keys(&mut model, "q");
@@ -503,25 +460,11 @@ fn eventful(size: Size) -> Model {
 
 #[test]
 fn events_are_listed_and_lead_to_where_they_happened() {
-    for size in [WIDE, MIDDLE, NARROW] {
-        let mut model = eventful(size);
-        let name = |what: &str| format!("{what}_{}x{}", size.width, size.height);
-        type_keys(&mut model, "e");
-        insta::assert_snapshot!(name("events"), screen(&model));
-        type_keys(&mut model, "\n");
-        insta::assert_snapshot!(name("happened"), screen(&model));
-    }
+    let mut model = eventful(MIDDLE);
+    type_keys(&mut model, "e\n");
+    assert!(screen(&model).contains("SIGSEGV from the kernel") && screen(&model).contains("parse_array"));
     let mut model = eventful(MIDDLE);
     type_keys(&mut model, "ej");
     update(&mut model, Message::Event(event(EventKind::Exit, 6000, "exit code 0")));
     assert_eq!(model.list().row(), Some(1));
-}
-
-#[test]
-fn the_report_is_a_page() {
-    let mut model = model(MIDDLE, COLORS);
-    type_keys(&mut model, "5");
-    update(&mut model, Message::Report(vec!["server runs on".into(), "2 looks".into()]));
-    let shown = screen(&model);
-    assert!(shown.contains("Report so far") && shown.contains("server runs on"), "{shown}");
 }

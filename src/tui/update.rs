@@ -9,12 +9,14 @@ use super::keys::{self, Action};
 use super::model::{Effect, Message, Model, Overlay, Page};
 use super::pages::selection;
 use super::picture::Picture;
-use super::view::layout;
+use super::view::{layout, report};
 use super::{mouse, prompts};
 
 /// The periods between which keys choose.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
+/// How far the report goes sideways at once.
+const SHIFT: usize = 20;
 
 /// Takes in one message; what it asks for is to be done by the caller.
 pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
@@ -76,8 +78,7 @@ fn looked(model: &mut Model, picture: Arc<Picture>) -> Option<Effect> {
         return None;
     }
     if !model.touched {
-        model.picture = picture;
-        model.shown = None;
+        model.replace(picture);
         model.begin();
         return None;
     }
@@ -88,8 +89,7 @@ fn looked(model: &mut Model, picture: Arc<Picture>) -> Option<Effect> {
 /// Another picture: the rows that were selected are selected again.
 fn arranged(model: &mut Model, picture: Arc<Picture>) {
     let selections: Vec<_> = model.lists.iter().map(|list| selection(model, list)).collect();
-    model.picture = picture;
-    model.shown = None;
+    model.replace(picture);
     model.rebuild();
     model.select_again(&selections);
 }
@@ -138,7 +138,11 @@ pub(super) fn act(model: &mut Model, action: Action) -> Option<Effect> {
         Action::First => model.move_to(|_, _| 0),
         Action::Last => model.move_to(|_, last| last),
         Action::Worst => model.select_worst(),
+        Action::Open if model.list().page == Page::Report => model.shift(|by| by + SHIFT),
         Action::Open => model.open(),
+        Action::Back if model.list().page == Page::Report && model.shifted > 0 => {
+            model.shift(|by| by.saturating_sub(SHIFT));
+        }
         Action::Back => model.back(),
         Action::Stacks => model.show(Page::Stacks),
         Action::Groups => model.show(Page::Groups),
@@ -240,6 +244,13 @@ impl Model {
         let is_wanted = picture.wanted == self.wanted;
         arranged(self, picture);
         (!is_wanted).then_some(Effect::Arrange)
+    }
+
+    /// Shows the report from another column on, at most so far that its longest line ends with the screen.
+    fn shift(&mut self, to: impl FnOnce(usize) -> usize) {
+        let longest = self.report.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+        let room = usize::from(self.size.width).saturating_sub(report::MARGIN);
+        self.shifted = to(self.shifted).min(longest.saturating_sub(room));
     }
 
     pub(super) fn set_interval(&mut self, interval: Duration) -> Effect {

@@ -32,7 +32,6 @@ fn a_filter_gives_the_rows_that_the_json_does() {
     });
     assert!(!expected.is_empty() && expected.len() < 13, "{expected:?}");
     assert_eq!(shown, expected);
-    insta::assert_snapshot!(screen(&model));
 }
 
 #[test]
@@ -46,8 +45,6 @@ fn a_bad_filter_is_told_with_its_column_and_keeps_the_rows() {
         assert_eq!(model.picture.stacks, before);
         // Enter does not close what is wrong.
         press(&mut model, KeyCode::Enter);
-        let name = format!("bad_filter_{}x{}", size.width, size.height);
-        insta::assert_snapshot!(name, screen(&model));
         assert!(
             matches!(&model.overlay, Overlay::Filter { problem: Some(problem), .. } if problem.contains("column 13"))
         );
@@ -78,7 +75,6 @@ fn stacks_are_grouped_by_each_key() {
         type_keys(&mut model, &key.to_string());
         assert_eq!((model.list().page, model.wanted.group_by), (Page::Groups, group_by));
         assert_eq!(model.picture.groups.len(), groups, "{key}");
-        insta::assert_snapshot!(format!("by_{key}"), screen(&model));
         // All members are reached.
         let count = model.picture.groups[model.list().row().unwrap()].group.stacks.len();
         press(&mut model, KeyCode::Enter);
@@ -137,7 +133,6 @@ fn a_command_that_is_wrong_can_be_mended() {
     type_keys(&mut model, "p");
     press(&mut model, KeyCode::Tab);
     assert!(matches!(&model.overlay, Overlay::Command { text } if text == "sort peak"), "{:?}", model.overlay);
-    insta::assert_snapshot!(screen(&model));
 }
 
 fn mouse(model: &mut Model, kind: MouseEventKind, column: u16, row: u16) -> Option<Effect> {
@@ -174,21 +169,6 @@ fn the_mouse_selects_opens_and_scrolls() {
     for (x, y) in [(0, 0), (79, 23), (500, 500), (40, 1)] {
         mouse(&mut model, click, x, y);
     }
-}
-
-#[test]
-fn the_map_is_to_scale() {
-    for size in [WIDE, MIDDLE] {
-        let mut model = model(size, COLORS);
-        if size == MIDDLE {
-            type_keys(&mut model, "m");
-        }
-        type_keys(&mut model, "\n");
-        insta::assert_snapshot!(format!("map_{}x{}", size.width, size.height), screen(&model));
-    }
-    let mut plain = super::model(WIDE, PLAIN);
-    type_keys(&mut plain, "\n");
-    insta::assert_snapshot!("map_ascii", screen(&plain));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(super) fn draw_preview(model: &Model, buffer: &mut Buffer, area: Rect) {
 
 /// The frames and the map beside each other, or one of them where there is no room for both.
 fn draw_below(model: &Model, buffer: &mut Buffer, area: Rect, top: usize, cursor: Option<usize>) {
-    let selected = model.selected().and_then(|id| Some((id, model.picture.stack(id)?)));
+    let selected = model.selected().and_then(|id| model.picture.stack(id));
     let lines = 2.min(area.height);
     let below = Rect { y: area.y + lines, height: area.height - lines, ..area };
     let is_wide = scale(model.size) == Scale::Wide;
@@ -44,8 +44,8 @@ fn draw_below(model: &Model, buffer: &mut Buffer, area: Rect, top: usize, cursor
         (false, true) => below,
         (false, false) => Rect { width: 0, ..below },
     };
-    if let Some((id, stack)) = selected.filter(|_| map.width > 0) {
-        map::draw(model, id, stack, buffer, map);
+    if let Some(stack) = selected.filter(|_| map.width > 0) {
+        map::draw(model, stack, buffer, map);
     }
     if map.width < area.width {
         let frames = Rect { width: area.width - map.width, ..area };
@@ -149,8 +149,12 @@ fn draw_crossing(pen: &mut Pen<'_>, words: &str, stack: usize, model: &Model) {
     let (start, line) = if look.ascii { ("+== ", '=') } else { ("╞══ ", '═') };
     let of = model.picture.stack(stack).and_then(|stack| Some((stack.used()?, stack.size()?)));
     let of = of.map_or(String::new(), |(used, size)| format!(" now {} of {} ", units::bytes(used), units::bytes(size)));
-    let room = pen.left().saturating_sub(start.chars().count() + of.chars().count() + 2);
-    let words = look.signs().shorten(&look.fit(words), room);
+    let words = look.fit(words);
+    let left = pen.left().saturating_sub(start.chars().count());
+    // Where the backtrace goes on counts for more than how full that stack is.
+    let fits = words.chars().count() + of.chars().count() + 3 <= left;
+    let of = if fits { of } else { String::new() };
+    let words = look.signs().shorten(&words, left);
     pen.text(start, look.crossing()).text(&words, look.crossing()).text(" ", look.crossing());
     pen.fill(line, of.chars().count() + 2, look.crossing()).text(&of, Style::new()).fill(line, 0, look.crossing());
 }

@@ -4,10 +4,10 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::super::model::Model;
-use super::detail;
+use super::super::model::{Model, Page, Shown};
 use super::layout::{Scale, frame_lines, scale};
-use super::pen::Pen;
+use super::pen::{Pen, wrap};
+use super::{detail, empty};
 use crate::image::printable;
 use crate::report::units;
 use crate::snapshot::Level;
@@ -24,12 +24,16 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     Pen::new(buffer, look, area, 0).rule("Events", &right);
     let wide = scale(model.size) >= Scale::Middle;
     let mut pen = Pen::new(buffer, look, area, 1);
-    pen.skip(1).right_cell("#", 5, look.dim()).skip(1).right_cell("TIME", 12, look.dim()).skip(1);
-    pen.left_cell("KIND", 7, look.dim()).skip(1);
+    pen.skip(1);
+    if wide {
+        pen.right_cell("#", 5, look.dim()).skip(1);
+    }
+    pen.right_cell("TIME", clock_width(wide), look.dim()).skip(1).left_cell("KIND", 7, look.dim()).skip(1);
     if wide {
         pen.right_cell("PROCESS", 8, look.dim()).skip(1).right_cell("THREAD", 8, look.dim()).skip(2);
     }
     pen.text("WHAT", look.dim());
+    empty::draw(model, buffer, area);
     let lines = usize::from(area.height.saturating_sub(frame_lines(list.page)));
     for (line, (at, number)) in (2..).zip(list.rows.seen(list.top, lines)) {
         let Some(event) = model.event(number) else { continue };
@@ -46,8 +50,10 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
 fn row(pen: &mut Pen<'_>, event: &Event, number: usize, wide: bool, model: &Model) {
     let look = model.look;
     let style = if event.killed || event.kind == EventKind::High { look.level(Level::High) } else { Style::new() };
-    pen.right_cell(&(number + 1).to_string(), 5, Style::new()).skip(1);
-    pen.right_cell(&clock(event), 12, Style::new()).skip(1);
+    if wide {
+        pen.right_cell(&(number + 1).to_string(), 5, Style::new()).skip(1);
+    }
+    pen.right_cell(&clock(event, wide), clock_width(wide), Style::new()).skip(1);
     pen.left_cell(event.kind.word(), 7, style).skip(1);
     if wide {
         pen.right_cell(&event.pid.to_string(), 8, Style::new()).skip(1);
@@ -58,37 +64,51 @@ fn row(pen: &mut Pen<'_>, event: &Event, number: usize, wide: bool, model: &Mode
         (true, true) => "X ",
         (false, _) => "",
     };
-    pen.text(end, style).text(&printable(&event.message), Style::new());
+    let room = pen.text(end, style).left();
+    pen.left_cell(&printable(&event.message), room, Style::new());
 }
 
-/// `00:03:44.118`.
-fn clock(event: &Event) -> String {
+/// The cells that [`clock`] takes.
+fn clock_width(exact: bool) -> usize {
+    if exact { 12 } else { 8 }
+}
+
+/// `00:03:44.118`, or without the parts of a second.
+fn clock(event: &Event, exact: bool) -> String {
     let (seconds, milliseconds) = (event.time.as_secs(), event.time.subsec_millis());
-    format!("{:02}:{:02}:{:02}.{milliseconds:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    let clock = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if exact { format!("{clock}.{milliseconds:03}") } else { clock }
 }
 
 /// Draws where the selected event happened, as far as there is room.
 pub(super) fn draw_preview(model: &Model, buffer: &mut Buffer, area: Rect) {
-    title(model, buffer, area);
-    detail::draw_rows(model, buffer, area, 1, 0, None);
+    what_happened(model, buffer, area);
+    detail::draw_rows(model, buffer, area, frame_lines(Page::Happened(0)), 0, None);
 }
 
 /// Draws where an event happened as a page, with a cursor.
 pub(super) fn draw_page(model: &Model, buffer: &mut Buffer, area: Rect) {
-    title(model, buffer, area);
+    what_happened(model, buffer, area);
     let list = model.list();
-    detail::draw_rows(model, buffer, area, 1, list.top, Some(list.cursor));
+    empty::draw(model, buffer, area);
+    detail::draw_rows(model, buffer, area, frame_lines(list.page), list.top, Some(list.cursor));
 }
 
-fn title(model: &Model, buffer: &mut Buffer, area: Rect) {
+/// A title, and what happened in full, on the lines before its stack.
+fn what_happened(model: &Model, buffer: &mut Buffer, area: Rect) {
     let event = match model.shown {
-        Some(super::super::model::Shown::Event(number)) => model.event(number),
+        Some(Shown::Event(number)) => model.event(number).map(|event| (number, event)),
         _ => None,
     };
-    let words = match event {
-        None => "no event".to_owned(),
-        Some(event) if event.look.is_some() => format!("stack at: {}", printable(&event.message)),
-        Some(event) => format!("{}: no stack was looked at", printable(&event.message)),
+    let Some((number, event)) = event else {
+        Pen::new(buffer, model.look, area, 0).rule("no event", "");
+        return;
     };
-    Pen::new(buffer, model.look, area, 0).rule(&model.look.fit(&words), "");
+    let thread = event.thread.map_or(String::new(), |tid| format!(" in thread {tid}"));
+    let title = format!("{} {}{thread}", event.kind.word(), number + 1);
+    Pen::new(buffer, model.look, area, 0).rule(&title, &clock(event, true));
+    let lines = wrap(&printable(&event.message), usize::from(area.width) - 2);
+    for (line, text) in (1..frame_lines(Page::Happened(0))).zip(lines) {
+        Pen::new(buffer, model.look, area, line).skip(1).text(&text, model.look.strong());
+    }
 }

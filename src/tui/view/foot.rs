@@ -9,76 +9,86 @@ use super::super::commands::COMMANDS;
 use super::super::keys::{Action, BINDINGS, Binding};
 use super::super::model::{Model, Overlay, Page};
 use super::super::prompts::GROUPS;
-use super::pen::Pen;
+use super::pen::{Pen, wrap};
 use crate::watch::End;
 
-/// Draws it. The hints for help and for leaving are always there.
+/// Draws it. The hints for help and for leaving are always there, but for when what is typed means something else.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let look = model.look;
-    let always = always_shown(model);
     let mut pen = Pen::new(buffer, look, area, 0);
     pen.skip(1);
-    let room = pen.left().saturating_sub(always.chars().count() + 2);
-    let notice = model.notice.as_deref();
-    match (&model.overlay, notice) {
-        (Overlay::Typing, _) => {
-            pen.left_cell("keys go to the program, until ^]", room, look.strong());
-        }
-        (Overlay::Search { .. }, notice) => {
-            let cursor = if look.ascii { "_" } else { "▏" };
-            let note = notice.map_or(String::new(), |notice| format!("   {notice}"));
-            pen.left_cell(&format!("/{}{cursor}{note}   Enter keep, Esc cancel", model.search), room, look.strong());
-        }
-        (Overlay::Filter { text, problem, .. }, _) => {
-            let cursor = if look.ascii { "_" } else { "▏" };
-            let note = match problem.as_deref() {
-                None => "Enter keep, Esc cancel",
-                Some(_) if model.size.width < 100 => "",
-                Some(problem) => problem,
-            };
-            pen.left_cell(&format!("\\{text}{cursor}   {note}"), room, look.strong());
-        }
-        (Overlay::GroupBy, _) => {
-            let keys = GROUPS.iter().map(|(key, name, _)| format!("{key} {name}  "));
-            pen.left_cell(&format!("group by  {}n not", keys.collect::<String>()), room, look.strong());
-        }
-        (Overlay::Command { text }, notice) => {
-            let cursor = if look.ascii { "_" } else { "▏" };
-            let note = notice.map_or_else(|| usage(text), str::to_owned);
-            pen.left_cell(&format!(":{text}{cursor}   {note}"), room, look.strong());
-        }
-        (_, Some(notice)) => {
-            pen.left_cell(notice, room, look.strong());
-        }
-        _ => {
-            pen.left_cell(&hints(model, room), room, Style::new());
-        }
+    if let Some((typed, notes)) = prompt(model) {
+        let room = pen.left();
+        // Of a text that is too long its end is seen, where the next letter goes.
+        let typed = look.signs().tail(&look.fit(&typed), room);
+        let left = room - typed.chars().count();
+        let note = notes.into_iter().find(|note| note.chars().count() + 3 <= left);
+        pen.text(&typed, look.strong()).skip(3).text(&note.unwrap_or_default(), Style::new());
+        return;
     }
+    let always = always_shown(model);
+    let room = pen.left().saturating_sub(always.chars().count() + 2);
+    match &model.notice {
+        Some(notice) => pen.left_cell(notice, room, look.strong()),
+        None => pen.left_cell(hints(model, room).trim_end(), room, Style::new()),
+    };
     pen.skip(2).text(&always, Style::new());
 }
 
-/// Draws what is wrong with the text that is being typed on a line of its own, where it does not fit beside it.
+/// What is being typed or asked, and what to say beside it, the shorter the later.
+fn prompt(model: &Model) -> Option<(String, Vec<String>)> {
+    let cursor = if model.look.ascii { "_" } else { "▏" };
+    let keep = || ["Enter keep, Esc cancel".to_owned(), "Enter, Esc".to_owned()];
+    let notice = model.notice.as_deref();
+    Some(match &model.overlay {
+        Overlay::Typing => ("keys go to the program, until ^]".to_owned(), Vec::new()),
+        Overlay::Search { .. } => {
+            let notes = match notice {
+                None => keep().to_vec(),
+                Some(notice) => vec![format!("{notice}   {}", keep()[0]), notice.to_owned()],
+            };
+            (format!("/{}{cursor}", model.search), notes)
+        }
+        Overlay::Filter { text, problem, .. } => {
+            (format!("\\{text}{cursor}"), if problem.is_none() { keep().to_vec() } else { Vec::new() })
+        }
+        Overlay::GroupBy => {
+            let keys = GROUPS.iter().map(|(key, name, _)| format!("{key} {name} ")).collect::<String>();
+            (format!("by {keys}n not"), vec!["Esc cancel".to_owned()])
+        }
+        Overlay::Command { text } => {
+            (format!(":{text}{cursor}"), if notice.is_none() { usage(text) } else { Vec::new() })
+        }
+        Overlay::None | Overlay::Help { .. } | Overlay::Quit { .. } => return None,
+    })
+}
+
+/// Draws what is wrong with the text that is being typed on lines of its own.
 pub(super) fn draw_problem(model: &Model, buffer: &mut Buffer, whole: Rect) {
     let problem = match (&model.overlay, model.notice.as_deref()) {
         (Overlay::Filter { problem, .. }, _) => problem.as_deref(),
         (Overlay::Command { .. }, notice) => notice,
         _ => None,
     };
-    let (Some(problem), true) = (problem, whole.width < 100 && whole.height > 3) else { return };
-    let area = Rect { y: whole.y + whole.height - 2, height: 1, ..whole };
+    let Some(problem) = problem else { return };
+    let lines = wrap(problem, usize::from(whole.width).saturating_sub(2));
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).min(whole.height / 2);
+    let area = Rect { y: whole.bottom().saturating_sub(1 + height), height, ..whole };
     Clear.render(area, buffer);
-    let mut pen = Pen::new(buffer, model.look, area, 0);
-    let room = pen.left();
-    pen.left_cell(&format!(" {problem}"), room, model.look.warning());
+    for (line, text) in (0..height).zip(&lines) {
+        Pen::new(buffer, model.look, area, line).skip(1).text(text, model.look.warning());
+    }
 }
 
 /// What is known of the command that is being typed.
-fn usage(text: &str) -> String {
+fn usage(text: &str) -> Vec<String> {
     let name = text.split(' ').next().unwrap_or_default();
     let fitting: Vec<_> = COMMANDS.iter().filter(|(command, ..)| command.starts_with(name)).collect();
     match fitting.as_slice() {
-        [(command, argument, what)] => format!("{command} {argument}  {what}"),
-        many => many.iter().map(|(command, ..)| *command).collect::<Vec<_>>().join(" "),
+        [(command, argument, what)] => vec![format!("{command} {argument}  {what}"), format!("{command} {argument}")],
+        many => {
+            vec![many.iter().map(|(command, ..)| *command).collect::<Vec<_>>().join(" "), "Tab completes".to_owned()]
+        }
     }
 }
 
@@ -91,32 +101,45 @@ fn hints(model: &Model, room: usize) -> String {
 fn pieces(model: &Model, room: usize) -> Vec<(String, Option<Action>)> {
     let state = match (model.end, model.frozen) {
         (Some(End::Ended(_) | End::Vanished), _) => "the program has ended  ",
-        _ if model.paused => "P lets the program go on  ",
+        _ if model.paused => "P lets it go on  ",
         (_, true) => "the program runs on  ",
         _ => "",
     };
     let mut pieces = vec![(state.to_owned(), None)];
     let mut length = state.chars().count();
-    let has_rows_only = !matches!(model.list().page, Page::Stacks | Page::Groups | Page::Members(_) | Page::Events);
-    let of = |action| BINDINGS.iter().filter(move |binding| binding.action == action);
-    let thaw = of(Action::Freeze).filter(|_| model.frozen).map(|binding| (binding, "thaw"));
-    let back = of(Action::Back).filter(|_| model.lists.len() > 1).map(|binding| (binding, "back"));
-    let fitting = BINDINGS.iter().filter_map(|binding| Some((binding, binding.hint?)));
-    let useless = |action| match action {
-        Action::Open => has_rows_only,
-        Action::SortRight => model.order().is_none(),
-        Action::Freeze => model.frozen,
-        _ => false,
-    };
-    let fitting = fitting.filter(|(binding, _)| !(is_always(binding) || useless(binding.action)));
-    for (binding, word) in thaw.chain(back).chain(fitting) {
+    for action in worth_a_hint(model) {
+        let Some(binding) = BINDINGS.iter().find(|binding| binding.action == action) else { continue };
+        let word = if action == Action::Freeze && model.frozen { "thaw" } else { binding.hint.unwrap_or_default() };
         let hint = format!("{} {word}  ", binding.first(model.look.ascii));
         if length + hint.chars().count() <= room {
             length += hint.chars().count();
-            pieces.push((hint, Some(binding.action)));
+            pieces.push((hint, Some(action)));
         }
     }
     pieces
+}
+
+/// What can be done on the page that is seen, the most useful first; the hints for leaving and for help stand elsewhere.
+fn worth_a_hint(model: &Model) -> Vec<Action> {
+    let mut actions = Vec::new();
+    actions.extend(model.frozen.then_some(Action::Freeze));
+    actions.extend((model.lists.len() > 1).then_some(Action::Back));
+    actions.extend(match model.list().page {
+        Page::Stacks | Page::Members(_) => {
+            &[Action::Open, Action::GroupBy, Action::Search, Action::Filter, Action::SortRight][..]
+        }
+        Page::Groups => &[Action::Open, Action::GroupBy, Action::Search, Action::Filter, Action::SortRight],
+        Page::Events => &[Action::Open, Action::Search],
+        Page::Frames(_) => &[Action::Map, Action::Search],
+        Page::Happened(_) | Page::Report => &[Action::Search],
+        Page::Output => &[],
+    });
+    actions.extend(model.decides().then_some(Action::Type).filter(|_| model.list().page == Page::Output));
+    actions.extend((!model.frozen).then_some(Action::Freeze));
+    let others = [(Action::Stacks, Page::Stacks), (Action::Events, Page::Events), (Action::Report, Page::Report)];
+    actions.extend(others.into_iter().filter(|(_, page)| model.list().page != *page).map(|(action, _)| action));
+    actions.push(Action::Dump);
+    actions
 }
 
 /// What the hint in column `x` of the line stands for.

@@ -3,24 +3,31 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
+use ratatui::text::Span;
 
 use super::super::model::{Model, Page};
 use super::super::picture::{Cluster, state_letter};
 use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
-use super::{bar, table};
+use super::{bar, empty, table};
 use crate::image::printable;
 use crate::report::words::singular;
 use crate::report::{GroupBy, units};
+use crate::snapshot::Stack;
 
 /// The cells of the bar that shows a group's share of all stacks.
 const SHARE: usize = 10;
+/// The cells of the column that tells what the stacks of a group do.
+const STATES: usize = 14;
+/// The cells that a rule has for other things than the position in the list.
+const BESIDE_POSITION: usize = 16;
 
 /// Draws title, headings and rows.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     Pen::new(buffer, model.look, area, 0).rule(title(model), &position(model, area));
     headings(model, buffer, area);
     let list = model.list();
+    empty::draw(model, buffer, area);
     let lines = area.height.saturating_sub(frame_lines(list.page));
     let seen = list.rows.seen(list.top, usize::from(lines));
     for (line, (at, row)) in (2..).zip(seen) {
@@ -44,12 +51,12 @@ fn title(model: &Model) -> &'static str {
     }
 }
 
-/// What the list is sorted by, and which of its rows are seen.
+/// What the list is sorted by, and which of its rows are seen; where there is little room, the latter alone.
 pub(super) fn position(model: &Model, area: Rect) -> String {
     let (list, look) = (model.list(), model.look);
     let lines = usize::from(area.height.saturating_sub(frame_lines(list.page)));
     let last = list.rows.len().min(list.top + lines);
-    let first = if last == 0 { 0 } else { list.top + 1 };
+    let first = list.top + 1;
     let (dash, dot) = if look.ascii { ("-", "|") } else { ("–", "·") };
     let order = model.order().map_or(String::new(), |order| {
         let arrow = match (order.reversed, look.ascii) {
@@ -61,12 +68,16 @@ pub(super) fn position(model: &Model, area: Rect) -> String {
         format!("sort {} {arrow} {dot} ", order.sort.heading(list.page == Page::Groups))
     });
     let is_of_stacks = matches!(list.page, Page::Stacks | Page::Groups | Page::Members(_));
-    let filter = match model.picture.wanted.filter.to_string() {
-        filter if !is_of_stacks || filter.is_empty() => String::new(),
-        filter => format!("filter {} {dot} ", printable(&filter)),
+    let (filter, filtered) = match model.picture.wanted.filter.to_string() {
+        filter if !is_of_stacks || filter.is_empty() => (String::new(), String::new()),
+        filter => (format!("filter {} {dot} ", printable(&filter)), format!("filtered {dot} ")),
     };
     let (first, last, total) = (units::count(first), units::count(last), units::count(list.rows.len()));
-    look.fit(&format!("{order}{filter}{first}{dash}{last} of {total}"))
+    let range = if list.rows.len() == 0 { "none".to_owned() } else { format!("{first}{dash}{last} of {total}") };
+    let room = usize::from(area.width).saturating_sub(BESIDE_POSITION);
+    let ways = [format!("{order}{filter}{range}"), format!("{filter}{range}"), format!("{filtered}{range}")];
+    let fitting = ways.into_iter().find(|way| Span::raw(way.as_str()).width() <= room);
+    look.fit(&fitting.unwrap_or(range))
 }
 
 fn headings(model: &Model, buffer: &mut Buffer, area: Rect) {
@@ -77,9 +88,9 @@ fn headings(model: &Model, buffer: &mut Buffer, area: Rect) {
     if scale(model.size) == Scale::Wide {
         pen.left_cell("SHARE", SHARE, look.dim()).skip(1);
         pen.left_cell("KIND", 9, look.dim()).skip(1);
-        pen.left_cell("STATE", 9, look.dim()).skip(1);
+        pen.left_cell("STATE", STATES, look.dim()).skip(1);
         pen.left_cell(&format!("DEEPEST{now}{peak}{free}"), 14, look.dim()).skip(1);
-        pen.right_cell("NOW", 6, look.dim()).skip(1);
+        pen.right_cell("IN USE", 6, look.dim()).skip(1);
     }
     if scale(model.size) == Scale::Middle {
         pen.left_cell("K", 1, look.dim()).skip(1).left_cell("ST", 2, look.dim()).skip(1);
@@ -88,6 +99,19 @@ fn headings(model: &Model, buffer: &mut Buffer, area: Rect) {
         pen.right_cell("MAX", 7, look.dim()).skip(1).right_cell("SIZE", 5, look.dim()).skip(1);
     }
     pen.right_cell("HEAD", 5, look.dim()).skip(1).text("WHERE", look.dim());
+}
+
+/// What the stacks of a group do: a word, or how many do what.
+fn states(cluster: &Cluster, worst: &Stack) -> String {
+    match cluster.states.as_slice() {
+        [_] => table::with_doubt(worst.state.word(), worst),
+        several => {
+            let parts =
+                several.iter().map(|(state, count)| format!("{} {}", state_letter(*state), units::count(*count)));
+            let text = parts.collect::<Vec<_>>().join(" ");
+            if text.chars().count() > STATES { "several".to_owned() } else { text }
+        }
+    }
 }
 
 /// The numbers are those of the group's stack that is closest to its end, but for the bytes in use, which are of all.
@@ -103,13 +127,14 @@ fn draw_row(pen: &mut Pen<'_>, model: &Model, cluster: &Cluster) {
             std::iter::repeat_n(full, filled).chain(std::iter::repeat_n(free, SHARE - filled)).collect();
         pen.left_cell(&share, SHARE, plain).skip(1);
         pen.left_cell(singular(stack.kind), 9, plain).skip(1);
-        pen.left_cell(stack.state.word(), 9, plain).skip(1);
+        pen.left_cell(&states(cluster, stack), STATES, plain).skip(1);
         bar::draw(pen, stack, 14, look);
         pen.skip(1).right_cell(&units::bytes(cluster.used), 6, plain).skip(1);
     }
     if scale(model.size) == Scale::Middle {
         pen.left_cell(table::kind_letter(stack.kind), 1, plain).skip(1);
-        pen.right_cell(&state_letter(stack.state).to_string(), 2, plain).skip(1);
+        let letter = if cluster.states.len() == 1 { state_letter(stack.state) } else { '*' };
+        pen.right_cell(&table::with_doubt(&letter.to_string(), stack), 2, plain).skip(1);
     }
     if scale(model.size) >= Scale::Middle {
         pen.right_cell(&table::peak(stack, look), 7, plain).skip(1);

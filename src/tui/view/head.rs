@@ -7,6 +7,7 @@ use ratatui::text::Span;
 
 use super::super::model::Model;
 use super::super::theme::Look;
+use super::layout::{Scale, scale};
 use super::pen::Pen;
 use crate::image::printable;
 use crate::report::units;
@@ -19,7 +20,8 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let wide = area.height > 1;
     let (picture, look) = (&model.picture, model.look);
     let process = &picture.snapshot.process;
-    let mut right = levels_width(model);
+    let stacks = stacks(model);
+    let mut right = levels_width(model) + stacks.chars().count() + 2;
     let mut pen = Pen::new(buffer, look, area, 0);
     pen.text(if wide { " stackscope  " } else { " " }, look.strong());
     live(&mut pen, model);
@@ -28,13 +30,15 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     }
     let command = process.command.join(" ");
     let program = process.command.first().map_or("", |program| program.rsplit('/').next().unwrap_or(program));
-    let what = match wide {
-        true => format!("  {}   pid {}", printable(&command), process.pid),
-        false => format!("  {}[{}]", printable(program), process.pid),
+    let what = match scale(model.size) {
+        Scale::Wide => format!("  {}   pid {}", printable(&command), process.pid),
+        Scale::Middle => format!("  {}[{}]  {}", printable(program), process.pid, time(model)),
+        Scale::Narrow | Scale::Line => format!("  {}", printable(program)),
     };
     let room = pen.left().saturating_sub(right + 1);
     pen.left_cell(&what, room, Style::new()).skip(1);
     if !wide {
+        pen.text(&stacks, Style::new()).skip(2);
         levels(&mut pen, model);
         return;
     }
@@ -43,11 +47,9 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let kinds = picture.kinds.iter().map(|(kind, count)| format!("{} {}", units::count(*count), plural(*kind, *count)));
     let separator = if look.ascii { ", " } else { " · " };
     let kinds: Vec<String> = kinds.collect();
-    let total = units::count(picture.snapshot.stacks.len());
-    let stacks = if picture.snapshot.stacks.len() == 1 { "stack" } else { "stacks" };
     let counts = match kinds.as_slice() {
         [] => " no stacks were seen yet".to_owned(),
-        kinds => format!(" {total} {stacks}: {}", kinds.join(separator)),
+        kinds => format!(" {stacks}: {}", kinds.join(separator)),
     };
     let room = pen.left().saturating_sub(levels_width(model) + 1);
     pen.left_cell(&counts, room, Style::new()).skip(1);
@@ -58,9 +60,20 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
 pub(super) fn status_line(model: &Model, buffer: &mut Buffer, area: Rect) {
     let mut pen = Pen::new(buffer, model.look, area, 0);
     live(&mut pen, model);
-    let total = units::count(model.picture.snapshot.stacks.len());
-    pen.text(&format!(" {total} "), Style::new());
+    pen.text(&format!(" {} ", stacks(model)), Style::new());
     levels(&mut pen, model);
+}
+
+/// `15 stacks`.
+fn stacks(model: &Model) -> String {
+    let count = model.picture.snapshot.stacks.len();
+    format!("{} {}", units::count(count), if count == 1 { "stack" } else { "stacks" })
+}
+
+/// When the picture was taken, from the start of the watch.
+fn time(model: &Model) -> String {
+    let seconds = model.picture.time.as_secs();
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// Whether the display shows the newest look, an older one, or the last one of all.
@@ -82,10 +95,9 @@ fn live(pen: &mut Pen<'_>, model: &Model) {
 /// When the picture was taken, what it cost, and when the next one comes.
 fn clock(model: &Model) -> String {
     let picture = &model.picture;
-    let seconds = picture.time.as_secs();
     let stopped = units::time(picture.snapshot.stopped);
     let next = units::time(picture.next);
-    let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let time = time(model);
     let warnings = match picture.snapshot.warnings.len() {
         0 => String::new(),
         1 => "1 warning   ".to_owned(),

@@ -31,12 +31,13 @@ pub(in crate::tui) struct Areas {
     pub(in crate::tui) foot: Rect,
 }
 
-/// The lines that a page takes besides its rows: a title, mostly headings, and for frames two lines on the stack.
+/// The lines that a page takes besides its rows: a title, mostly headings, and for frames two lines on the stack, or on
+/// what happened there.
 pub(in crate::tui) fn frame_lines(page: Page) -> u16 {
     match page {
-        Page::Frames(_) => 3,
+        Page::Frames(_) | Page::Happened(_) => 3,
         Page::Stacks | Page::Groups | Page::Members(_) | Page::Events => 2,
-        Page::Output | Page::Report | Page::Happened(_) => 1,
+        Page::Output | Page::Report => 1,
     }
 }
 

@@ -41,7 +41,7 @@ struct Line {
 }
 
 /// Draws the map of a stack; what is not known of its bounds is said instead.
-pub(super) fn draw(model: &Model, id: usize, stack: &Stack, buffer: &mut Buffer, area: Rect) {
+pub(super) fn draw(model: &Model, stack: &Stack, buffer: &mut Buffer, area: Rect) {
     let look = model.look;
     let (Some(range), Some(size)) = (stack.bounds.range(), stack.size().filter(|size| *size > 0)) else {
         let mut pen = Pen::new(buffer, look, area, 0);
@@ -56,7 +56,7 @@ pub(super) fn draw(model: &Model, id: usize, stack: &Stack, buffer: &mut Buffer,
         text_and_right(pen, &format!(" {word}"), right, Style::new());
     };
     end(&mut Pen::new(buffer, look, area, 0), range.high.0, top, "base", &units::bytes(size));
-    let lines = lines(&model.picture.snapshot, id, stack, size, usize::from(area.height.saturating_sub(ends)), look);
+    let lines = lines(&model.picture.snapshot, stack, size, usize::from(area.height.saturating_sub(ends)), look);
     for (row, line) in (1..).zip(&lines) {
         let mut pen = Pen::new(buffer, look, area, row);
         let address = line.at.map_or(String::new(), |at| format!("{:x}", range.high.0.saturating_sub(at)));
@@ -100,7 +100,7 @@ fn guard_line(stack: &Stack, look: Look) -> Option<String> {
 }
 
 /// The lines between base and limit: `count` of them, each for as many bytes.
-fn lines(snapshot: &Snapshot, id: usize, stack: &Stack, size: u64, count: usize, look: Look) -> Vec<Line> {
+fn lines(snapshot: &Snapshot, stack: &Stack, size: u64, count: usize, look: Look) -> Vec<Line> {
     let used = stack.used().unwrap_or(0).min(size);
     let most = stack.most_used().unwrap_or(0).min(size);
     let row_of = |bytes: u64| {
@@ -119,22 +119,22 @@ fn lines(snapshot: &Snapshot, id: usize, stack: &Stack, size: u64, count: usize,
             (line.label, line.right) = (label, right);
         }
     }
-    let pointer = if look.ascii { "<-" } else { "◄─" };
-    let mark = |lines: &mut Vec<Line>, bytes: u64, label: String| {
+    let [pointer, peak] = if look.ascii { ["<- SP", "<- peak"] } else { ["◄─ SP", "◄─ peak"] };
+    let mark = |lines: &mut Vec<Line>, bytes: u64, label: &str, right: String| {
         if let Some(line) = lines.get_mut(row_of(bytes)) {
             *line = Line {
                 at: Some(bytes),
-                label,
-                right: units::bytes(bytes) + &format!(" {}%", percent(bytes, size)),
+                label: label.to_owned(),
+                right: format!("{right} {}%", percent(bytes, size)),
                 ..*line
             };
         }
     };
     if most > used {
-        mark(&mut lines, most, format!("{pointer} peak {}", table::peak(stack, look)));
+        mark(&mut lines, most, peak, table::peak(stack, look));
     }
     if stack.sp.is_some() && row_of(used) != row_of(most) || most == used && stack.sp.is_some() {
-        mark(&mut lines, used, format!("{pointer} SP #{id}"));
+        mark(&mut lines, used, pointer, units::bytes(used));
     }
     lines
 }

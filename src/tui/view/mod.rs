@@ -2,6 +2,7 @@
 
 mod bar;
 mod detail;
+mod empty;
 mod events;
 pub(super) mod foot;
 mod groups;
@@ -12,7 +13,7 @@ mod map;
 mod output;
 mod pen;
 pub(super) mod quit;
-mod report;
+pub(super) mod report;
 mod table;
 
 use ratatui::Frame;

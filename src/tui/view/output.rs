@@ -7,6 +7,7 @@ use ratatui::text::Span;
 
 use super::super::keys::{Action, BINDINGS};
 use super::super::model::{Model, Overlay, Page};
+use super::empty;
 use super::layout::frame_lines;
 use super::pen::Pen;
 use crate::image::printable;
@@ -15,7 +16,8 @@ use crate::report::units;
 /// Draws the terminal as a page.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let Some(pane) = &model.pane else {
-        Pen::new(buffer, model.look, area, 0).rule("Output", "nothing yet");
+        Pen::new(buffer, model.look, area, 0).rule("Output", "");
+        empty::draw(model, buffer, area);
         return;
     };
     let right = match (&model.overlay, pane.scrolled) {

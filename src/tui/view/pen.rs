@@ -97,3 +97,32 @@ impl<'b> Pen<'b> {
         self.buffer.set_style(Rect::new(area.left(), self.y, area.width, 1).intersection(area), style);
     }
 }
+
+/// `text` in lines of at most `width` cells, broken between words where that is possible.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let letters: Vec<char> = word.chars().collect();
+        let fits = |line: &&mut String| Span::raw(line.as_str()).width() + 1 + Span::raw(word).width() <= width;
+        match lines.last_mut().filter(fits) {
+            Some(line) => line.extend([" ", word]),
+            // A character may take two cells: then its line is cut where it is drawn.
+            None => lines.extend(letters.chunks(width).map(|part| part.iter().collect::<String>())),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_broken_between_words() {
+        assert_eq!(wrap("the stack closest to overflow", 12), ["the stack", "closest to", "overflow"]);
+        assert_eq!(wrap("unbreakable x", 4), ["unbr", "eaka", "ble", "x"]);
+        assert_eq!(wrap("", 4), [""; 0]);
+        assert_eq!(wrap("a b", 0), ["a", "b"]);
+    }
+}

@@ -29,11 +29,11 @@ pub(in crate::tui) struct Choice {
 /// The answers, the first of which harms nothing.
 pub(in crate::tui) fn choices(model: &Model) -> [Choice; 3] {
     let end = match model.told_to_end {
-        false => "end the program (SIGTERM)",
-        true => "kill the program (SIGKILL): it was told to end before",
+        false => "end it (SIGTERM)",
+        true => "kill it (SIGKILL); SIGTERM was sent",
     };
     [
-        Choice { answer: Answer::KeepRunning, key: 'r', words: "leave; the program runs on, and writes here" },
+        Choice { answer: Answer::KeepRunning, key: 'r', words: "leave; it runs on and writes here" },
         Choice { answer: Answer::End, key: 'e', words: end },
         Choice { answer: Answer::Cancel, key: 'c', words: "stay here (Esc)" },
     ]

@@ -8,14 +8,14 @@ use super::super::model::{Model, Page};
 use super::super::picture::{Picture, danger, state_letter};
 use super::super::rows::Sort;
 use super::super::theme::Look;
-use super::bar;
 use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
+use super::{bar, empty};
 use crate::discover::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
 use crate::report::words::singular;
-use crate::snapshot::{Confidence, Kind, Stack};
+use crate::snapshot::{Confidence, Kind, Method, Stack};
 
 /// A column of the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +65,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let columns = columns(scale(model.size));
     headings(model, columns, buffer, area);
     let list = model.list();
+    empty::draw(model, buffer, area);
     let lines = area.height.saturating_sub(frame_lines(list.page));
     let seen = list.rows.seen(list.top, usize::from(lines));
     for (line, (at, id)) in (2..).zip(seen) {
@@ -91,12 +92,15 @@ fn flexible(columns: &[(Column, usize)], width: u16) -> usize {
 }
 
 fn title(model: &Model, buffer: &mut Buffer, area: Rect) {
-    let list = model.list();
-    let what = match list.page {
-        Page::Members(_) => "Stacks of a group",
-        _ => "Stacks",
+    let group = match model.list().page {
+        Page::Members(fingerprint) => model.picture.groups.iter().find(|cluster| cluster.fingerprint == fingerprint),
+        _ => None,
     };
-    Pen::new(buffer, model.look, area, 0).rule(what, &super::groups::position(model, area));
+    let what = group.map_or("Stacks".to_owned(), |cluster| {
+        let place = model.picture.whereabouts(cluster.worst).unwrap_or("-");
+        format!("Stacks of the group {}", printable(place))
+    });
+    Pen::new(buffer, model.look, area, 0).rule(&model.look.fit(&what), &super::groups::position(model, area));
 }
 
 fn headings(model: &Model, columns: &[(Column, usize)], buffer: &mut Buffer, area: Rect) {
@@ -180,17 +184,17 @@ pub(super) fn kind_letter(kind: Kind) -> &'static str {
 }
 
 /// A state that is a guess has a question mark.
-fn with_doubt(word: &str, stack: &Stack) -> String {
+pub(super) fn with_doubt(word: &str, stack: &Stack) -> String {
     let doubt = if stack.confidence == Confidence::Guess { "?" } else { "" };
     format!("{word}{doubt}")
 }
 
-/// The most bytes in use, with the mark of how that is known: by touched pages, or by what this look happens to show.
+/// The most bytes in use, with the mark of how that is known; a lower bound where it is only what this look shows.
 pub(super) fn peak(stack: &Stack, look: Look) -> String {
     let Some(most) = stack.most_used() else { return "-".to_owned() };
-    let by_pages = stack.peak.is_some_and(|peak| peak.bytes >= most);
-    let sign = if by_pages { look.signs().about() } else { look.signs().at_least() };
-    format!("{}{sign}", units::bytes(most))
+    let told = stack.peak.filter(|peak| peak.bytes >= most);
+    let method = told.map_or(Method::Sampled, |peak| peak.method);
+    format!("{}{}", units::bytes(most), look.signs().method(method))
 }
 
 /// The share of the size that was never in use, with the mark of the level.

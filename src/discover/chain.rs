@@ -40,27 +40,28 @@ pub fn cut(
     let mut first = 0;
     let mut part_sp = sp;
     let mut frame_sp = sp;
+    // What lies right above the frame inside, which may end where its stack ends, need not be on that stack.
+    let mut place = sp;
     for (index, frame) in frames.iter().enumerate() {
         let Some(cfa) = frame.cfa else { continue };
-        let crossing =
-            frame.signal && leaves_signal_stack(frame_sp, cfa) || crosses(frame_sp, cfa, mappings, &mut guards_in);
+        let crossing = frame.signal && leaves_signal_stack(frame_sp, cfa)
+            || cfa < frame_sp
+            || crosses(place, cfa, mappings, &mut guards_in);
         if index + 1 < frames.len() && crossing {
             parts.push(Part { frames: first..index + 1, sp: part_sp });
             first = index + 1;
             part_sp = cfa;
         }
         frame_sp = cfa;
+        place = if frame.signal { cfa } else { cfa.offset(-1) };
     }
     parts.push(Part { frames: first..frames.len(), sp: part_sp });
     parts
 }
 
-/// Whether a frame that reaches from `sp` up to `cfa` ends on another stack than it begins on.
+/// Whether a frame that reaches from the stack at `sp` up to `cfa` ends on another stack than it begins on.
 fn crosses(sp: Addr, cfa: Addr, mappings: &[Mapping], guards_in: &mut impl FnMut(AddrRange) -> Vec<AddrRange>) -> bool {
-    if cfa < sp {
-        return true;
-    }
-    if cfa.0 - sp.0 < PAGE && sp.align_down(PAGE) == cfa.offset(-1).align_down(PAGE) {
+    if cfa.0.saturating_sub(sp.0) < PAGE && sp.align_down(PAGE) == cfa.offset(-1).align_down(PAGE) {
         return false;
     }
     let (Some(from), Some(to)) = (mapping_at(mappings, sp), mapping_at(mappings, cfa.offset(-1))) else {
@@ -152,6 +153,22 @@ mod tests {
         };
         whole(0xfff0, &[]);
         whole(0x10010, &[AddrRange::new(Addr(0x10000), Addr(0x10800))]);
+    }
+
+    /// stacker's segments lie so: a frame that ends where its stack does, and the next stack behind a guard.
+    #[test]
+    fn a_frame_may_begin_at_the_very_end_of_its_stack() {
+        let mut guard = anonymous(0x20000, 0x22000);
+        guard.access = Access::default();
+        let mappings = [anonymous(0x10000, 0x20000), guard, anonymous(0x22000, 0x30000)];
+        let parts = |guards: &[AddrRange], mappings: &[Mapping]| {
+            let guards_in = |range| guards.iter().filter_map(|guard| guard.intersection(range)).collect();
+            cut(Addr(0x1ff00), &chain(&[0x20000, 0x23000, 0x23100]), mappings, &[], guards_in)
+        };
+        let expected = [Part { frames: 0..2, sp: Addr(0x1ff00) }, Part { frames: 2..3, sp: Addr(0x23000) }];
+        assert_eq!(parts(&[], &mappings), expected);
+        let guards = [AddrRange::new(Addr(0x20000), Addr(0x21000))];
+        assert_eq!(parts(&guards, &[anonymous(0x10000, 0x30000)]), expected);
     }
 
     #[test]

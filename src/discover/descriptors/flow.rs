@@ -1,6 +1,6 @@
 //! Follows control flow through an image's code with the symbolic machine.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic};
 
 use super::ImageCode;
 use super::machine::{Base, Flow, Machine, RBP, RSP, Sum, Value};
@@ -70,8 +70,8 @@ impl<'a> Reader<'a> {
         (!instruction.is_invalid()).then_some(instruction)
     }
 
-    /// Where the routine around `site` may begin, nearest first: what is called directly or has a symbol, then what is aligned
-    /// like a function.
+    /// Where the routine around `site` may begin, nearest first: what is called directly or has a symbol, then what follows
+    /// on a function that a table covers, then what is aligned like a function.
     pub(super) fn entries(&self, site: u64) -> Vec<u64> {
         if let Some(start) = self.function_start(site) {
             return vec![start];
@@ -79,7 +79,18 @@ impl<'a> Reader<'a> {
         let low = site.saturating_sub(LONGEST_ROUTINE);
         let called = self.called.iter().rev().copied().filter(|target| (low..=site).contains(target));
         let aligned = (0..LONGEST_ROUTINE / 16).filter_map(|back| (site & !15).checked_sub(16 * back));
-        called.chain(aligned).collect()
+        called.chain(self.behind_covered(site)).chain(aligned).collect()
+    }
+
+    /// The first instruction before `site` that no table covers, but what comes before it: assemblers need not align.
+    fn behind_covered(&self, site: u64) -> Option<u64> {
+        let is_covered = |svma: u64| self.function_start(svma).is_some();
+        let mut at = (site.saturating_sub(LONGEST_ROUTINE)..=site).rev().find(|at| is_covered(at.wrapping_sub(1)))?;
+        let is_padding = |instruction: &Instruction| matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
+        while let Some(padding) = self.instruction(at).filter(is_padding).filter(|padding| padding.next_ip() <= site) {
+            at = padding.next_ip();
+        }
+        Some(at)
     }
 
     /// Runs from `entry` until the instruction at `site` is next; branches are tried both ways.

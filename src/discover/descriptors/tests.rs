@@ -183,6 +183,22 @@ fn any_bytes_are_survived() {
     }
 }
 
+/// As where one piece of assembly defines two routines, and has an unwind entry for the first.
+#[test]
+fn a_routine_may_follow_unaligned_on_one_that_a_table_covers() {
+    let Assembled { code, symbols } = assembled();
+    let routine = &code[symbols["pushes_all"] as usize..symbols["pops_and_jumps"] as usize];
+    for (padding, begins_at) in [(&[][..], 0x1025), (&[0xcc; 6], 0x102b), (&[0x66, 0x90, 0x90], 0x1028)] {
+        let shifted = [&[0x50; 0x25], padding, routine].concat();
+        let parts = [CodeBytes { svma: 0x1000, bytes: &shifted }];
+        let function_start = |svma: u64| (0x1000..0x1025).contains(&svma).then_some(0x1000);
+        let switches =
+            derive(&ImageCode { parts: &parts, function_start: &function_start, named_starts: &|_, _| Vec::new() });
+        let [Descriptor { resume, .. }] = &switches.descriptors[..] else { panic!("{switches:#?}") };
+        assert_eq!(*resume, Resume::AfterCallsOf(begins_at));
+    }
+}
+
 #[test]
 fn a_symbol_tells_where_a_routine_begins_that_is_not_aligned() {
     let Assembled { code, symbols } = assembled();

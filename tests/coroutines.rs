@@ -31,13 +31,38 @@ fn live<T: DeserializeOwned>(fixture: &Running) -> T {
     shown(&snapshot::of_live(&Live::open(fixture.pid()).unwrap(), Lines::Cheap).unwrap())
 }
 
-/// Compares what is shown of `program` with the truth, its stacks allocated in each of `ways`.
+/// How often a program is looked at while it goes on switching.
+const LOOKS: usize = 3;
+
+/// Compares what is shown of `program` with the truth, its stacks allocated in each of `ways`: live and, for the first
+/// way, from a core file and while it goes on switching.
 fn check(program: &str, ways: &[&str]) {
-    for way in ways {
-        let truth = scratch(program).join("truth.json");
+    check_standing(program, ways);
+    check_busy(program, ways[0]);
+}
+
+/// What is seen while it goes on switching.
+fn check_busy(program: &str, way: &str) {
+    let truth = scratch(program).join("truth.json");
+    let fixture = Running::start_busy(program, &[&COUNT.to_string(), way, truth.to_str().unwrap(), "busy"]);
+    for _ in 0..LOOKS {
+        let found = differences(&Truth::read(&truth), &live(&fixture));
+        assert!(found.is_empty(), "{program}, {way}, busy: {found:?}");
+    }
+}
+
+/// The same for one that does not go on switching.
+fn check_standing(program: &str, ways: &[&str]) {
+    for (index, way) in ways.iter().enumerate() {
+        let folder = scratch(program);
+        let truth = folder.join("truth.json");
         let fixture = Running::start(program, &[&COUNT.to_string(), way, truth.to_str().unwrap()]);
         let found = differences(&Truth::read(&truth), &live(&fixture));
         assert!(found.is_empty(), "{program}, {way}: {found:?}");
+        if index == 0 {
+            check_core(&gcore(fixture.pid(), &folder), &truth);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }
 
@@ -46,16 +71,17 @@ const ALL: &[&str] = &["guard", "slab", "madvise", "malloc"];
 #[test]
 fn own_assembly_called_directly() {
     check("co_asm", ALL);
+    check("co_asm", &["slab"]);
 }
 
 #[test]
 fn own_assembly_called_through_a_pointer() {
     check("co_asm_pointer", &["guard", "slab"]);
+    check("co_asm_pointer_stripped", &["malloc"]);
 }
 
 #[test]
 fn own_assembly_unoptimised_stripped_and_static() {
-    check("co_asm_debug", &["guard"]);
     check("co_asm_stripped", &["guard", "malloc"]);
     check("co_asm_static", &["slab"]);
 }
@@ -63,6 +89,7 @@ fn own_assembly_unoptimised_stripped_and_static() {
 #[test]
 fn contexts_of_the_c_library() {
     check("co_ucontext", ALL);
+    check("co_ucontext_debug", &["guard"]);
     check("co_ucontext_stripped", &["slab"]);
     check("co_ucontext_static", &["guard"]);
 }
@@ -70,30 +97,45 @@ fn contexts_of_the_c_library() {
 #[test]
 fn boost_contexts() {
     check("co_fcontext", ALL);
+    check("co_fcontext_stripped", &["guard"]);
+    check("co_fcontext_static", &["madvise"]);
     // Here pointers to finished ones stay below the frames of others.
     check("co_fcontext_o1", &["slab"]);
-    check("co_fcontext_stripped", &["guard"]);
+}
+
+#[test]
+fn jump_buffers_of_the_c_library() {
+    check("co_sigsetjmp", ALL);
+    check("co_sigsetjmp_stripped", &["guard"]);
+    check("co_sigsetjmp_static", &["guard"]);
 }
 
 #[test]
 fn coroutines_of_corosensei() {
-    check("co_corosensei", &["guard", "slab"]);
+    for program in ["co_corosensei", "co_corosensei_release", "co_corosensei_stripped"] {
+        check(program, &["guard", "slab"]);
+    }
 }
 
 #[test]
 fn coroutines_of_generator() {
-    check("co_generator", &["guard"]);
+    for program in ["co_generator", "co_generator_release", "co_generator_stripped"] {
+        check_busy(program, "guard");
+    }
 }
 
 /// Four of the outer ones wait for the inner one that they resumed, on a thread each.
 #[test]
 fn nested_coroutines_on_four_threads() {
-    check("co_nested", ALL);
+    check_standing("co_nested", ALL);
+    check_standing("co_nested_debug", &["slab"]);
 }
 
 #[test]
 fn fibers_of_wasmtime() {
-    check("co_wasmtime", &["guard"]);
+    for program in ["co_wasmtime", "co_wasmtime_release", "co_wasmtime_stripped"] {
+        check(program, &["guard"]);
+    }
 }
 
 /// Threads keep jump buffers on their own stacks, and the C library keeps the stacks of threads that ended.
@@ -132,16 +174,13 @@ fn goroutines() {
     assert_eq!(by_depth, (1..=10).map(|depth| (depth, 10)).collect());
 }
 
+/// The kernel leaves out what files hold.
 #[test]
-fn a_core_file_shows_the_same() {
-    for program in ["co_asm", "co_asm_static", "co_nested", "co_ucontext", "co_fcontext"] {
+fn a_core_file_of_the_kernel_shows_the_same() {
+    for program in ["co_asm", "co_asm_static", "co_nested", "co_ucontext", "co_fcontext", "co_corosensei_stripped"] {
         let folder = scratch(program);
         let truth = folder.join("truth.json");
         let arguments = [&COUNT.to_string(), "slab", truth.to_str().unwrap()];
-        let core_file = gcore(Running::start(program, &arguments).pid(), &folder);
-        check_core(&core_file, &truth);
-        std::fs::remove_file(core_file).unwrap();
-        // The kernel leaves out what files hold.
         check_core(&kernel_core(program, &arguments, &folder), &truth);
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -151,21 +190,6 @@ fn check_core(file: &Path, truth: &Path) {
     let mut core = Core::open(file).unwrap();
     let found = differences(&Truth::read(truth), &shown(&snapshot::of_core(&mut core, Lines::Cheap)));
     assert!(found.is_empty(), "{}: {found:?}", file.display());
-}
-
-#[test]
-fn a_program_that_goes_on_switching() {
-    let guarded = ["co_asm", "co_ucontext", "co_fcontext", "co_sigsetjmp", "co_corosensei", "co_wasmtime"];
-    let all = guarded.map(|program| (program, "guard")).into_iter().chain([("co_asm", "slab")]);
-    for (program, way) in all {
-        let truth = scratch(program).join("truth.json");
-        let arguments = [&COUNT.to_string(), way, truth.to_str().unwrap(), "busy"];
-        let fixture = Running::start_busy(program, &arguments);
-        for _ in 0..5 {
-            let found = differences(&Truth::read(&truth), &live(&fixture));
-            assert!(found.is_empty(), "{program}: {found:?}");
-        }
-    }
 }
 
 /// The stack of the tutorials: 48 bytes of the heap, and what was called there took more.

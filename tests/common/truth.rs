@@ -1,5 +1,7 @@
 //! The truth that the coroutine fixtures write about themselves, and how what is shown differs from it.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -11,7 +13,19 @@ pub(crate) struct Truth {
     /// By name, the addresses of each function that may stand in a chain.
     functions: HashMap<String, (Address, Address)>,
     /// Sorted by the low ends of their stacks.
+    #[serde(default)]
     coroutines: Vec<Coroutine>,
+    /// Those whose stacks grew by segments.
+    #[serde(default)]
+    pub(crate) threads: Vec<Grown>,
+}
+
+/// A thread whose frames lie on several segments.
+#[derive(Deserialize)]
+pub(crate) struct Grown {
+    /// A range of each segment that its frames are in, or up to, innermost first; without the thread's own stack.
+    pub(crate) segments: Vec<(Address, Address)>,
+    pub(crate) chain: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -27,6 +41,12 @@ struct Coroutine {
 /// A number that is written `"0x..."`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address(u64);
+
+impl Address {
+    pub(crate) fn at(address: u64) -> Address {
+        Address(address)
+    }
+}
 
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Address, D::Error> {
@@ -44,7 +64,7 @@ impl Truth {
     }
 
     /// The name of the function that a return address leads into.
-    fn name(&self, pc: Address) -> Option<&str> {
+    pub(crate) fn name(&self, pc: Address) -> Option<&str> {
         let found = self.functions.iter().find(|(_, (low, high))| *low < pc && pc <= *high);
         found.map(|(name, _)| name.as_str())
     }

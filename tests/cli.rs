@@ -120,6 +120,8 @@ fn a_cut_core_file_shows_what_is_left() {
     let cut: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(cut["complete"], false);
     assert!(cut["warnings"].to_string().contains("truncated"), "{}", cut["warnings"]);
+    check_schema("a cut core file", &cut);
+    check_sums(&cut);
 }
 
 #[test]
@@ -131,6 +133,11 @@ fn a_thread_in_uninterruptible_sleep_is_listed_and_told() {
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("not seen") && text.contains("state D"), "{text}");
+    let output = stackscope(&["dump", "--json", &running.pid().to_string()]);
+    let partial: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &partial["complete"]), (Some(3), &Value::Bool(false)));
+    check_schema("state D", &partial);
+    check_sums(&partial);
 }
 
 #[test]
@@ -165,15 +172,23 @@ fn a_full_disk_is_told() {
 
 #[test]
 fn json_keeps_to_its_schema() {
-    let schema = fs::read_to_string("docs/stackscope-dump-1.schema.json").unwrap();
-    let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
     for fixture in ["threads", "sigaltstack", "ucontext", "jit", "stacker_nested", "corosensei_nested", "goroutines"] {
         let running = Running::start(fixture, &[]);
-        let dump = dump(&running.pid().to_string());
-        let errors: Vec<String> = validator.iter_errors(&dump).map(|error| error.to_string()).collect();
-        assert!(errors.is_empty(), "{fixture}: {errors:#?}");
+        let output = stackscope(&["dump", "--json", &running.pid().to_string()]);
+        let dump: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // The code and the word say the same.
+        let code = if dump["complete"] == true { 0 } else { 3 };
+        assert_eq!(output.status.code(), Some(code), "{fixture}: {}", said(&output));
+        check_schema(fixture, &dump);
         check_sums(&dump);
     }
+}
+
+fn check_schema(what: &str, dump: &Value) {
+    let schema = fs::read_to_string("docs/stackscope-dump-1.schema.json").unwrap();
+    let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    let errors: Vec<String> = validator.iter_errors(dump).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{what}: {errors:#?}");
 }
 
 /// Ids are indexes, and the totals are those of the lists.

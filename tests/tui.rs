@@ -70,8 +70,11 @@ fn every_signal_gives_the_terminal_back() {
 #[test]
 fn the_program_runs_on_if_the_screen_is_killed() {
     let (fixture, terminal) = (fixture(), Terminal::new("kill"));
+    let before = common::code_in_memory(fixture.pid());
     terminal.attach("", "--interval 1", fixture.pid());
     kill("KILL", terminal.job().unwrap());
+    wait_until("nobody traces the program", || !is_traced(fixture.pid()));
+    assert!(common::code_in_memory(fixture.pid()) == before, "its code was changed");
     runs_on(fixture);
 }
 
@@ -138,6 +141,9 @@ fn without_colors_there_are_none_and_the_selection_is_seen() {
         let codes = graphic_renditions(&written());
         assert!(!codes.iter().any(|code| (30..50).contains(code)), "{variables} {options}: {codes:?}");
         assert!(codes.contains(&7), "{variables} {options}: {codes:?}");
+        if options.contains("--ascii") {
+            assert!(written().is_ascii(), "{}", written());
+        }
     }
     let terminal = Terminal::new("colors");
     let written = terminal.record();

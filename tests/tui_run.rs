@@ -8,7 +8,14 @@ mod common;
 
 use std::path::Path;
 
+use std::time::Duration;
+
+use common::code_in_memory;
 use common::terminal::{Terminal, Written, gate, is_alive, is_traced, kill, run_line};
+use stackscope::filter::Filter;
+use stackscope::target::Inbox;
+use stackscope::tui;
+use stackscope::watch::{Launched, Options};
 use stackscope_harness::{scratch, states, wait_until};
 
 /// A script that says its number, waits, says that it is still there, and waits again.
@@ -172,18 +179,60 @@ fn a_program_runs_on_and_writes_if_its_screen_is_killed() {
     let script = waiter(&pid, &gate);
     terminal.run_program("--interval 1", &format!("sh -c '{script}'"));
     let pid: i32 = pid.line().parse().unwrap();
-    let text = |pid: i32| std::fs::read(format!("/proc/{pid}/exe")).unwrap();
-    let before = text(pid);
+    let before = code_in_memory(pid);
     let written = terminal.record();
     kill("KILL", terminal.job().unwrap());
     wait_until("nobody traces it", || !is_traced(pid));
     assert!(states(pid).iter().all(|state| matches!(state, 'R' | 'S')), "{:?}", states(pid));
-    assert_eq!(text(pid), before);
+    assert!(code_in_memory(pid) == before, "its code was changed");
     std::fs::write(&gate, "\n").unwrap();
     // Where on the screen it stands depends on where the last drawing was cut off.
     wait_until("it writes to the terminal", || written().contains("still-42 here"));
     std::fs::write(&gate, "\n").unwrap();
     wait_until("it ends by itself", || !is_alive(pid));
+}
+
+/// In the child of the next test: runs a program that waits at a gate, until a thread panics.
+fn show_until_a_panic(script: &str, word: std::path::PathBuf) {
+    let inbox = Inbox::open().unwrap();
+    let interval = Duration::from_millis(10);
+    let options = Options { program: "sh".into(), arguments: vec!["-c".into(), script.into()], interval };
+    let (mut launched, pty) = Launched::prepare_on_terminal(&options, &inbox, tui::program_size().unwrap()).unwrap();
+    launched.go().unwrap();
+    std::thread::spawn(move || {
+        wait_until("the word to panic", || word.exists());
+        panic!("a made-up panic");
+    });
+    let look = tui::Look { theme: tui::Theme::Ansi, ascii: false };
+    let options = tui::Options { interval, look, stay: false, mouse: true, margin: 1.5, filter: Filter::default() };
+    assert!(tui::run(launched, pty, &inbox, &options).is_err());
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back_and_the_program_runs_on() {
+    let name = "STACKSCOPE_TEST_PANIC";
+    if let Ok(given) = std::env::var(name) {
+        let (word, script) = given.split_once(':').unwrap();
+        return show_until_a_panic(script, word.into());
+    }
+    let (terminal, pid, gate) = (Terminal::new("panic"), Written::new("pid"), gate());
+    let word = scratch("tui").join("word");
+    let ourselves = std::env::current_exe().unwrap();
+    let run = "--exact a_panic_gives_the_terminal_back_and_the_program_runs_on --nocapture";
+    let script = waiter(&pid, &gate).replace('$', "\\$");
+    terminal.run(&format!("{name}=\"{}:{script}\" {} {run}", word.display(), ourselves.display()));
+    terminal.wait_for("LIVE");
+    let program: i32 = pid.line().parse().unwrap();
+    std::fs::write(&word, "").unwrap();
+    terminal.wait_for("a made-up panic");
+    terminal.wait_for("1 passed");
+    terminal.is_restored();
+    wait_until("nobody traces it", || !is_traced(program));
+    assert!(is_alive(program));
+    std::fs::write(&gate, "\n").unwrap();
+    terminal.wait_for("still-42 here");
+    std::fs::write(&gate, "\n").unwrap();
+    wait_until("it ends by itself", || !is_alive(program));
 }
 
 #[test]
@@ -209,31 +258,6 @@ fn signals_reach_the_program_and_give_the_terminal_back() {
     kill("KILL", program);
     terminal.wait_for("was ended by SIGKILL");
     terminal.is_restored();
-}
-
-#[test]
-fn where_there_is_no_screen_nothing_is_written_to_a_terminal() {
-    let terminal = Terminal::new("plain");
-    let cases = [
-        ("", "| cat; echo code-$?", "code-0"),
-        ("TERM=dumb", "; echo code-$?", "code-7"),
-        ("CI=1", "; echo code-$?", "code-7"),
-        ("setsid -w", "; echo code-$?", "code-7"),
-    ];
-    for (before, after, code) in cases {
-        terminal.run("clear");
-        let written = terminal.record();
-        let line = run_line("--color never --ascii", "sh -c 'echo plain words; exit 7'");
-        // With both streams redirected nobody expects a screen.
-        let redirected = if after.starts_with('|') { "2>&1" } else { "" };
-        terminal.run(&format!("{before} {line} {redirected} {after}"));
-        terminal.wait_for(code);
-        terminal.wait_for("sh exited with 7");
-        assert_eq!(terminal.fact("alternate_on"), "0");
-        wait_until("all was recorded", || written().contains("exited with 7"));
-        assert!(!written().contains("\x1b[?1049h"), "{before} {after}: {:?}", written());
-        terminal.tmux(&["pipe-pane"]);
-    }
 }
 
 /// The processor time that a process has used, in hundredths of a second.

@@ -94,7 +94,7 @@ fn style_for(common: &Common, is_terminal: bool) -> Style {
     let color = match common.color {
         Color::Always => true,
         Color::Never => false,
-        Color::Auto => is_terminal && !set("NO_COLOR") && !dumb_terminal(),
+        Color::Auto => is_terminal && !set("NO_COLOR") && !dumb_terminal() && has_terminal(),
     };
     Style { color, ascii: common.ascii || !utf8_locale() }
 }
@@ -105,6 +105,11 @@ fn set(variable: &str) -> bool {
 
 fn dumb_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Whether there is a terminal that we belong to: without one, as after `setsid`, it is another's that we write to.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Whether the locale's character set is UTF-8: the first of LC_ALL, LC_CTYPE and LANG that is set decides (locale(7)).

@@ -115,7 +115,7 @@ fn on_screen(options: &Options, screen: &tui::Options) -> Result<Watched, ExitCo
 }
 
 fn refused(error: &RunError) -> ExitCode {
-    output::fail(error);
+    output::fail_with_remedy(error, error.remedy());
     ExitCode::from(match error {
         RunError::Launch(LaunchError::NotFound(_)) => exit::NOT_FOUND,
         RunError::Launch(LaunchError::NotExecutable(..)) => exit::NOT_EXECUTABLE,

@@ -18,7 +18,7 @@ use super::procfs::{self, Stat, Status};
 use super::remote::RemoteMemory;
 use super::stopped::Stopped;
 use super::tracees::Line;
-use super::{Pages, PagesUnknown, Process, Source, files, maps};
+use super::{Pages, PagesUnknown, Process, Source, facts, files, maps};
 use crate::addr::AddrRange;
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
@@ -216,10 +216,11 @@ pub(super) fn living_thread(pid: i32) -> Option<i32> {
     lives(&pid).then_some(pid).or_else(|| procfs::threads(pid).ok()?.into_iter().find(lives))
 }
 
-/// Opening a process's memory asks the kernel the same question as attaching to it does.
+/// Opening a process's memory asks the kernel the same question as attaching to it does, but for filters of system calls.
 fn check_access(pid: i32, directory: &Path) -> Result<(), OpenError> {
     let path = directory.join("mem");
     match File::open(&path) {
+        Ok(_) if facts::ptrace_is_filtered() => Err(OpenError::NoPermission { pid, why: Refusal::Seccomp }),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             Err(OpenError::NoPermission { pid, why: Refusal::of(pid) })

@@ -63,9 +63,16 @@ impl Refusal {
 
     /// What to do about it, for process `pid`: an exact command where there is one.
     pub fn remedy(&self, pid: i32) -> String {
-        let ourselves = std::env::current_exe().map_or_else(|_| "stackscope".into(), |path| path.display().to_string());
-        let as_root = format!("run as root, for example: sudo {ourselves} dump {pid}");
-        let setcap = format!("sudo setcap cap_sys_ptrace+ep {ourselves}");
+        self.remedy_or(format!("run as root, for example: sudo {} dump {pid}", ourselves()))
+    }
+
+    /// The same for a program of ours, which was not started then.
+    pub fn remedy_at_launch(&self) -> String {
+        self.remedy_or("run stackscope as root".to_owned())
+    }
+
+    fn remedy_or(&self, as_root: String) -> String {
+        let setcap = format!("sudo setcap cap_sys_ptrace+ep {}", ourselves());
         match self {
             Refusal::Yama(1) => format!("sudo sysctl kernel.yama.ptrace_scope=0, or {setcap}, or {as_root}"),
             Refusal::Yama(3) => {
@@ -114,6 +121,10 @@ impl fmt::Display for Refusal {
             }
         }
     }
+}
+
+fn ourselves() -> String {
+    std::env::current_exe().map_or_else(|_| "stackscope".into(), |path| path.display().to_string())
 }
 
 /// The kernel's checks in its own order, for a caller without `CAP_SYS_PTRACE`: user and group, dumpable, capabilities.

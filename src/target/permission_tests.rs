@@ -148,10 +148,13 @@ fn root_without_the_capability_is_told() {
 #[test]
 fn a_filter_is_told() {
     let own = Waiting::start(&mut Command::new("cat"));
-    let outcome = on_thread_after(filter_ptrace, || {
+    let live = Live::open(own.pid()).unwrap();
+    let (why, outcome) = on_thread_after(filter_ptrace, || {
         assert!(facts::ptrace_is_filtered());
-        Live::open(own.pid()).unwrap().stop(Duration::from_secs(5)).map(drop)
+        (refusal(own.pid()), live.stop(Duration::from_secs(5)).map(drop))
     });
+    // It is told before anything is read, and where the filter came later, too.
+    assert_eq!(why, Refusal::Seccomp);
     assert!(matches!(outcome, Err(StopError::NoPermission { why: Refusal::Seccomp, .. })), "{outcome:?}");
 }
 

@@ -78,3 +78,13 @@ pub enum RunError {
     #[error("cannot get ready to watch")]
     Prepare(#[from] std::io::Error),
 }
+
+impl RunError {
+    /// What the user can do about it, where something is known.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            RunError::Follow(StopError::NoPermission { why, .. }) => Some(why.remedy_at_launch()),
+            RunError::Follow(_) | RunError::Launch(_) | RunError::Prepare(_) => None,
+        }
+    }
+}

@@ -63,6 +63,24 @@ pub(crate) fn status_field(pid: i32, field: &str) -> String {
     line.unwrap_or_default().trim().to_owned()
 }
 
+/// The bytes of all code of a process, as they are in its memory now.
+pub(crate) fn code_in_memory(pid: i32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let code = maps.lines().filter(|line| line.contains(" r-xp ") && !line.contains("[v"));
+    let ranges = code.filter_map(|line| line.split(' ').next()?.split_once('-'));
+    let bytes = ranges.flat_map(|(low, high)| {
+        let [low, high] = [low, high].map(|end| u64::from_str_radix(end, 16).unwrap());
+        let mut bytes = vec![0; (high - low) as usize];
+        memory.read_exact_at(&mut bytes, low).unwrap();
+        bytes
+    });
+    let bytes: Vec<u8> = bytes.collect();
+    assert!(!bytes.is_empty(), "{maps}");
+    bytes
+}
+
 /// Whether the process takes interrupts as messages, rather than being ended by them.
 pub(crate) fn blocks_interrupts(pid: i32) -> bool {
     let interrupt = 1 << (libc::SIGINT - 1);

@@ -71,7 +71,7 @@ const ALL: &[&str] = &["guard", "slab", "madvise", "malloc"];
 #[test]
 fn own_assembly_called_directly() {
     check("co_asm", ALL);
-    check("co_asm", &["slab"]);
+    check("co_asm", &["guarded_slab"]);
 }
 
 #[test]
@@ -131,6 +131,12 @@ fn nested_coroutines_on_four_threads() {
     check_standing("co_nested_debug", &["slab"]);
 }
 
+/// Some of them rest on one or two segments, from where their chains lead back to their own stacks.
+#[test]
+fn coroutines_on_segments() {
+    check("co_grown", ALL);
+}
+
 #[test]
 fn fibers_of_wasmtime() {
     for program in ["co_wasmtime", "co_wasmtime_release", "co_wasmtime_stripped"] {
@@ -177,7 +183,9 @@ fn goroutines() {
 /// The kernel leaves out what files hold.
 #[test]
 fn a_core_file_of_the_kernel_shows_the_same() {
-    for program in ["co_asm", "co_asm_static", "co_nested", "co_ucontext", "co_fcontext", "co_corosensei_stripped"] {
+    for program in
+        ["co_asm", "co_asm_static", "co_nested", "co_grown", "co_ucontext", "co_fcontext", "co_corosensei_stripped"]
+    {
         let folder = scratch(program);
         let truth = folder.join("truth.json");
         let arguments = [&COUNT.to_string(), "slab", truth.to_str().unwrap()];

@@ -1,15 +1,15 @@
 //! Unwinds a hypothesis: it may be a context only if its chain of frames leads to a believable root.
 
-use std::collections::HashSet;
 use std::num::NonZero;
-use std::ops::ControlFlow;
+use std::ops::Range;
 
+use super::climb::{Climb, Climbed, Known, Stop};
 use super::contexts::{self, Hypothesis, Scene};
-use super::ends::{CodeView, Ends};
+use super::ends::CodeView;
 use super::sites::{Origin, Sites};
-use crate::addr::{Addr, AddrRange, Pc};
+use crate::addr::{Addr, Pc};
 use crate::mapping::{Mapping, mapping_at};
-use crate::registers::{Register, Registers};
+use crate::registers::Register;
 use crate::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk_from};
 
 /// The most frames of one chain.
@@ -29,9 +29,8 @@ const FEWEST_EACH: usize = 4096;
 /// Code without unwind rules is a library's start code if it lies this close to a switch routine, in bytes.
 const NEAR: u64 = 1024;
 
-/// A CFA that an expression gives may lie this far above a register of its frame, in bytes, to count as one of the
-/// same stack: functions that realign their stack keep the caller's stack pointer close by.
-const REALIGNED: u64 = 1024;
+/// The stack pointer (DWARF number, System V ABI figure 3.36).
+const STACK_POINTER: Register = Register(7);
 
 /// Why a chain has no more frames on its stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -51,16 +50,36 @@ pub enum Root {
 pub struct Chain {
     /// Where it was found.
     pub hypothesis: Hypothesis,
-    /// The stack pointer with which it goes on.
+    /// The stack pointer with which it goes on, or where it has segments, with which the first of them was called.
     pub sp: Addr,
     /// Its frames: a range of [`Chains::frames`].
-    pub frames: std::ops::Range<usize>,
+    pub frames: Range<usize>,
+    /// Further memory that functions were called on to have more room, innermost first.
+    pub segments: Vec<Segment>,
     /// Where it ended.
     pub root: Root,
     /// The highest address that its frames reach.
     pub top: Addr,
     /// Why there are no more frames.
     pub ended: Ended,
+}
+
+impl Chain {
+    /// The lowest address of its stack that is in use.
+    pub fn low(&self) -> Addr {
+        if self.segments.is_empty() { self.hypothesis.saved_sp } else { self.sp }
+    }
+}
+
+/// The part of a chain that lies on a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The stack pointer there.
+    pub sp: Addr,
+    /// Its frames: a range of [`Chains::frames`].
+    pub frames: Range<usize>,
+    /// The highest address that they reach.
+    pub top: Addr,
 }
 
 /// Chains and their frames.
@@ -78,12 +97,14 @@ impl Chains {
     fn append(&mut self, other: Chains) {
         let offset = self.frames.len();
         self.frames.extend(other.frames);
-        self.chains.extend(
-            other
-                .chains
-                .into_iter()
-                .map(|chain| Chain { frames: chain.frames.start + offset..chain.frames.end + offset, ..chain }),
-        );
+        let moved = |frames: Range<usize>| frames.start + offset..frames.end + offset;
+        self.chains.extend(other.chains.into_iter().map(|mut chain| {
+            chain.frames = moved(chain.frames);
+            for segment in &mut chain.segments {
+                segment.frames = moved(segment.frames.clone());
+            }
+            chain
+        }));
         self.cut |= other.cut;
     }
 
@@ -108,8 +129,8 @@ pub fn unwind(
     let most_frames = MOST_FRAMES_IN_ALL.max(bytes / BYTES_FOR_A_FRAME);
     let work = |part: &[Hypothesis]| {
         let mut rules = Rules::new(tables);
-        let (rules, big_frames, left) = (&mut rules, HashSet::new(), most_frames / threads);
-        Unwinding { scene, sites, mappings, rules, ends: Ends::new(code), big_frames, left }.unwind_all(part)
+        let (rules, known, left) = (&mut rules, Known::new(code), most_frames / threads);
+        Unwinding { scene, sites, mappings, rules, known, left }.unwind_all(part)
     };
     let mut parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1));
     std::thread::scope(|scope| {
@@ -132,11 +153,9 @@ struct Unwinding<'u, 't, 'd> {
     sites: &'u Sites,
     mappings: &'u [Mapping],
     rules: &'u mut Rules<'t, 'd>,
-    ends: Ends<'u>,
+    known: Known<'u>,
     /// How many more frames may be looked at.
     left: usize,
-    /// Places whose frames are so big that their CFA lies far from every register, though it is counted from one.
-    big_frames: HashSet<Pc>,
 }
 
 impl Unwinding<'_, '_, '_> {
@@ -173,106 +192,56 @@ impl Unwinding<'_, '_, '_> {
             let frame = Frame { pc, cfa: None, found_by: FoundBy::Context, signal: false };
             frames.push(frame);
             let (top, ended) = (hypothesis.word_at.offset(8), Ended::Root);
-            return Some(Chain { hypothesis, sp, frames: start..frames.len(), root: Root::StartCode, top, ended });
+            let (frames, segments) = (start..frames.len(), Vec::new());
+            return Some(Chain { hypothesis, sp, frames, segments, root: Root::StartCode, top, ended });
         }
         let (climb, ended) = loop {
             frames.truncate(start);
-            let (big_frames, ends) = (&self.big_frames, &mut self.ends);
-            let mut climb = Climb { memory, top: sp, stop: None, is_marked: false, big_frames, ends };
-            let ended =
-                walk_from(self.rules, self.scene.memory, pc, registers.clone(), MOST_FRAMES, |frame, registers| {
-                    climb.visit(frame, registers, frames)
-                });
-            let (top, stop) = (climb.top, climb.stop);
+            let mut climb = Climb::new(self.sites, self.mappings, &mut self.known, memory, sp, start);
+            let registers = registers.clone();
+            let ended = walk_from(self.rules, self.scene.memory, pc, registers, MOST_FRAMES, |frame, registers| {
+                climb.visit(frame, registers, frames)
+            });
+            let climb = climb.end(frames);
             self.left = self.left.saturating_sub(frames.len() - start + 1);
-            match (stop, frames.last()) {
-                (Some(Stop::Leaves { on_this_stack }), Some(last)) => {
-                    let is_link = self.rules.cfa_is_expression(last.pc, self.scene.memory);
-                    // Each time around one more place is known, and a chain has a limited number of them.
-                    match is_link || !on_this_stack || !self.big_frames.insert(last.pc) {
-                        true if is_link => break ((top, stop), ended),
-                        true => return None,
-                        false => {}
-                    }
-                }
-                _ => break ((top, stop), ended),
+            // Each time around one more place is known, and a chain has a limited number of them.
+            if !self.learns(&climb, frames)? {
+                break (climb, ended);
             }
         };
-        let (top, stop) = climb;
-        let last = frames[start..].last()?;
+        let last = frames[climb.first..].last()?;
         let in_start_code = last.cfa.is_none() && is_near_switch(self.sites, last.pc);
-        let root = match (stop, ended) {
+        let root = match (climb.stop, ended) {
             (Some(Stop::Leaves { .. } | Stop::Linked), _) => Root::Link,
             (Some(Stop::Guessed), _) | (None, Ended::NoRule) if in_start_code => Root::StartCode,
             (Some(Stop::Guessed), _) => return None,
             (None, Ended::Root) => Root::Marked,
-            (None, Ended::Unreadable(at)) if at >= memory.high.offset(-8) => Root::TopOfMemory,
+            (None, Ended::Unreadable(at)) if at >= climb.memory.high.offset(-8) => Root::TopOfMemory,
             (None, _) if is_fresh && frames.len() == start + 1 => Root::StartCode,
             (None, _) => return None,
         };
-        let ended = if stop.is_some() { Ended::Root } else { ended };
-        Some(Chain { hypothesis, sp, frames: start..frames.len(), root, top, ended })
+        let ended = if climb.stop.is_some() { Ended::Root } else { ended };
+        let (sp, frames, segments, top) = (climb.sp, climb.first..frames.len(), climb.segments, climb.top);
+        Some(Chain { hypothesis, sp, frames, segments, root, top, ended })
     }
-}
 
-const STACK_POINTER: Register = Register(7);
-const FRAME_POINTER: Register = Register(6);
-
-/// Why a walk was stopped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    /// A frame's CFA is far from its registers, or below the last one, or in another mapping.
-    Leaves {
-        /// Whether it may nevertheless be of the same stack.
-        on_this_stack: bool,
-    },
-    /// The next frame stands for the stack that this one was resumed from last.
-    Linked,
-    /// The next frame would be a guess.
-    Guessed,
-}
-
-/// A walk up one stack.
-struct Climb<'b, 'e> {
-    /// The mapping that holds the stack.
-    memory: AddrRange,
-    /// The highest CFA so far.
-    top: Addr,
-    stop: Option<Stop>,
-    /// Whether the last frame is marked as a signal's. A library marks its outermost frame so where the next one lies on
-    /// another stack, for debuggers to go on.
-    is_marked: bool,
-    big_frames: &'b HashSet<Pc>,
-    ends: &'b mut Ends<'e>,
-}
-
-impl Climb<'_, '_> {
-    fn visit(&mut self, frame: &Frame, registers: &Registers, frames: &mut Vec<Frame>) -> ControlFlow<()> {
-        if matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan) {
-            self.stop = Some(Stop::Guessed);
-            return ControlFlow::Break(());
+    /// Whether a climb has to be made again, as it has told something about a place; `None` where it leads nowhere.
+    fn learns(&mut self, climb: &Climbed, frames: &[Frame]) -> Option<bool> {
+        let memory = self.scene.memory;
+        let crossings = climb.segments.iter().filter_map(|segment| frames[segment.frames.clone()].last());
+        let links: Vec<Pc> =
+            crossings.map(|frame| frame.pc).filter(|pc| self.rules.cfa_is_expression(*pc, memory)).collect();
+        if !links.is_empty() {
+            self.known.links.extend(links);
+            return Some(true);
         }
-        // What a signal interrupted has all its registers from the kernel.
-        let is_behind_mark = std::mem::replace(&mut self.is_marked, frame.signal) && frame.found_by == FoundBy::Cfi;
-        let Some(cfa) = frame.cfa else {
-            frames.push(*frame);
-            return ControlFlow::Continue(());
+        let (Some(Stop::Leaves { on_this_stack }), Some(last)) = (climb.stop, frames.last()) else {
+            return Some(false);
         };
-        let on_this_stack = self.top < cfa && cfa <= self.memory.high;
-        if is_behind_mark && (!on_this_stack || self.ends.is_end(frame.pc.addr())) {
-            self.stop = Some(Stop::Linked);
-            return ControlFlow::Break(());
+        match self.rules.cfa_is_expression(last.pc, memory) {
+            true => Some(false),
+            false => (on_this_stack && self.known.big_frames.insert(last.pc)).then_some(true),
         }
-        let is_close = |register| registers.get(register).is_some_and(|value| cfa.0.wrapping_sub(value) <= REALIGNED);
-        let is_plain = is_close(STACK_POINTER) || is_close(FRAME_POINTER) || self.big_frames.contains(&frame.pc);
-        if on_this_stack && is_plain {
-            self.top = cfa;
-            frames.push(*frame);
-            return ControlFlow::Continue(());
-        }
-        frames.push(Frame { cfa: None, ..*frame });
-        self.stop = Some(Stop::Leaves { on_this_stack });
-        ControlFlow::Break(())
     }
 }
 

@@ -102,7 +102,7 @@ fn dead(chains: &Chains, groups: &[Group], choices: &[Option<Choice>]) -> Vec<Ad
         // Further down it may be no stack any more.
         let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
         let low = low.max(std::mem::replace(&mut former_top, group.top));
-        let high = chains.chains[(*choice)?.chain].hypothesis.saved_sp.offset(-RED_ZONE);
+        let high = chains.chains[(*choice)?.chain].low().offset(-RED_ZONE);
         (low < high).then(|| AddrRange::new(low, high))
     };
     groups.iter().zip(choices).filter_map(below).collect()
@@ -144,11 +144,11 @@ fn believable(chains: &Chains) -> Vec<bool> {
 
 fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {
     let mut by_top: Vec<usize> = (0..chains.chains.len()).filter(|index| believable[*index]).collect();
-    by_top.sort_by_key(|index| (chains.chains[*index].top, chains.chains[*index].hypothesis.saved_sp));
+    by_top.sort_by_key(|index| (chains.chains[*index].top, chains.chains[*index].low()));
     let same_top = |left: &usize, right: &usize| chains.chains[*left].top == chains.chains[*right].top;
     let group = |indices: &[usize]| {
         let first = &chains.chains[indices[0]];
-        let low = first.hypothesis.saved_sp;
+        let low = first.low();
         Group { top: first.top, chains: indices.to_vec(), extent: AddrRange::new(low, first.top) }
     };
     by_top.chunk_by(same_top).map(group).collect()
@@ -242,7 +242,7 @@ impl Choosing<'_> {
         let by_origin = origin_rank(self.origin(left), holders.0).cmp(&origin_rank(self.origin(right), holders.1));
         let frames = |index: usize| self.chains.frames_of(&self.chains.chains[index]);
         let by_calls = || self.calls.judge(frames(left), frames(right));
-        let lowest = |index: usize| std::cmp::Reverse(self.chains.chains[index].hypothesis.saved_sp);
+        let lowest = |index: usize| std::cmp::Reverse(self.chains.chains[index].low());
         by_origin.then_with(by_calls).then((holders.0, lowest(left)).cmp(&(holders.1, lowest(right))))
     }
 

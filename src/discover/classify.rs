@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::chains::{Chain, Chains, Root};
+use super::chains::{self, Chain, Chains, Root};
 use super::choose::{Choice, Holder};
 use super::ends::{CodeView, Ends};
 use super::sites::{Origin, Sites};
@@ -47,6 +47,8 @@ pub struct Context {
     pub top: Addr,
     /// Its frames, innermost first.
     pub frames: Vec<Frame>,
+    /// Further memory that it stands on, innermost first; then `sp` and `frames` are those of the stack that it began on.
+    pub segments: Vec<Segment>,
     /// Why there are no more.
     pub ended: Ended,
     /// What it will do.
@@ -57,6 +59,17 @@ pub struct Context {
     pub holder: Option<Addr>,
     /// The block that its registers are saved in, where they are in one.
     pub block: Option<Addr>,
+}
+
+/// The part of a context that lies on a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The stack pointer there.
+    pub sp: Addr,
+    /// The highest address that its frames reach.
+    pub top: Addr,
+    /// Its frames, innermost first.
+    pub frames: Vec<Frame>,
 }
 
 /// Classifies the chosen chains, in their order.
@@ -76,6 +89,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
             sp: chain.sp,
             top: chain.top,
             frames: frames.to_vec(),
+            segments: segments(chains, chain),
             ended: chain.ended,
             state,
             confidence: confidence(chain, choice, origin, state, siblings.differ(frames)),
@@ -84,6 +98,15 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
         }
     };
     choices.iter().map(&mut context).collect()
+}
+
+fn segments(chains: &Chains, chain: &Chain) -> Vec<Segment> {
+    let segment = |part: &chains::Segment| Segment {
+        sp: part.sp,
+        top: part.top,
+        frames: chains.frames[part.frames.clone()].to_vec(),
+    };
+    chain.segments.iter().map(segment).collect()
 }
 
 fn confidence(chain: &Chain, choice: &Choice, origin: Origin, state: State, differ: bool) -> Confidence {

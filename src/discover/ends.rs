@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
 use crate::addr::{Addr, Pc};
+use crate::arch::X86_64;
 use crate::memory::Memory;
 
 /// At most this many instructions of a function are looked at.
@@ -34,6 +35,20 @@ impl CodeView<'_> {
     /// What tells the function that `pc` lies in from others: where it begins, or `pc` itself where no table tells.
     pub(super) fn function_of(&self, pc: Pc) -> Addr {
         (self.function_start)(pc.lookup()).unwrap_or(pc.addr())
+    }
+
+    /// The function that the call before a return address names, or that it finds in a table.
+    pub(super) fn called(&self, pc: Pc) -> Option<Addr> {
+        let Pc::After(at) = pc else { return None };
+        let mut before = vec![0; X86_64.longest_call];
+        if !(self.read)(at.offset(-(before.len() as i64)), &mut before) {
+            return None;
+        }
+        (X86_64.direct_call_target)(&before, at).or_else(|| {
+            let slot = (X86_64.call_slot)(&before, at)?;
+            let target = self.memory.read_u64(slot).ok().map(Addr)?;
+            Some((self.unbound)(slot, target).unwrap_or(target))
+        })
     }
 
     /// Whether `place` is an earlier place in the function that `at` lies in.

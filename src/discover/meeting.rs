@@ -10,7 +10,6 @@ use std::collections::HashMap;
 
 use super::ends::CodeView;
 use crate::addr::{Addr, Pc};
-use crate::arch::X86_64;
 use crate::unwind::Frame;
 
 /// What calls name, each looked at once.
@@ -57,13 +56,6 @@ impl<'a> Calls<'a> {
 
     /// The function that the call before a return address names.
     fn called_at(&self, pc: Pc) -> Option<Addr> {
-        let Pc::After(at) = pc else { return None };
-        *self.called.borrow_mut().entry(at).or_insert_with(|| {
-            let mut before = vec![0; X86_64.longest_call];
-            if !(self.code.read)(at.offset(-(before.len() as i64)), &mut before) {
-                return None;
-            }
-            (X86_64.direct_call_target)(&before, at)
-        })
+        *self.called.borrow_mut().entry(pc.addr()).or_insert_with(|| self.code.called(pc))
     }
 }

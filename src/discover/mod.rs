@@ -8,6 +8,7 @@ pub mod chain;
 pub mod chains;
 pub mod choose;
 pub mod classify;
+mod climb;
 pub mod contexts;
 pub mod descriptors;
 pub mod ends;

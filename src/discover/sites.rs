@@ -68,6 +68,14 @@ pub struct Sites {
     pub entries: Vec<u64>,
 }
 
+impl Sites {
+    /// Whether a context goes on at `word` that left its stack by a switch.
+    pub(super) fn is_resume_word(&self, word: Addr) -> bool {
+        let found = self.sites.binary_search_by_key(&word.0, |site| site.word);
+        found.is_ok_and(|index| self.sites[index].origin != Origin::Fresh)
+    }
+}
+
 /// A switch routine at its address in the target.
 struct Routine {
     entry: u64,

@@ -76,9 +76,13 @@ fn in_malloc(spans: &mut [Span], mapping: AddrRange, members: &[usize], memory: 
 ///
 /// Tops are known to a page only: a distance of one page is no measure, and such stacks stay without bounds.
 fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
-    let is_open = |bounds: &Bounds| {
+    let is_bare = |bounds: &Bounds| {
         !matches!(bounds.guard, Guard::Ok(_)) && matches!(bounds.from, BoundsFrom::Mapping | BoundsFrom::Inferred)
     };
+    // One guard may lie below all; it guards the lowest of them.
+    let mut above: HashMap<Option<Addr>, usize> = HashMap::new();
+    members.iter().for_each(|index| *above.entry(spans[*index].bounds.low).or_default() += 1);
+    let is_open = |bounds: &Bounds| is_bare(bounds) || matches!(bounds.guard, Guard::Ok(_)) && above[&bounds.low] > 1;
     let open: Vec<usize> = members.iter().copied().filter(|index| is_open(&spans[*index].bounds)).collect();
     let highs: Vec<Addr> = open.iter().map(|index| spans[*index].top.align_up(PAGE)).collect();
     let Some(stride) = highs.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0).min() else {
@@ -92,7 +96,8 @@ fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
         let low = Addr(high.0.saturating_sub(stride)).max(mapping.low);
         let span = &mut spans[index];
         if high <= mapping.high && low <= span.sp {
-            span.bounds = Bounds::of(AddrRange::new(low, high), BoundsFrom::Inferred, Guard::None);
+            let guard = if span.bounds.low == Some(low) { span.bounds.guard } else { Guard::None };
+            span.bounds = Bounds::of(AddrRange::new(low, high), BoundsFrom::Inferred, guard);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use log::debug;
 
-use super::stacks::{Ground, parts};
+use super::stacks::{self, Ground};
 use super::survey::Chain;
 use super::whole::shown_pc;
 use super::{Kind, Peak, Stack, StackFrame, State};
@@ -13,7 +13,7 @@ use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, Owner};
 use crate::discover::chain::Part;
 use crate::discover::chains;
 use crate::discover::choose::{Running, choose};
-use crate::discover::classify::{self, Context, classify};
+use crate::discover::classify::{self, Context, Segment, classify};
 use crate::discover::contexts::{self, Hypothesis, Scene, hypotheses};
 use crate::discover::ends::CodeView;
 use crate::discover::heap;
@@ -24,7 +24,7 @@ use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::Slices;
 use crate::registers::Registers;
-use crate::unwind::{FoundBy, Tables};
+use crate::unwind::{Ended, FoundBy, Frame, Tables};
 
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
 const RED_ZONE: i64 = 128;
@@ -53,12 +53,19 @@ pub(super) struct Known<'k> {
 /// A context that no thread runs, and the stack that it is on.
 pub(super) struct Suspended {
     context: Context,
+    /// Where each of its segments lies, innermost first.
+    segments: Vec<Place>,
     /// The thread that began on that stack, by its place in the list of threads; `None` for a coroutine's.
     thread: Option<usize>,
-    bounds: Bounds,
-    peak: Option<Peak>,
+    place: Place,
     /// Where they are to be kept.
     registers: Option<Box<Registers>>,
+}
+
+/// Where a stack lies, and how much of it was ever used.
+struct Place {
+    bounds: Bounds,
+    peak: Option<Peak>,
 }
 
 /// What is suspended, and what of it waits for a coroutine that a thread runs.
@@ -164,7 +171,7 @@ fn resuming(tables: &Tables<'_>, suspended: &[Suspended]) -> Vec<bool> {
 
 /// The stacks that a thread's chain lies on.
 fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
-    let parts = chain.sp.map_or(Vec::new(), |sp| parts(chain, sp, ground));
+    let parts = chain.sp.map_or(Vec::new(), |sp| stacks::parts(chain, sp, ground));
     let running = |part: Part| {
         let mut cfas: Vec<Addr> = chain.frames[part.frames].iter().filter_map(|frame| frame.cfa).collect();
         cfas.sort_unstable();
@@ -196,12 +203,23 @@ fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], groun
     let mut spans: Vec<Span> = contexts.iter().zip(&owners).map(span).collect();
     spans::refine(&mut spans, ground.mappings, memory);
     let suspended = |((context, thread), span): ((Context, Option<usize>), Span)| {
-        let pages = span.bounds.range().and_then(|range| (ground.pages)(range).ok());
-        let touched = pages.and_then(|pages| bounds::touched(&span.bounds, &pages));
-        Suspended { context, thread, bounds: span.bounds, peak: touched.map(Peak::by_pages), registers: None }
+        let segments = context.segments.iter().map(|segment| place(segment_bounds(segment, ground), ground)).collect();
+        Suspended { segments, thread, place: place(span.bounds, ground), registers: None, context }
     };
     let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
     found.filter(is_still_a_stack).collect()
+}
+
+fn place(bounds: Bounds, ground: &Ground<'_>) -> Place {
+    let pages = bounds.range().and_then(|range| (ground.pages)(range).ok());
+    let touched = pages.and_then(|pages| bounds::touched(&bounds, &pages));
+    Place { bounds, peak: touched.map(Peak::by_pages) }
+}
+
+fn segment_bounds(segment: &Segment, ground: &Ground<'_>) -> Bounds {
+    let owner = Owner::Other { outermost: segment.top.offset(-1), foreign: ground.descriptor_above(segment.top) };
+    let around = (ground.pages)(bounds::page_window(segment.sp, ground.mappings));
+    bounds::bounds(owner, segment.sp, ground.mappings, ground.stack_limit, &around)
 }
 
 /// For each context the thread that began on its stack, where it is one.
@@ -227,7 +245,7 @@ fn owners(contexts: &[Context], threads: &[Chain], ground: &Ground<'_>) -> Vec<O
 
 /// What nothing points to may be memory that was given back: it counts as a finished stack only where its guard stands.
 fn is_still_a_stack(found: &Suspended) -> bool {
-    let is_kept = matches!(found.bounds.guard, Guard::Ok(_));
+    let is_kept = matches!(found.place.bounds.guard, Guard::Ok(_));
     found.context.state != classify::State::Finished || found.context.holder.is_some() || is_kept
 }
 
@@ -262,7 +280,7 @@ pub(super) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
         ids.push(stacks.len());
         match found.thread.and_then(|thread| threads.get(thread)) {
             Some(chain) => parked.push((found, chain)),
-            None => stacks.push(stack(found)),
+            None => stacks.extend(parts(found, stacks.len())),
         }
     }
     for (chain, resumers) in threads.iter().zip(found.resumers) {
@@ -309,40 +327,61 @@ fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
         stacks[outermost].kind = Kind::Coroutine;
     }
     stacks[outermost].resumed_by = Some(stacks.len());
-    let parked = Stack { kind: Kind::Thread, name: chain.thread.name.clone(), state: State::Resuming, ..stack(found) };
-    stacks.push(parked);
+    let mut parked = parts(found, stacks.len());
+    parked.iter_mut().for_each(|stack| stack.state = State::Resuming);
+    if let Some(own) = parked.last_mut() {
+        (own.kind, own.name) = (Kind::Thread, chain.thread.name.clone());
+    }
+    stacks.extend(parked);
 }
 
-fn stack(found: Suspended) -> Stack {
+/// The stacks of a context, of which the innermost will have the place `first`: its segments, and the one it began on.
+fn parts(found: Suspended, first: usize) -> Vec<Stack> {
     let context = found.context;
-    let mut sp = Some(context.sp);
-    let frames = context.frames.iter().enumerate().map(|(index, frame)| {
-        let mut frame = *frame;
-        if index == 0 {
-            frame.found_by = FoundBy::Descriptor;
-        }
-        let bytes = sp.zip(frame.cfa).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
-        sp = frame.cfa;
-        StackFrame { frame, bytes }
-    });
-    Stack {
-        kind: Kind::Coroutine,
+    let state = match context.state {
+        classify::State::Suspended => State::Suspended,
+        classify::State::New => State::New,
+        classify::State::Finished => State::Finished,
+    };
+    let of = |kind, sp: Addr, frames: &[Frame], place: Place| Stack {
+        kind,
         name: None,
         source: None,
-        state: match context.state {
-            classify::State::Suspended => State::Suspended,
-            classify::State::New => State::New,
-            classify::State::Finished => State::Finished,
-        },
+        state: State::Resuming,
         thread: None,
-        bounds: found.bounds,
-        sp: Some(context.sp),
-        peak: found.peak,
+        bounds: place.bounds,
+        sp: Some(sp),
+        peak: place.peak,
         entry: None,
-        frames: frames.collect(),
-        ended: context.ended,
+        frames: sized(sp, frames),
+        ended: Ended::Root,
         resumed_by: None,
         confidence: context.confidence,
-        registers: found.registers,
+        registers: None,
+    };
+    let segments = context.segments.iter().zip(found.segments);
+    let mut stacks: Vec<Stack> =
+        segments.map(|(segment, place)| of(Kind::Segment, segment.sp, &segment.frames, place)).collect();
+    for (index, segment) in stacks.iter_mut().enumerate() {
+        segment.resumed_by = Some(first + index + 1);
     }
+    let began_on = of(Kind::Coroutine, context.sp, &context.frames, found.place);
+    stacks.push(Stack { ended: context.ended, ..began_on });
+    let innermost = &mut stacks[0];
+    (innermost.state, innermost.registers) = (state, found.registers);
+    if let Some(frame) = innermost.frames.first_mut() {
+        frame.frame.found_by = FoundBy::Descriptor;
+    }
+    stacks
+}
+
+/// Frames with the bytes that each takes.
+fn sized(sp: Addr, frames: &[Frame]) -> Vec<StackFrame> {
+    let mut sp = Some(sp);
+    let sized = frames.iter().map(|frame| {
+        let bytes = sp.zip(frame.cfa).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
+        sp = frame.cfa;
+        StackFrame { frame: *frame, bytes }
+    });
+    sized.collect()
 }

@@ -34,6 +34,9 @@ struct Coroutine {
     high: Address,
     state: String,
     chain: Vec<String>,
+    /// Whether it is further memory that a coroutine's functions run on.
+    #[serde(default)]
+    is_segment: bool,
     /// The low end of the stack that waits for it, where it runs.
     resumed_by: Option<Address>,
 }
@@ -123,6 +126,9 @@ pub(crate) fn differences(truth: &Truth, dump: &Dump) -> BTreeMap<String, usize>
         let switches = coroutine.state == "suspended" && stack.state == "running";
         if stack.state != coroutine.state && !switches {
             note(format!("{} shown as {}", coroutine.state, stack.state));
+        }
+        if (stack.kind == "segment") != coroutine.is_segment {
+            note(format!("{} shown as a {}", coroutine.state, stack.kind));
         }
         if !["new", "finished"].contains(&stack.state.as_str()) && !switches && chain != coroutine.chain {
             note(format!("wrong chain, {}", stack.state));

@@ -52,6 +52,22 @@ fn after_a_storm_of_sizes_the_screen_is_as_a_fresh_one() {
     }
 }
 
+#[test]
+fn the_first_screen_does_not_wait_for_the_whole_look() {
+    let fixture = Running::start("co_asm", &["2000", "slab"]);
+    let terminal = Terminal::new("first");
+    let written = terminal.record();
+    terminal.run(&format!("{} attach {}", env!("CARGO_BIN_EXE_stackscope"), fixture.pid()));
+    terminal.wait_for("coroutines");
+    let written = written();
+    // The end of each drawing (DEC private mode 2026): the first one came before there was anything but threads.
+    let first = written.find("\x1b[?2026l").unwrap();
+    assert!(written[..first].contains("LIVE") && !written[..first].contains("coroutines"), "{written:?}");
+    terminal.keys(&["q"]);
+    terminal.wait_for("runs on, watched for");
+    terminal.is_restored();
+}
+
 /// A fixture that writes the truth on its stacks to a file.
 struct Truthful {
     program: Child,

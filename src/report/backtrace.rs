@@ -19,7 +19,7 @@ pub(crate) enum Row {
     Crossing {
         /// How it comes there, and where that is.
         words: String,
-        /// The id of the other stack.
+        /// The other stack, by its index in the snapshot.
         stack: usize,
     },
     /// Frames are missing after this, for this reason.
@@ -52,7 +52,7 @@ pub(crate) fn rows(snapshot: &Snapshot, id: usize) -> Vec<Row> {
         if let Some(inner) = index.checked_sub(1).and_then(|inner| snapshot.stacks.get(ids[inner])) {
             let from = match stack.kind {
                 Kind::Thread => thread_words(snapshot.stacks[id].thread, snapshot),
-                kind => format!("{} {at}", singular(kind)),
+                kind => format!("{} {}", singular(kind), snapshot.id(*at)),
             };
             rows.push(Row::Crossing { words: format!("{} {from}", crossing_words(inner.kind)), stack: *at });
         }

@@ -234,7 +234,7 @@ fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Res
     };
     let list = if parts.is_empty() { "none".to_owned() } else { parts.join(", ") };
     writeln!(out, "Events: {list}{cut}.")?;
-    for event in watched.events.kept.iter().filter(|event| event.look.is_some()) {
+    for event in watched.events.kept.iter().filter(|event| event.killed) {
         fatal(out, event, style)?;
     }
     Ok(())

@@ -279,7 +279,10 @@ impl<'w> Deepest<'w> {
 impl<'w> EventRow<'w> {
     fn of(id: usize, event: &'w Event) -> EventRow<'w> {
         let stitched = event.look.iter().flat_map(|look| {
-            let of_stack = |stack| frames_of(&look.snapshot, stack).map(move |frame| EventFrame { stack, frame });
+            let of_stack = |stack| {
+                let id = look.snapshot.id(stack);
+                frames_of(&look.snapshot, stack).map(move |frame| EventFrame { stack: id, frame })
+            };
             look.snapshot.stitched(look.stack).flat_map(of_stack)
         });
         let frames_in =

@@ -9,6 +9,7 @@ mod frozen;
 mod listed;
 mod moved;
 mod neighbours;
+mod part;
 mod places;
 mod segments;
 mod stacks;
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub places: Places,
     /// By stack, whether it moved since an earlier look; empty where there was none ([`Snapshot::compare_with`]).
     moved: Vec<Option<bool>>,
+    /// By stack, the id that it had in the look; empty where all of its stacks are here.
+    ids: Vec<usize>,
     /// What could not be read or was found wrong, a sentence each.
     pub warnings: Vec<String>,
     /// Whether everything could be read.
@@ -230,6 +233,7 @@ impl Snapshot {
             stacks: Vec::new(),
             places: Places::default(),
             moved: Vec::new(),
+            ids: Vec::new(),
             warnings: Vec::new(),
             complete: true,
         }

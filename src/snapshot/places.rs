@@ -38,6 +38,12 @@ impl Places {
         Places { by_pc, nowhere: Place::default() }
     }
 
+    /// The same for some of the code addresses.
+    pub(super) fn part(&self, pcs: impl Iterator<Item = Pc>) -> Places {
+        let by_pc = pcs.filter_map(|pc| Some((pc, self.by_pc.get(&pc)?.clone()))).collect();
+        Places { by_pc, ..Places::default() }
+    }
+
     /// What `pc` means; a place without module and names where nothing is known of it.
     pub fn get(&self, pc: Pc) -> &Place {
         self.by_pc.get(&pc).unwrap_or(&self.nowhere)

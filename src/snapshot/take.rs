@@ -375,6 +375,7 @@ pub(super) fn named(
     warnings.extend(shrunken.map(|path| format!("{}: the file shrank while it was read", path.display())));
     let process = seen.process.clone();
     let complete = warnings.is_empty();
-    let (arch, stopped, moved) = (seen.arch, seen.stopped, Vec::new());
-    Snapshot { process, arch, stopped, threads, stacks, places, moved, warnings, complete }
+    let (arch, stopped) = (seen.arch, seen.stopped);
+    let (moved, ids) = (Vec::new(), Vec::new());
+    Snapshot { process, arch, stopped, threads, stacks, places, moved, ids, warnings, complete }
 }

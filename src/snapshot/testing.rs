@@ -100,6 +100,7 @@ impl Draft {
             stacks: self.stacks,
             places: Places::of(self.places),
             moved: Vec::new(),
+            ids: Vec::new(),
             warnings: Vec::new(),
             complete: true,
         }

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::Instant;
+
+use log::debug;
 
 use super::model::Message;
 use super::picture::{Picture, Wanted};
@@ -88,7 +91,9 @@ impl Arranger {
     }
 
     fn picture(&self, looked: &Looked) -> Arc<Picture> {
+        let began = Instant::now();
         let mut picture = Picture::new(looked, &self.wanted);
+        debug!("{} stacks are arranged in {:?}", picture.snapshot.stacks.len(), began.elapsed());
         if !self.latest.is_empty() {
             picture.processes = self.latest.iter().map(|(pid, looked)| (*pid, looked.snapshot.stacks.len())).collect();
         }

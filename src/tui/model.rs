@@ -13,6 +13,7 @@ use super::picture::{Identity, Order, Picture, Wanted};
 use super::theme::Look;
 use crate::filter::Filter;
 use crate::report::backtrace::Row;
+use crate::snapshot::Snapshot;
 use crate::watch::{End, Event};
 
 /// How many stacks there may be before they are shown in groups at first.
@@ -318,6 +319,14 @@ impl Model {
     /// The event with this number.
     pub(super) fn event(&self, number: usize) -> Option<&Event> {
         self.events.get(number.checked_sub(self.forgotten)?)
+    }
+
+    /// The snapshot that the backtrace is of.
+    pub(super) fn backtrace_of(&self) -> Option<&Snapshot> {
+        match self.shown? {
+            Shown::Stack(_) => Some(&self.picture.snapshot),
+            Shown::Event(number) => Some(&self.event(number)?.look.as_ref()?.snapshot),
+        }
     }
 
     /// The order of the list that is seen; a backtrace has only its own.

@@ -14,13 +14,13 @@ use ratatui::layout::{Rect, Size};
 use ratatui::style::{Color, Style};
 
 use super::keys::{Action, BINDINGS};
-use super::model::{Effect, Message, Model, Overlay, Page};
+use super::model::{Effect, Message, Model, Overlay, Page, Rows};
 use super::pane::{Modes, Pane};
 use super::picture::{Picture, Wanted};
 use super::rows::Sort;
 use super::theme::{Look, Theme};
 use super::update::update;
-use super::view::layout::pane as pane_size;
+use super::view::layout::{page_rows, pane as pane_size};
 use super::view::view;
 use crate::snapshot::testing::{Call, Draft};
 use crate::snapshot::{Kind, State};
@@ -207,13 +207,46 @@ fn many_stacks_are_grouped_at_first_and_scroll_to_the_end() {
     type_keys(&mut model, "1G");
     assert!(screen(&model).contains("of 100 003 "), "{}", screen(&model));
     assert_eq!(model.list().cursor, 100_002);
-    // A key and a frame of a hundred thousand rows cost what those that are seen cost.
-    let start = std::time::Instant::now();
-    for _ in 0..20 {
-        type_keys(&mut model, "k");
-        screen(&model);
+}
+
+#[test]
+fn a_key_and_a_frame_touch_only_the_rows_that_are_seen() {
+    let mut model = Model::new(look_of(server(100_000), 9), Duration::from_secs(1), WIDE, COLORS);
+    type_keys(&mut model, "1");
+    let rows = |model: &Model| match &model.list().rows {
+        Rows::Of(rows) => Arc::clone(rows),
+        other => panic!("{other:?}"),
+    };
+    let (before, picture) = (rows(&model), Arc::clone(&model.picture));
+    for code in [KeyCode::Down, KeyCode::PageDown, KeyCode::End, KeyCode::PageUp, KeyCode::Up, KeyCode::Home] {
+        // The same rows of the same picture: nothing was sorted, filtered or grouped again.
+        assert_eq!(press(&mut model, code), None);
+        assert!(Arc::ptr_eq(&rows(&model), &before) && Arc::ptr_eq(&model.picture, &picture));
+        let list = model.list();
+        assert!(list.rows.seen(list.top, page_rows(&model)).count() <= usize::from(WIDE.height));
+        // Every row that is drawn is one of these: a list has no lines for others.
+        let drawn = screen(&model).lines().filter(|line| line.contains("suspended") && !line.starts_with('─')).count();
+        assert!(drawn <= page_rows(&model), "{drawn} rows");
     }
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?} for 20 frames", start.elapsed());
+}
+
+#[test]
+fn no_more_than_two_looks_are_kept() {
+    let mut model = model(WIDE, COLORS);
+    let mut looks = Vec::new();
+    for seconds in 1..=6 {
+        let picture = look_of(server(12), seconds);
+        looks.push((Arc::downgrade(&picture), Arc::downgrade(&picture.snapshot)));
+        update(&mut model, Message::Looked(picture));
+        let kept = |frozen: bool| {
+            let kept = looks.iter().filter(|(picture, look)| picture.strong_count() + look.strong_count() > 0).count();
+            assert!(kept <= if frozen { 2 } else { 1 }, "{kept} after look {seconds}");
+        };
+        kept(model.frozen);
+        if seconds == 3 {
+            type_keys(&mut model, " ");
+        }
+    }
 }
 
 #[test]

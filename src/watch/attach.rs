@@ -74,7 +74,7 @@ impl Attached {
         let end: End = self.watch.watch_to_end(&self.inputs, tell);
         if end == End::Left && self.watch.looks == 1 {
             // The report is to have names, however soon we were to leave.
-            self.watch.round();
+            self.watch.round(&mut |_| {});
         }
         self.watch.finish(end)
     }

@@ -39,13 +39,20 @@ pub struct Event {
     pub killed: bool,
 }
 
-/// A stack in a snapshot.
+/// A stack in a snapshot, which holds nothing but the stitched backtrace that begins there.
 #[derive(Clone, Debug)]
 pub struct Look {
     /// The snapshot.
     pub snapshot: Arc<Snapshot>,
     /// An index into its stacks.
     pub stack: usize,
+}
+
+impl Look {
+    /// Keeps of a snapshot the backtrace that begins at one of its stacks.
+    pub(crate) fn at(snapshot: &Snapshot, stack: usize) -> Look {
+        Look { snapshot: Arc::new(snapshot.part(stack)), stack: 0 }
+    }
 }
 
 /// The kinds of events. The words are those of the JSON.

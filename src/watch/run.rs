@@ -193,9 +193,7 @@ impl Watch {
             target::pass_on(self.pid, signal);
         }
         if self.pace.due() <= now {
-            for snapshot in self.round() {
-                tell(News::Looked(self.looked(snapshot)));
-            }
+            self.round(tell);
         }
     }
 
@@ -253,7 +251,7 @@ impl Watch {
     fn fatal(&mut self, signalled: Signalled, at: Instant) {
         let look = self.look_before_end(signalled.pid, true).and_then(|snapshot| {
             let thread = snapshot.threads.iter().find(|thread| thread.tid == signalled.tid)?;
-            Some(Look { stack: thread.stack, snapshot: Arc::clone(&snapshot) })
+            Some(Look::at(&snapshot, thread.stack))
         });
         self.release(signalled.pid);
         self.signal(signalled, at, look);
@@ -270,7 +268,7 @@ impl Watch {
             return None;
         }
         let began = Instant::now();
-        let snapshot = self.look(pid, named);
+        let snapshot = self.look(pid, named).inspect(|snapshot| self.gather(snapshot, named));
         // The process stands until its names are found: what they are read from goes with it.
         self.pace.extra(began.elapsed());
         snapshot
@@ -319,6 +317,7 @@ impl Watch {
     /// The look that shows whether the process can be watched.
     pub(super) fn look_at_first(&mut self) -> Result<Arc<Snapshot>, LookError> {
         let snapshot = self.try_look(self.pid, false)?;
+        self.gather(&snapshot, false);
         self.pace.first(snapshot.stopped);
         Ok(snapshot)
     }
@@ -328,17 +327,17 @@ impl Watch {
         Looked { snapshot, time: self.start.elapsed(), next: self.pace.current() }
     }
 
-    /// Looks at the processes whose turn it is.
-    pub(super) fn round(&mut self) -> Vec<Arc<Snapshot>> {
+    /// Looks at the processes whose turn it is. Each look is told before it is gathered: those who show it need not wait.
+    pub(super) fn round(&mut self, tell: &mut dyn FnMut(News)) {
         let turn: Vec<i32> = self.processes.range(self.looked_at + 1..).chain(&self.processes).copied().collect();
         let count = self.processes.len().min(PROCESSES_PER_ROUND);
         let mut stopped = Duration::ZERO;
-        let mut seen = Vec::new();
         if self.pause.is_some() {
             // Nothing changes, and a look would let it go on.
             self.pace.round(stopped);
-            return seen;
+            return;
         }
+        let mut seen = Vec::new();
         for pid in turn.into_iter().take(count) {
             if let Some(snapshot) = self.look(pid, true) {
                 stopped += snapshot.stopped;
@@ -347,7 +346,10 @@ impl Watch {
             self.looked_at = pid;
         }
         self.pace.round(stopped);
-        seen
+        for snapshot in seen {
+            tell(News::Looked(self.looked(Arc::clone(&snapshot))));
+            self.gather(&snapshot, true);
+        }
     }
 
     /// Looks at one process. One that can't be looked at has ended, in nearly all cases; what it is otherwise, the report
@@ -376,16 +378,22 @@ impl Watch {
         let snapshot = Arc::new(snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
         self.looks += 1;
         self.warn(snapshot.warnings.iter().cloned());
-        let risen = self.usage.look(&snapshot, self.tracees.is_some(), named);
-        self.note_risen(&snapshot, &risen);
-        if self.tracees.is_none() {
-            self.usage.only_living(&snapshot);
-        }
         Ok(snapshot)
     }
 
+    /// Adds what a look shows to what is reported.
+    fn gather(&mut self, snapshot: &Snapshot, named: bool) {
+        let began = Instant::now();
+        let risen = self.usage.look(snapshot, self.tracees.is_some(), named);
+        self.note_risen(snapshot, &risen);
+        if self.tracees.is_none() {
+            self.usage.only_living(snapshot);
+        }
+        debug!("{} stacks are gathered in {:?}", snapshot.stacks.len(), began.elapsed());
+    }
+
     /// Notes which stacks have come close to their end since the last look; of very many only the first ones.
-    fn note_risen(&mut self, snapshot: &Arc<Snapshot>, risen: &[usize]) {
+    fn note_risen(&mut self, snapshot: &Snapshot, risen: &[usize]) {
         for id in risen.iter().take(MOST_RISEN) {
             let Some(stack) = snapshot.stacks.get(*id) else { continue };
             self.add(Event {
@@ -394,7 +402,7 @@ impl Watch {
                 pid: snapshot.process.pid,
                 thread: stack.thread,
                 message: events::high_message(*id, stack, risen.len().saturating_sub(MOST_RISEN)),
-                look: None,
+                look: Some(Look::at(snapshot, *id)),
                 killed: false,
             });
         }

@@ -228,7 +228,7 @@ impl Usage {
     /// told is one whose start, or the `execve` that it came with, is still to be told. `named` is whether what it shows the stacks to be for is to be believed: at the end of a
     /// thread, what it was started for has returned. Gives the stacks that have come closer to their end than 85 % of
     /// their size since they were last seen, or past it.
-    pub(super) fn look(&mut self, snapshot: &Arc<Snapshot>, told: bool, named: bool) -> Vec<usize> {
+    pub(super) fn look(&mut self, snapshot: &Snapshot, told: bool, named: bool) -> Vec<usize> {
         let pid = snapshot.process.pid;
         let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();
         for thread in &snapshot.threads {
@@ -362,7 +362,7 @@ impl Usage {
     }
 
     /// Keeps the stack if it is one of the deepest.
-    fn deepen(&mut self, key: Key, snapshot: &Arc<Snapshot>, stack: usize) {
+    fn deepen(&mut self, key: Key, snapshot: &Snapshot, stack: usize) {
         let Some(used) = snapshot.stacks.get(stack).and_then(Stack::used) else { return };
         let coroutine = self.living.get(&key).filter(|_| matches!(key, Key::Place { .. })).map(|record| record.number);
         if self.deepest.iter().any(|(other, deep)| *other == key && deep.used >= used) {
@@ -371,7 +371,7 @@ impl Usage {
         self.deepest.retain(|(other, _)| *other != key);
         let place = self.deepest.partition_point(|(_, deep)| deep.used >= used);
         if place < DEEPEST {
-            let look = Look { snapshot: Arc::clone(snapshot), stack };
+            let look = Look::at(snapshot, stack);
             self.deepest.insert(place, (key, Deep { used, coroutine, look }));
             self.deepest.truncate(DEEPEST);
         }
@@ -471,6 +471,26 @@ mod tests {
         let groups = usage.groups();
         let [group] = groups.as_slice() else { panic!("{groups:?}") };
         assert_eq!((group.count, group.most_at_once, group.peaks, group.entry.as_deref()), (4, 3, None, None));
+    }
+
+    #[test]
+    fn of_the_deepest_only_their_backtraces_are_kept() {
+        use crate::snapshot::testing::Draft;
+        let mut usage = Usage::default();
+        for look in 1..=3 {
+            let mut draft = Draft::new();
+            for number in 0..100 {
+                draft.stack(Kind::Coroutine, State::Suspended, 65536, 0, &[("body", 1, 100 * look + number)]);
+            }
+            let snapshot = Arc::new(draft.finish());
+            let kept = Arc::downgrade(&snapshot);
+            usage.look(&snapshot, false, true);
+            drop(snapshot);
+            assert!(kept.upgrade().is_none(), "the whole look {look} is kept");
+        }
+        let deepest: Vec<u64> = usage.deepest().map(|deep| deep.used).collect();
+        assert_eq!(deepest, [399, 398, 397, 396, 395]);
+        assert!(usage.deepest().all(|deep| deep.look.snapshot.stacks.len() == 1));
     }
 
     #[test]

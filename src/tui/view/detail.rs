@@ -147,7 +147,8 @@ fn draw_frame(pen: &mut Pen<'_>, frame: &FrameRow, model: &Model) {
 fn draw_crossing(pen: &mut Pen<'_>, words: &str, stack: usize, model: &Model) {
     let look = model.look;
     let (start, line) = if look.ascii { ("+== ", '=') } else { ("╞══ ", '═') };
-    let of = model.picture.stack(stack).and_then(|stack| Some((stack.used()?, stack.size()?)));
+    let shown = model.backtrace_of().and_then(|snapshot| snapshot.stacks.get(stack));
+    let of = shown.and_then(|stack| Some((stack.used()?, stack.size()?)));
     let of = of.map_or(String::new(), |(used, size)| format!(" now {} of {} ", units::bytes(used), units::bytes(size)));
     let words = look.fit(words);
     let left = pen.left().saturating_sub(start.chars().count());

@@ -1,0 +1,69 @@
+//! Part of a snapshot: one stitched backtrace, kept when the rest of what may be very many stacks is let go.
+
+use super::{Snapshot, Stack, ThreadEntry};
+
+impl Snapshot {
+    /// A snapshot of nothing but the stitched backtrace that begins at `stack`, which is its stack 0.
+    ///
+    /// Of its stacks [`Snapshot::id`] tells which ones they were; whatever is said of the whole look is not in it.
+    pub(crate) fn part(&self, stack: usize) -> Snapshot {
+        let chain: Vec<usize> = self.stitched(stack).collect();
+        let place = |id: usize| chain.iter().position(|other| *other == id);
+        let stacks: Vec<Stack> = chain
+            .iter()
+            .filter_map(|id| self.stacks.get(*id))
+            .map(|stack| Stack { resumed_by: stack.resumed_by.and_then(place), ..stack.clone() })
+            .collect();
+        let threads = self.threads.iter().filter_map(|thread| {
+            let stack = place(thread.stack)?;
+            Some(ThreadEntry { stack, ..thread.clone() })
+        });
+        let pcs = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc);
+        Snapshot {
+            process: self.process.clone(),
+            arch: self.arch,
+            stopped: self.stopped,
+            threads: threads.collect(),
+            places: self.places.part(pcs),
+            moved: Vec::new(),
+            ids: chain.iter().map(|id| self.id(*id)).collect(),
+            stacks,
+            warnings: Vec::new(),
+            complete: self.complete,
+        }
+    }
+
+    /// The id that a stack had in the look: in a whole snapshot its index.
+    pub(crate) fn id(&self, stack: usize) -> usize {
+        self.ids.get(stack).copied().unwrap_or(stack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::snapshot::testing::Draft;
+    use crate::snapshot::{Kind, Snapshot, State};
+
+    #[test]
+    fn a_backtrace_stays_what_it_was() {
+        let mut draft = Draft::new();
+        draft.stack(Kind::Coroutine, State::Suspended, 65536, 0, &[("other", 1, 64)]);
+        let inner = draft.stack(Kind::Coroutine, State::Running, 65536, 0, &[("leaf", 1, 64), ("body", 2, 640)]);
+        let outer = draft.stack(Kind::Coroutine, State::Resuming, 65536, 0, &[("middle", 3, 64)]);
+        let thread = draft.stack(Kind::Thread, State::Resuming, 1 << 20, 0, &[("main", 4, 64)]);
+        draft.run(77, "worker", inner, &[outer, thread]);
+        let whole = draft.finish();
+        let part = whole.part(inner);
+        assert_eq!((part.stacks.len(), part.threads.len(), part.threads[0].stack), (3, 1, 0));
+        assert_eq!([0, 1, 2].map(|stack| part.id(stack)), [inner, outer, thread]);
+        assert!(part.stitched(0).eq([0, 1, 2]));
+        for (stack, id) in [inner, outer, thread].into_iter().enumerate() {
+            let functions = |snapshot: &Snapshot, stack: usize| -> Vec<_> {
+                let frames = snapshot.stacks[stack].frames.iter();
+                frames.map(|frame| snapshot.place(frame.frame.pc).names[0].function.clone()).collect()
+            };
+            assert_eq!(functions(&part, stack), functions(&whole, id));
+        }
+        assert_eq!((part.part(1).id(0), part.part(1).stacks.len()), (outer, 2));
+    }
+}

@@ -1,14 +1,13 @@
 //! Coroutines by the thousand: that each is found right, how long the whole command takes, and how long the program stands.
 //!
 //! Text goes to a file, nothing is kept on disk, stacks have 16 KiB of which a page or two were touched.
-//! Medians of several runs, and what the finder costs where there is nothing to find. `cargo bench --bench finder`.
+//! Median, least and most of several runs, and what the finder costs where there is nothing to find. `cargo bench --bench finder`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/common/truth.rs"]
 mod truth;
 
-use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,8 +22,10 @@ const RUNS: usize = 11;
 fn main() {
     for (program, count, way) in [
         ("co_fcontext", 10_000, "guard"),
+        ("co_corosensei_release", 10_000, "guard"),
         ("co_corosensei", 10_000, "guard"),
         ("co_fcontext", 100_000, "slab"),
+        ("co_corosensei_release", 100_000, "slab"),
         ("co_corosensei", 100_000, "slab"),
     ] {
         let truth = scratch(program).join("truth.json");
@@ -54,18 +55,20 @@ fn dump(pid: i32, options: &[&str]) -> Command {
 fn measure(pid: i32) {
     let file = scratch("finder").join("text");
     let mut costs: Vec<(Duration, Duration)> =
-        (0..=RUNS).map(|_| cost(dump(pid, &[]).stdout(File::create(&file).unwrap()))).collect();
+        (0..=RUNS).map(|_| cost(dump(pid, &["-o", file.to_str().unwrap()]).stdout(Stdio::null()))).collect();
     // The first run warms the page cache.
     costs.remove(0);
-    let median = |times: Vec<Duration>| {
-        let mut times = times;
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
-    let wall = median(costs.iter().map(|(wall, _)| *wall).collect());
-    let processor = median(costs.iter().map(|(_, processor)| *processor).collect());
-    let stopped = median((0..RUNS).map(|_| stopped(pid)).collect());
-    println!("  wall {wall:.1?}  processor {processor:.1?}  stopped {stopped:.2?}");
+    let wall = spread(costs.iter().map(|(wall, _)| *wall).collect());
+    let processor = spread(costs.iter().map(|(_, processor)| *processor).collect());
+    let stopped = spread((0..RUNS).map(|_| stopped(pid)).collect());
+    println!("  wall {wall}  processor {processor}  stopped {stopped}");
+}
+
+/// The median, and the least and the most.
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let (median, least, most) = (times[times.len() / 2], times[0], times[times.len() - 1]);
+    format!("{median:.1?} ({least:.1?} to {most:.1?})")
 }
 
 /// Runs a command: wall time, and processor time.

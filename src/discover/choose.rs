@@ -4,7 +4,9 @@
 //! them apart is who keeps a pointer to them, and from where.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+
+use foldhash::HashMap;
 
 use super::chains::{Chain, Chains, Root};
 use super::ends::CodeView;
@@ -126,7 +128,7 @@ fn drop_begun(chains: &Chains, sites: &Sites, choices: &mut Vec<Choice>) {
 /// For each chain, whether its root is one: code that stands in the middle of chains more often is none.
 fn believable(chains: &Chains) -> Vec<bool> {
     let root_of = |chain: &Chain| chains.frames_of(chain).last().map(|frame| frame.pc);
-    let mut seen: HashMap<Pc, (usize, usize)> = HashMap::new();
+    let mut seen: HashMap<Pc, (usize, usize)> = HashMap::default();
     for pc in chains.chains.iter().filter_map(root_of) {
         seen.entry(pc).or_default().0 += 1;
     }
@@ -144,7 +146,7 @@ fn believable(chains: &Chains) -> Vec<bool> {
 
 fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {
     let mut by_top: Vec<usize> = (0..chains.chains.len()).filter(|index| believable[*index]).collect();
-    by_top.sort_by_key(|index| (chains.chains[*index].top, chains.chains[*index].low()));
+    by_top.sort_by_cached_key(|index| (chains.chains[*index].top, chains.chains[*index].low()));
     let same_top = |left: &usize, right: &usize| chains.chains[*left].top == chains.chains[*right].top;
     let group = |indices: &[usize]| {
         let first = &chains.chains[indices[0]];
@@ -181,7 +183,7 @@ fn drop_leftovers(chains: &Chains, groups: &mut Vec<Group>) {
         let chain = &chains.chains[group.chains[0]];
         chains.frames_of(chain).last().map(|frame| (frame.pc, chain.root))
     };
-    let mut counts: HashMap<(Pc, Root), usize> = HashMap::new();
+    let mut counts: HashMap<(Pc, Root), usize> = HashMap::default();
     for root in groups.iter().filter_map(root_of) {
         *counts.entry(root).or_default() += 1;
     }
@@ -221,24 +223,25 @@ struct Choosing<'c> {
 impl Choosing<'_> {
     fn choose_one(&self, group: &Group) -> Option<Choice> {
         let chains = &self.chains.chains;
-        let best = group.chains.iter().copied().reduce(|best, next| match self.compare(group, best, next) {
+        let held: Vec<(usize, Holder)> =
+            group.chains.iter().map(|index| (*index, self.holder(group, *index))).collect();
+        let (best, holder) = held.iter().copied().reduce(|best, next| match self.compare(best, next) {
             Ordering::Greater => best,
             _ => next,
         })?;
-        let (origin, holder) = (self.origin(best), self.holder(group, best));
-        if origin != Origin::Switch && holder <= Holder::SameStack {
+        if self.origin(best) != Origin::Switch && holder <= Holder::SameStack {
             return None;
         }
-        let held = group.chains.iter().filter(|index| self.holder(group, **index) != Holder::None);
-        let mut pointers: Vec<Addr> = held.map(|index| chains[*index].hypothesis.saved_sp).collect();
+        let held = held.iter().filter(|(_, holder)| *holder != Holder::None);
+        let mut pointers: Vec<Addr> = held.map(|(index, _)| chains[*index].hypothesis.saved_sp).collect();
         pointers.sort_unstable();
         pointers.dedup();
         Some(Choice { chain: best, candidates: pointers.len(), holder })
     }
 
     /// Which of two chains of one stack rather is its context.
-    fn compare(&self, group: &Group, left: usize, right: usize) -> Ordering {
-        let holders = (self.holder(group, left), self.holder(group, right));
+    fn compare(&self, (left, held_left): (usize, Holder), (right, held_right): (usize, Holder)) -> Ordering {
+        let holders = (held_left, held_right);
         let by_origin = origin_rank(self.origin(left), holders.0).cmp(&origin_rank(self.origin(right), holders.1));
         let frames = |index: usize| self.chains.frames_of(&self.chains.chains[index]);
         let by_calls = || self.calls.judge(frames(left), frames(right));

@@ -4,7 +4,7 @@
 //! told from the others by where its outer frames stand: behind the place where those of its siblings stand, in code
 //! that leads neither back there nor out of its function.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 use super::chains::{self, Chain, Chains, Root};
 use super::choose::{Choice, Holder};
@@ -145,13 +145,14 @@ impl<'c> Standing<'c> {
 
 impl<'c> Siblings<'c> {
     fn new(chains: &'c Chains, choices: &[Choice], code: CodeView<'_>) -> Siblings<'c> {
-        let mut siblings = Siblings { places: HashMap::new(), shapes: HashMap::new() };
+        let mut siblings = Siblings { places: HashMap::default(), shapes: HashMap::default() };
         let held = choices.iter().filter(|choice| choice.holder != Holder::None);
         for frames in held.map(|choice| chains.frames_of(&chains.chains[choice.chain])) {
             let Some(root) = frames.last().map(|frame| frame.pc) else { continue };
+            let outermost = code.function_of(root);
             for (distance, frame) in frames.iter().rev().enumerate().take(MOST_FINISHED) {
                 let inside = &frames[..frames.len() - 1 - distance];
-                let places = siblings.places.entry((code.function_of(root), distance)).or_default();
+                let places = siblings.places.entry((outermost, distance)).or_default();
                 places.entry(frame.pc).or_insert(Standing { deepest: 0, inside: Some(inside) }).add(inside);
             }
             let inner = frames.first().map_or(Addr(0), |frame| frame.pc.addr());
@@ -174,8 +175,9 @@ impl<'c> Siblings<'c> {
             return State::Suspended;
         }
         let code = ends.code;
+        let outermost = code.function_of(root);
         for (distance, frame) in frames.iter().rev().enumerate() {
-            let Some(places) = self.places.get(&(code.function_of(root), distance)) else { continue };
+            let Some(places) = self.places.get(&(outermost, distance)) else { continue };
             let Some(standing) = places.get(&frame.pc).filter(|standing| standing.inside.is_some()) else { continue };
             let works = |(place, other): (&Pc, &Standing<'_>)| {
                 other.deepest > standing.deepest && code.is_earlier(*place, frame.pc)

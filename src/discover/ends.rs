@@ -1,7 +1,8 @@
 //! Finds out from a target's code what can still come behind a place in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use foldhash::HashMap;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
 use crate::addr::{Addr, Pc};
@@ -80,7 +81,7 @@ enum Sought {
 
 impl<'a> Ends<'a> {
     pub(super) fn new(code: CodeView<'a>) -> Ends<'a> {
-        Ends { code, known: HashMap::new() }
+        Ends { code, known: HashMap::default() }
     }
 
     /// Whether from this return address on neither a return nor the call before it can be reached again.

@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+
+use foldhash::HashMap;
 
 use super::ends::CodeView;
 use crate::addr::{Addr, Pc};

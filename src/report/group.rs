@@ -1,10 +1,11 @@
 //! Puts stacks together that are equal in something: their stitched backtraces, what they were started for, where they are.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::hash::Hash;
 #[cfg(feature = "tui")]
 use std::hash::{DefaultHasher, Hasher};
+
+use foldhash::HashMap;
 
 use crate::addr::Pc;
 use crate::filter::Filter;
@@ -33,12 +34,12 @@ pub(crate) struct Group {
 
 /// What must be equal for two stacks to stand in one group, for each stack of the stitched backtrace.
 #[derive(PartialEq, Eq, Hash)]
-struct Shape<'s> {
+struct Shape<C> {
     kind: Kind,
     state: State,
     confidence: Confidence,
     ended: Ended,
-    frames: Vec<(Code<'s>, FoundBy)>,
+    frames: Vec<(C, FoundBy)>,
 }
 
 /// A function, or the bare address where no function is known.
@@ -79,7 +80,24 @@ pub(super) fn common<'s>(snapshot: &'s Snapshot, group: &Group, key: GroupBy) ->
 
 fn by_backtrace(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
     let stacks = singly(snapshot, filter).into_iter().flat_map(|single| single.stacks);
-    gathered(stacks, |id| shapes(snapshot, id))
+    let mut numbers = Numbers::default();
+    gathered(stacks, |id| shapes(snapshot, id, |pc| numbers.of(snapshot, pc)))
+}
+
+/// A number for each function, to compare by. Names would be read anew for each of a hundred thousand stacks.
+#[derive(Default)]
+struct Numbers<'s> {
+    by_pc: HashMap<Pc, usize>,
+    by_code: HashMap<Code<'s>, usize>,
+}
+
+impl<'s> Numbers<'s> {
+    fn of(&mut self, snapshot: &'s Snapshot, pc: Pc) -> usize {
+        *self.by_pc.entry(pc).or_insert_with(|| {
+            let next = self.by_code.len();
+            *self.by_code.entry(code(snapshot, pc)).or_insert(next)
+        })
+    }
 }
 
 /// Groups of equal keys, the largest first.
@@ -92,9 +110,9 @@ fn largest_first<K: Eq + Hash>(snapshot: &Snapshot, filter: &Filter, key: impl F
 }
 
 /// Puts stacks with equal keys together, in the order in which the first of each comes.
-fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, key: impl Fn(usize) -> K) -> Vec<Group> {
+fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, mut key: impl FnMut(usize) -> K) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut known: HashMap<K, usize> = HashMap::new();
+    let mut known: HashMap<K, usize> = HashMap::default();
     for id in stacks {
         let index = *known.entry(key(id)).or_insert(groups.len());
         match groups.get_mut(index) {
@@ -111,7 +129,7 @@ pub(crate) fn fingerprint(snapshot: &Snapshot, id: usize, key: GroupBy) -> u64 {
     let mut hasher = DefaultHasher::new();
     let stack = &snapshot.stacks[id];
     match key {
-        GroupBy::Stack => shapes(snapshot, id).hash(&mut hasher),
+        GroupBy::Stack => shapes(snapshot, id, |pc| code(snapshot, pc)).hash(&mut hasher),
         GroupBy::Entry => (stack.kind, stack.entry.as_deref()).hash(&mut hasher),
         GroupBy::Top => (stack.kind, snapshot.top(id)).hash(&mut hasher),
         GroupBy::State => (stack.kind, stack.state).hash(&mut hasher),
@@ -119,8 +137,9 @@ pub(crate) fn fingerprint(snapshot: &Snapshot, id: usize, key: GroupBy) -> u64 {
     hasher.finish()
 }
 
-fn shapes(snapshot: &Snapshot, id: usize) -> Vec<Shape<'_>> {
-    snapshot.stitched(id).map(|id| shape(snapshot, &snapshot.stacks[id])).collect()
+/// What the stacks of a stitched backtrace are like, functions told by `code`.
+fn shapes<C>(snapshot: &Snapshot, id: usize, mut code: impl FnMut(Pc) -> C) -> Vec<Shape<C>> {
+    snapshot.stitched(id).map(|id| shape(&snapshot.stacks[id], &mut code)).collect()
 }
 
 fn wanted(snapshot: &Snapshot, filter: &Filter) -> impl Iterator<Item = usize> {
@@ -149,17 +168,18 @@ fn deepest_first(snapshot: &Snapshot, id: usize) -> impl Ord + use<> {
     (Reverse(in_danger), Reverse(used), id)
 }
 
-fn shape<'s>(snapshot: &'s Snapshot, stack: &Stack) -> Shape<'s> {
-    let frames = stack.frames.iter().map(|frame| {
-        let pc = frame.frame.pc;
-        let function = snapshot.place(pc).names.last().and_then(|name| name.function.as_deref());
-        (function.map_or(Code::Address(pc), Code::Function), frame.frame.found_by)
-    });
+fn shape<C>(stack: &Stack, code: &mut impl FnMut(Pc) -> C) -> Shape<C> {
     Shape {
         kind: stack.kind,
         state: stack.state,
         confidence: stack.confidence,
         ended: stack.ended,
-        frames: frames.collect(),
+        frames: stack.frames.iter().map(|frame| (code(frame.frame.pc), frame.frame.found_by)).collect(),
     }
+}
+
+/// The function at `pc`.
+fn code(snapshot: &Snapshot, pc: Pc) -> Code<'_> {
+    let function = snapshot.place(pc).names.last().and_then(|name| name.function.as_deref());
+    function.map_or(Code::Address(pc), Code::Function)
 }

@@ -7,7 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::HashMap;
+
 use super::{Place, Places, StackFrame};
+use crate::addr::Pc;
 use crate::image::names::Name;
 
 /// Parts of the paths under which sources lie that are not the program's own.
@@ -46,12 +49,12 @@ const FOREIGN_NAMES: &[&str] = &[
 
 /// Packages that the build tool fetched, by the first part of their functions' names. Those of their functions that are
 /// written in assembly have no source file to know them by.
-pub(super) struct Fetched(HashSet<String>);
+struct Fetched(HashSet<String>);
 
 impl Fetched {
     /// Those that functions of a snapshot belong to.
-    pub(super) fn of(places: &Places) -> Fetched {
-        let names = places.iter().flat_map(|place| &place.names).filter(|name| has_foreign_source(name));
+    fn of(places: &Places) -> Fetched {
+        let names = places.iter().flat_map(|(_, place)| &place.names).filter(|name| has_foreign_source(name));
         Fetched(names.filter_map(|name| package(name.function.as_ref()?)).map(str::to_owned).collect())
     }
 
@@ -65,19 +68,50 @@ fn package(function: &str) -> Option<&str> {
     Some(function.trim_start_matches(['<', '&']).split_once("::")?.0)
 }
 
-/// The outermost function of the program's own code on a stack. Where all code is the system's, as under an interpreter
-/// that is a library, the outermost function that is no way in; `None` where the program's own code has no names.
-pub(super) fn entry(frames: &[StackFrame], places: &Places, fetched: &Fetched) -> Option<Arc<str>> {
-    let outermost_first = || {
-        let named = |frame| named(frame, places).rev();
-        frames.iter().rev().skip(usize::from(begins_in_assembly(frames, places))).flat_map(named)
-    };
-    let is_system = |frame: &StackFrame| places.get(frame.frame.pc).system;
-    let is_own = |name: &Name| is_worth_naming(name, fetched);
-    let own = outermost_first().find(|(place, name)| !place.system && is_own(name));
-    let of_system = || outermost_first().find(|(_, name)| is_own(name));
-    let found = own.or_else(|| frames.iter().all(is_system).then(of_system).flatten());
-    found.and_then(|(_, name)| name.function.clone())
+/// What counts of each place when the outermost function of a stack is looked for.
+pub(super) struct Entries<'p>(HashMap<Pc, Facts<'p>>);
+
+/// What counts of one place.
+#[derive(Clone, Copy)]
+struct Facts<'p> {
+    is_system: bool,
+    has_file: bool,
+    /// The outermost function there that is no way in.
+    own: Option<&'p Arc<str>>,
+}
+
+impl<'p> Entries<'p> {
+    /// Those of a snapshot's places.
+    pub(super) fn of(places: &'p Places) -> Entries<'p> {
+        let fetched = Fetched::of(places);
+        let facts = |place: &'p Place| {
+            let own = place.names.iter().rev().find(|name| is_worth_naming(name, &fetched));
+            Facts {
+                is_system: place.system,
+                has_file: place.names.iter().any(|name| name.file.is_some()),
+                own: own.and_then(|name| name.function.as_ref()),
+            }
+        };
+        Entries(places.iter().map(|(pc, place)| (pc, facts(place))).collect())
+    }
+
+    /// The outermost function of the program's own code on a stack. Where all code is the system's, as under an interpreter
+    /// that is a library, the outermost function that is no way in; `None` where the program's own code has no names.
+    pub(super) fn entry(&self, frames: &[StackFrame]) -> Option<Arc<str>> {
+        let facts = |frame: &StackFrame| self.0.get(&frame.frame.pc);
+        // The outermost function has no source file, but the one that it called has: it is a trampoline.
+        let begins_in_assembly = match frames {
+            [.., called, outermost] => {
+                facts(called).is_some_and(|facts| facts.has_file)
+                    && facts(outermost).is_none_or(|facts| !facts.has_file)
+            }
+            _ => false,
+        };
+        let outermost_first = || frames.iter().rev().skip(usize::from(begins_in_assembly)).filter_map(facts);
+        let own = outermost_first().filter(|facts| !facts.is_system).find_map(|facts| facts.own);
+        let is_all_system = || frames.iter().all(|frame| facts(frame).is_some_and(|facts| facts.is_system));
+        own.or_else(|| outermost_first().find_map(|facts| facts.own).filter(|_| is_all_system())).cloned()
+    }
 }
 
 /// The innermost function of the program's own code; the innermost known function where none is its own.
@@ -96,12 +130,6 @@ fn named<'p>(
 ) -> impl DoubleEndedIterator<Item = (&'p Place, &'p Name)> + use<'p> {
     let place = places.get(frame.frame.pc);
     place.names.iter().map(move |name| (place, name))
-}
-
-/// Whether the outermost function has no source file, but the one that it called has: it is a trampoline.
-fn begins_in_assembly(frames: &[StackFrame], places: &Places) -> bool {
-    let has_file = |frame: &StackFrame| places.get(frame.frame.pc).names.iter().any(|name| name.file.is_some());
-    matches!(frames, [.., called, outermost] if has_file(called) && !has_file(outermost))
 }
 
 fn is_worth_naming(name: &Name, fetched: &Fetched) -> bool {

@@ -1,7 +1,9 @@
 //! What the code addresses of a snapshot mean: module, functions, lines.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::addr::Pc;
 use crate::image::names::{Name, Names};
@@ -28,8 +30,8 @@ pub struct Places {
 impl Places {
     /// Made-up places.
     #[cfg(test)]
-    pub(super) fn of(by_pc: HashMap<Pc, Place>) -> Places {
-        Places { by_pc, nowhere: Place::default() }
+    pub(super) fn of(by_pc: impl IntoIterator<Item = (Pc, Place)>) -> Places {
+        Places { by_pc: by_pc.into_iter().collect(), nowhere: Place::default() }
     }
 
     /// Looks up module and names for each of `pcs`.
@@ -50,8 +52,8 @@ impl Places {
     }
 
     /// All of them, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Place> {
-        self.by_pc.values()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Pc, &Place)> {
+        self.by_pc.iter().map(|(pc, place)| (*pc, place))
     }
 
     /// What is wrong with the files of the modules that frames lie in.

@@ -1,7 +1,9 @@
 //! The contexts that no thread runs: found in memory that was copied while the target stood still.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
+use foldhash::HashMap;
 use log::debug;
 
 use super::stacks::{self, Ground};
@@ -24,7 +26,7 @@ use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::Slices;
 use crate::registers::Registers;
-use crate::unwind::{Ended, FoundBy, Frame, Tables};
+use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
 
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
 const RED_ZONE: i64 = 128;
@@ -48,6 +50,21 @@ pub(super) struct Known<'k> {
     pub(super) ground: &'k Ground<'k>,
     /// Whether each context's registers are kept.
     pub(super) keeps_registers: bool,
+}
+
+/// Where functions begin, each place looked up once: the same few stand in all contexts.
+struct Starts<'t, 'd>(Mutex<(FunctionStarts<'t, 'd>, HashMap<Addr, Option<Addr>>)>);
+
+impl<'t, 'd> Starts<'t, 'd> {
+    fn new(tables: &'t Tables<'d>) -> Starts<'t, 'd> {
+        Starts(Mutex::new((tables.function_starts(), HashMap::default())))
+    }
+
+    fn of(&self, at: Addr) -> Option<Addr> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (starts, known) = &mut *known;
+        *known.entry(at).or_insert_with(|| starts.of(at))
+    }
 }
 
 /// A context that no thread runs, and the stack that it is on.
@@ -88,9 +105,10 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     let scene = Scene { memory, dead: &dead, thread_pointer };
     let hypotheses = hypotheses(&scene, sites);
     debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.len());
+    let starts = Starts::new(tables);
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
-        function_start: &|at| tables.function_start(at),
+        function_start: &|at| starts.of(at),
         memory,
         unbound: &|slot, value| modules.unbound(slot, value),
     };
@@ -113,7 +131,7 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
             found.registers = hypothesis.map(|hypothesis| Box::new(registers(&scene, sites, hypothesis, tables)));
         }
     }
-    let resumers = resumers(memory, known, &suspended);
+    let resumers = resumers(memory, known, &starts, &suspended);
     let blocks = running.iter().filter_map(|run| Some((run.sp, block(run, memory, mappings)?))).collect();
     Found { suspended, resumers, blocks }
 }
@@ -126,14 +144,19 @@ fn block(run: &Running, memory: &Slices<'_>, mappings: &[Mapping]) -> Option<Add
 }
 
 /// Finds out for each thread that runs a coroutine who resumed that.
-fn resumers(memory: &Slices<'_>, known: &Known<'_>, suspended: &[Suspended]) -> Vec<Vec<usize>> {
+fn resumers(
+    memory: &Slices<'_>,
+    known: &Known<'_>,
+    starts: &Starts<'_, '_>,
+    suspended: &[Suspended],
+) -> Vec<Vec<usize>> {
     let outermost = |chain: &Chain| running(chain, known.ground).pop();
     let runs: Vec<Option<Running>> = known.threads.iter().map(outermost).collect();
     let top = |run: &Running| run.cfas.last().copied().unwrap_or(run.sp);
     let tops = suspended.iter().map(|found| found.context.top).chain(runs.iter().flatten().map(top));
     let tops = Tops::new(tops);
     let contexts: Vec<&Context> = suspended.iter().map(|found| &found.context).collect();
-    let mut resuming = resuming(known.tables, suspended);
+    let mut resuming = resuming(starts, suspended);
     let mut chain_of = |(chain, run): (&Chain, &Option<Running>)| {
         let mut resumers = Vec::new();
         let Some(run) = run.as_ref().filter(|run| !is_home(chain, run.sp, known.ground)) else { return resumers };
@@ -155,10 +178,10 @@ fn is_home(chain: &Chain, at: Addr, ground: &Ground<'_>) -> bool {
 
 /// Which contexts may wait for another that they resumed: those that stand where the threads that run coroutines left
 /// their own stacks. Where most stand there, the program switches to and fro by one function, and that says nothing.
-fn resuming(tables: &Tables<'_>, suspended: &[Suspended]) -> Vec<bool> {
+fn resuming(starts: &Starts<'_, '_>, suspended: &[Suspended]) -> Vec<bool> {
     let function = |found: &Suspended| {
         let pc = found.context.frames.first()?.pc.lookup();
-        Some(tables.function_start(pc).unwrap_or(pc))
+        Some(starts.of(pc).unwrap_or(pc))
     };
     let parked: HashSet<Addr> = suspended.iter().filter(|found| found.thread.is_some()).filter_map(function).collect();
     let stands_there = |found: &Suspended| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::debug;
 
-use super::entry::{Fetched, entry};
+use super::entry::Entries;
 use super::places::Places;
 use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
 use super::survey::{Chain, survey};
@@ -366,9 +366,9 @@ pub(super) fn named(
     let places = Places::new(&pcs, modules, &names);
     debug!("{} places are named", pcs.len());
     segments::mark(&mut stacks, &places, seen.arch, modules, memory);
-    let fetched = Fetched::of(&places);
+    let entries = Entries::of(&places);
     for stack in &mut stacks {
-        stack.entry = entry(&stack.frames, &places, &fetched);
+        stack.entry = entries.entry(&stack.frames);
     }
     warnings.extend(places.problems(modules));
     let shrunken = shrunken_files().into_iter();

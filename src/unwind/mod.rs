@@ -29,6 +29,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use tables::{Code, Placed, Tables};
+pub use tables::{Code, FunctionStarts, Placed, Tables};
 pub use unwinder::Rules;
 pub use walk::{Ended, FoundBy, Frame, walk, walk_from};

@@ -28,6 +28,8 @@ pub mod registers;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod report;
 #[cfg(all(feature = "std", target_os = "linux"))]
+mod share;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod snapshot;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", not(windows))))]
 pub mod switch;

@@ -1,6 +1,5 @@
 //! Unwinds a hypothesis: it may be a context only if its chain of frames leads to a believable root.
 
-use std::num::NonZero;
 use std::ops::Range;
 
 use super::climb::{Climb, Climbed, Known, Stop};
@@ -9,7 +8,9 @@ use super::ends::CodeView;
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, Pc};
 use crate::mapping::{Mapping, mapping_at};
+use crate::memory::Nearby;
 use crate::registers::Register;
+use crate::share;
 use crate::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk_from};
 
 /// The most frames of one chain.
@@ -19,9 +20,6 @@ const MOST_FRAMES: usize = 1 << 16;
 /// memory on a heap full of false contexts. 100,000 coroutines of a debug build have 16 million, most of them left over.
 const MOST_FRAMES_IN_ALL: usize = 1 << 23;
 const BYTES_FOR_A_FRAME: usize = 32;
-
-/// More threads than this do not unwind faster: each compiles the rules that it meets anew.
-const MOST_THREADS: usize = 4;
 
 /// A thread is not worth starting for fewer hypotheses than this.
 const FEWEST_EACH: usize = 4096;
@@ -123,33 +121,26 @@ pub fn unwind(
     code: CodeView<'_>,
     hypotheses: &[Hypothesis],
 ) -> Chains {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = processors.min(MOST_THREADS).min(hypotheses.len().div_ceil(FEWEST_EACH)).max(1);
-    let bytes: usize = scene.memory.iter().map(|(_, bytes)| bytes.len()).sum();
-    let most_frames = MOST_FRAMES_IN_ALL.max(bytes / BYTES_FOR_A_FRAME);
-    let work = |part: &[Hypothesis]| {
+    let threads = share::threads(hypotheses.len(), FEWEST_EACH);
+    let bytes: u64 = scene.memory.known().iter().map(|range| range.len()).sum();
+    let most_frames = MOST_FRAMES_IN_ALL.max(usize::try_from(bytes).unwrap_or(usize::MAX) / BYTES_FOR_A_FRAME);
+    let parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1)).collect();
+    let found = share::among(parts, |part: &[Hypothesis]| {
+        let nearby = Nearby::new(scene.memory);
+        let scene = &scene.through(&nearby);
         let mut rules = Rules::new(tables);
         let (rules, known, left) = (&mut rules, Known::new(code), most_frames / threads);
         Unwinding { scene, sites, mappings, rules, known, left }.unwind_all(part)
-    };
-    let mut parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1));
-    std::thread::scope(|scope| {
-        let first = parts.next().unwrap_or_default();
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
-        let mut found = work(first);
-        for other in others {
-            match other.join() {
-                Ok(other) => found.append(other),
-                Err(_) => found.cut = true,
-            }
-        }
-        found
-    })
+    });
+    let mut found = found.into_iter();
+    let mut all = found.next().unwrap_or_default();
+    found.for_each(|others| all.append(others));
+    all
 }
 
 /// Unwinds hypotheses one after another.
-struct Unwinding<'u, 't, 'd> {
-    scene: &'u Scene<'u>,
+struct Unwinding<'u, 'a, 't, 'd> {
+    scene: &'u Scene<'u, Nearby<'u, 'a>>,
     sites: &'u Sites,
     mappings: &'u [Mapping],
     rules: &'u mut Rules<'t, 'd>,
@@ -158,7 +149,7 @@ struct Unwinding<'u, 't, 'd> {
     left: usize,
 }
 
-impl Unwinding<'_, '_, '_> {
+impl Unwinding<'_, '_, '_, '_> {
     fn unwind_all(mut self, hypotheses: &[Hypothesis]) -> Chains {
         let mut found = Chains::default();
         for hypothesis in hypotheses {

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use super::choose::is_among;
 use super::descriptors::{Layout, Mangling, Place};
 use super::sites::{Origin, Site, Sites};
-use crate::addr::{Addr, AddrRange};
-use crate::memory::{Memory, Slices};
+use crate::addr::{Addr, AddrRange, Pc};
+use crate::memory::{Memory, Nearby, Slices};
 use crate::registers::{Register, Registers};
+use crate::share;
 
 /// More resume words than this in memory are not looked at: it bounds what a hostile target can make us do.
 const MOST_HITS: usize = 1 << 22;
@@ -23,15 +24,28 @@ const MOST_HOLDERS: usize = 8;
 const FRAME_POINTER: Register = Register(6);
 const STACK_POINTER: Register = Register(7);
 
+/// Fewer bytes than this are not worth a thread of their own.
+const WORTH_A_THREAD: usize = 1 << 20;
+
 /// What is searched.
 #[derive(Clone, Copy)]
-pub struct Scene<'a> {
+pub struct Scene<'a, M = Slices<'a>> {
     /// The writable memory that holds something.
-    pub memory: &'a Slices<'a>,
+    pub memory: &'a M,
     /// Parts of it that nobody uses: below the stack pointer of each thread, on its own stack. Sorted.
     pub dead: &'a [AddrRange],
     /// The thread pointer of any thread: the guard by which pointers are hidden is the same for all.
     pub thread_pointer: Option<u64>,
+}
+
+impl<'a> Scene<'a> {
+    /// The same, for looking at places close together: `nearby` is of its memory.
+    pub(super) fn through<'n>(&self, nearby: &'n Nearby<'n, 'a>) -> Scene<'n, Nearby<'n, 'a>>
+    where
+        'a: 'n,
+    {
+        Scene { memory: nearby, dead: self.dead, thread_pointer: self.thread_pointer }
+    }
 }
 
 /// A context that may be suspended.
@@ -63,23 +77,23 @@ pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Vec<Hypothesis> {
     if sites.sites.is_empty() {
         return Vec::new();
     }
-    let words = Words::new(scene, sites);
-    let hits = words.find(scene);
+    let hits = Words::new(scene, sites).find(scene);
     let mut found = Vec::new();
-    let mut implied: Vec<(Hypothesis, u64)> = Vec::new();
+    let mut implied: Vec<Hypothesis> = Vec::new();
     for hit in hits {
         let site = &sites.sites[hit.site as usize];
         for layout in &site.layouts {
             match imply(scene, sites, hit, *layout) {
                 Some(Implied::Whole(hypothesis)) => found.push(hypothesis),
-                Some(Implied::NeedsHolder(hypothesis)) => implied.push((hypothesis.clone(), hypothesis.saved_sp.0)),
+                Some(Implied::NeedsHolder(hypothesis)) => implied.push(hypothesis),
                 None => {}
             }
         }
     }
-    let holders = Holders::find(scene, implied.iter().map(|(_, sp)| *sp));
-    for (hypothesis, sp) in implied {
-        found.extend(with_holders(scene, sites, hypothesis, holders.of(sp)));
+    let holders = Holders::find(scene, implied.iter().map(|hypothesis| hypothesis.saved_sp.0));
+    for hypothesis in implied {
+        let held = holders.of(hypothesis.saved_sp.0);
+        with_holders(scene, sites, hypothesis, held, &mut found);
     }
     found
 }
@@ -106,7 +120,7 @@ fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Impli
             let block = at.offset(-offset);
             let slot = block.offset(layout.sp_slot?);
             let saved_sp = Addr(reveal(scene, layout.mangling, scene.memory.read_u64(slot).ok()?)?);
-            let is_aligned = saved_sp.0.is_multiple_of(8) && !scene.memory.tail(saved_sp.offset(-8)).is_empty();
+            let is_aligned = saved_sp.0.is_multiple_of(8) && scene.memory.knows(saved_sp.offset(-8));
             let copy = layout.stack_copy.map(|offset| scene.memory.read_u64(saved_sp.offset(offset)));
             let is_copied = copy.is_none_or(|copy| copy == Ok(site.word));
             (is_aligned && is_copied)
@@ -115,11 +129,17 @@ fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Impli
     }
 }
 
-/// The hypothesis once for each place that holds its saved stack pointer and fits; without one where none does.
-fn with_holders(scene: &Scene<'_>, sites: &Sites, hypothesis: Hypothesis, holders: &[u64]) -> Vec<Hypothesis> {
+/// Adds the hypothesis once for each place that holds its saved stack pointer and fits; without one where none does.
+fn with_holders(
+    scene: &Scene<'_>,
+    sites: &Sites,
+    hypothesis: Hypothesis,
+    holders: &[(u64, u64)],
+    found: &mut Vec<Hypothesis>,
+) {
     let layout = &sites.layouts[hypothesis.layout as usize];
     let site = &sites.sites[hypothesis.site as usize];
-    let held = |holder: &u64| {
+    let held = |(_, holder): &(u64, u64)| {
         let block = layout.sp_slot.map(|slot| Addr(*holder).offset(-slot));
         if let (Place::Block(pc_slot), Some(block)) = (layout.resume_word, block) {
             // A fresh block: the function to begin with stands in it.
@@ -127,27 +147,27 @@ fn with_holders(scene: &Scene<'_>, sites: &Sites, hypothesis: Hypothesis, holder
         }
         Some(Hypothesis { holder: Some(Addr(*holder)), block, ..hypothesis.clone() })
     };
-    let mut found: Vec<Hypothesis> = holders.iter().filter_map(held).collect();
+    let before = found.len();
+    found.extend(holders.iter().filter_map(held));
     let in_block = layout.registers.iter().any(|(_, place)| matches!(place, Place::Block(_)));
-    if found.is_empty() && site.origin == Origin::Switch && !in_block {
+    if found.len() == before && site.origin == Origin::Switch && !in_block {
         found.push(hypothesis);
     }
-    found
 }
 
-fn reveal(scene: &Scene<'_>, mangling: Option<Mangling>, word: u64) -> Option<u64> {
+fn reveal<M: Memory>(scene: &Scene<'_, M>, mangling: Option<Mangling>, word: u64) -> Option<u64> {
     match mangling {
         None => Some(word),
         Some(mangling) => Some(mangling.reveal(word, guard(scene, mangling)?)),
     }
 }
 
-fn guard(scene: &Scene<'_>, mangling: Mangling) -> Option<u64> {
+fn guard<M: Memory>(scene: &Scene<'_, M>, mangling: Mangling) -> Option<u64> {
     scene.memory.read_u64(Addr(scene.thread_pointer?).offset(i64::from(mangling.guard))).ok()
 }
 
 /// The registers with which a context goes on.
-pub fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis) -> Registers {
+pub fn registers<M: Memory>(scene: &Scene<'_, M>, sites: &Sites, hypothesis: &Hypothesis) -> Registers {
     let layout = &sites.layouts[hypothesis.layout as usize];
     let site = &sites.sites[hypothesis.site as usize];
     let mut registers = Registers::unknown();
@@ -164,14 +184,14 @@ pub fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis) -> R
 }
 
 /// Where execution goes on: at the site, or for a fresh block at the function that stands in it.
-pub fn resumes_at(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis) -> Option<crate::addr::Pc> {
+pub fn resumes_at<M: Memory>(scene: &Scene<'_, M>, sites: &Sites, hypothesis: &Hypothesis) -> Option<Pc> {
     let layout = &sites.layouts[hypothesis.layout as usize];
     let site = &sites.sites[hypothesis.site as usize];
     if !is_fresh_block(layout, site) {
         return Some(site.pc);
     }
     let pc = scene.memory.read_u64(place_of(hypothesis, layout.resume_word)?).ok()?;
-    Some(crate::addr::Pc::At(Addr(pc)))
+    Some(Pc::At(Addr(pc)))
 }
 
 /// Whether a fresh context begins at its label, rather than at a function that a block names.
@@ -213,56 +233,41 @@ impl Words {
                 }
             }
         }
-        let mut filter = Filter::new(20);
-        words.keys().for_each(|word| filter.add(*word));
-        Words { filter, sites: words }
+        Words { filter: Filter::of(20, words.keys().copied()), sites: words }
     }
 
+    /// In the order of the addresses.
     fn find(&self, scene: &Scene<'_>) -> Vec<Hit> {
-        let mut hits = Vec::new();
-        for_each_match(scene, &self.filter, |at, word| {
+        matches(scene, &self.filter, |at, word, hits| {
             let sites = self.sites.get(&word).map_or(&[][..], Vec::as_slice);
-            if hits.len() < MOST_HITS {
-                hits.extend(sites.iter().map(|site| Hit { at, site: *site }));
-            }
-        });
-        hits
+            hits.extend(sites.iter().map(|site| Hit { at, site: *site }));
+        })
     }
 }
 
-/// Where each of a set of values is held.
-struct Holders {
-    /// Sorted by value, then by place.
-    held: Vec<(u64, u64)>,
-    places: Vec<u64>,
-}
+/// Where each of a set of values is held: values and places, sorted.
+struct Holders(Vec<(u64, u64)>);
 
 impl Holders {
     fn find(scene: &Scene<'_>, values: impl Iterator<Item = u64>) -> Holders {
         let mut values: Vec<u64> = values.collect();
         values.sort_unstable();
         values.dedup();
-        let (Some(low), Some(high)) = (values.first().copied(), values.last().copied()) else {
-            return Holders { held: Vec::new(), places: Vec::new() };
-        };
-        let mut filter = Filter::new(22);
-        values.iter().for_each(|value| filter.add(*value));
-        filter.range = low..=high;
-        let mut held = Vec::new();
-        for_each_match(scene, &filter, |at, word| {
-            if held.len() < MOST_HITS && values.binary_search(&word).is_ok() {
+        let filter = Filter::of(22, values.iter().copied());
+        let mut held = matches(scene, &filter, |at, word, held| {
+            if values.binary_search(&word).is_ok() {
                 held.push((word, at));
             }
         });
         held.sort_unstable();
-        let places = held.iter().map(|(_, at)| *at).collect();
-        Holders { held, places }
+        Holders(held)
     }
 
-    fn of(&self, value: u64) -> &[u64] {
-        let first = self.held.partition_point(|(held, _)| *held < value);
-        let count = self.held[first..].iter().take(MOST_HOLDERS).take_while(|(held, _)| *held == value).count();
-        &self.places[first..first + count]
+    /// The first of those that hold `value`.
+    fn of(&self, value: u64) -> &[(u64, u64)] {
+        let first = self.0.partition_point(|(held, _)| *held < value);
+        let count = self.0[first..].iter().take(MOST_HOLDERS).take_while(|(held, _)| *held == value).count();
+        &self.0[first..first + count]
     }
 }
 
@@ -274,9 +279,12 @@ struct Filter {
 }
 
 impl Filter {
-    /// With 2 to the power of `size` bits.
-    fn new(size: u32) -> Filter {
-        Filter { bits: vec![0; 1 << (size - 6)], shift: 64 - size, range: 1..=u64::MAX }
+    /// With 2 to the power of `size` bits. Zero is never let through: most of memory is.
+    fn of(size: u32, words: impl Iterator<Item = u64> + Clone) -> Filter {
+        let range = words.clone().min().unwrap_or(1).max(1)..=words.clone().max().unwrap_or(0);
+        let mut filter = Filter { bits: vec![0; 1 << (size - 6)], shift: 64 - size, range };
+        words.for_each(|word| filter.add(word));
+        filter
     }
 
     fn place(&self, word: u64) -> usize {
@@ -291,24 +299,38 @@ impl Filter {
 
     #[inline]
     fn may_have(&self, word: u64) -> bool {
-        let place = self.place(word);
-        self.range.contains(&word) && self.bits[place >> 6] >> (place & 63) & 1 == 1
+        self.range.contains(&word) && {
+            let place = self.place(word);
+            self.bits[place >> 6] >> (place & 63) & 1 == 1
+        }
     }
 }
 
-/// Shows each aligned word that `filter` lets through, and that lies in no dead part, to `visit`.
-fn for_each_match(scene: &Scene<'_>, filter: &Filter, mut visit: impl FnMut(u64, u64)) {
-    for (start, bytes) in scene.memory.iter() {
-        // Pieces are whole pages.
-        let words = bytes.as_chunks::<8>().0;
-        for (index, word) in words.iter().enumerate() {
-            let word = u64::from_le_bytes(*word);
-            if filter.may_have(word) {
-                let at = start.0 + 8 * index as u64;
-                if !is_among(scene.dead, Addr(at)) {
-                    visit(at, word);
+/// What `visit` makes of each aligned word that `filter` lets through, and that lies in no dead part, in the order of the
+/// addresses. The work is shared by as many threads as help.
+fn matches<T: Send>(scene: &Scene<'_>, filter: &Filter, visit: impl Fn(u64, u64, &mut Vec<T>) + Sync) -> Vec<T> {
+    let bytes: usize = scene.memory.iter().map(|(_, bytes)| bytes.len()).sum();
+    let shares = scene.memory.shared_out(share::threads(bytes, WORTH_A_THREAD));
+    let dead = scene.dead;
+    let most = MOST_HITS / shares.len();
+    let found = share::among(shares, |pieces| {
+        let mut found = Vec::new();
+        for (start, bytes) in pieces {
+            // Pieces are whole words.
+            for (index, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
+                let word = u64::from_le_bytes(*word);
+                if filter.may_have(word) && found.len() < most {
+                    let at = start.0 + 8 * index as u64;
+                    if !is_among(dead, Addr(at)) {
+                        visit(at, word, &mut found);
+                    }
                 }
             }
         }
-    }
+        found
+    });
+    let mut found = found.into_iter();
+    let mut all = found.next().unwrap_or_default();
+    all.extend(found.flatten());
+    all
 }

@@ -5,7 +5,7 @@
 //! mapped by itself. Other allocators keep other books: then the walk ends at once and finds nothing.
 
 use crate::addr::{Addr, AddrRange};
-use crate::memory::Slices;
+use crate::memory::{Memory, Slices};
 
 /// The flags in the low bits of a size.
 const FLAGS: u64 = 7;
@@ -82,7 +82,7 @@ fn chunk_end(memory: &Slices<'_>, at: Addr) -> Addr {
 }
 
 fn word(memory: &Slices<'_>, at: Addr) -> Option<u64> {
-    memory.tail(at).first_chunk().map(|word| u64::from_le_bytes(*word))
+    memory.read_u64(at).ok()
 }
 
 #[cfg(test)]

@@ -59,16 +59,17 @@ fn is_in_record(memory: &Slices<'_>, holder: Addr, top: Addr, tops: &Tops) -> bo
         let word = Addr(memory.read_u64(holder.offset(offset)).ok()?);
         // What is not on a stack is far from the next one, or in no writable memory.
         let above = tops.above(word).filter(|above| above.0 - word.0 < MOST_SEARCHED)?;
-        (!memory.tail(word.align_down(8)).is_empty()).then_some(above)
+        memory.knows(word).then_some(above)
     };
     let around = (1..=RECORD / 8).flat_map(|words| [-8 * words, 8 * words]);
     around.filter_map(stack_at).next() == Some(top)
 }
 
+/// The words in `range` that are not zero, sorted.
 fn words(memory: &Slices<'_>, range: AddrRange) -> Vec<u64> {
-    let bytes = memory.tail(range.low.align_up(8));
-    let length = usize::try_from(range.len()).unwrap_or(usize::MAX).min(bytes.len());
-    let mut words: Vec<u64> = bytes[..length].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let range = AddrRange::new(range.low.align_up(8).min(range.high), range.high);
+    let chunks = memory.pieces_in(range).flat_map(|(_, bytes)| bytes.as_chunks::<8>().0);
+    let mut words: Vec<u64> = chunks.map(|word| u64::from_le_bytes(*word)).collect();
     words.sort_unstable();
     words
 }

@@ -24,7 +24,7 @@ use crate::image::{Files, Modules};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
 use crate::target::{
-    CacheFolder, Core, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, Thread, TouchedCopy,
+    CacheFolder, Core, KnownMap, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, Thread, TouchedCopy,
     shrunken_files,
 };
 use crate::unwind::{Rules, Tables};
@@ -40,7 +40,7 @@ const MOST_READ_AT_ONCE: usize = 256 << 20;
 
 /// So many bytes are made ready for a copy only when it is known that there will be one: most programs have no more, and
 /// no coroutines.
-const LITTLE_ROOM: usize = 8 << 20;
+const LITTLE_ROOM: u64 = 8 << 20;
 
 /// How often a process is stopped whose code changes between what is prepared for the stop and the stop.
 const TRIES: usize = 4;
@@ -113,25 +113,24 @@ pub(super) fn take(
     };
     end_at_jumps(&mut chains, &ground);
     let tables = Tables::new(released.arch, &modules);
-    let searched = copy.as_ref().filter(|_| suspended::worth_a_look(&sites));
-    let suspended = searched.map_or_else(Found::default, |copy| {
-        if copy.is_missing_some() {
+    let (copied, now) = (copy.as_ref().map(TouchedCopy::slices), live.memory());
+    let searched = copied.as_ref().filter(|_| suspended::worth_a_look(&sites));
+    let suspended = searched.map_or_else(Found::default, |copied| {
+        if copy.as_ref().is_some_and(TouchedCopy::is_missing_some) {
             warnings.push("not all of the program's memory could be searched for suspended contexts".to_owned());
         }
         let (modules, tables, threads) = (&modules, &tables, &chains[..]);
         let known = Known { sites: &sites, modules, tables, threads, ground: &ground, keeps_registers: keeps };
-        suspended::find(&copy.slices(), &known, &mut warnings)
+        suspended::find(copied, &known, &mut warnings)
     });
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
-    let (copied, now) = (copy.as_ref().map(TouchedCopy::slices), live.memory());
     let memory: &dyn Memory = copied.as_ref().map_or(&now, |copied| copied);
     let listed = listed::read(&modules, memory);
     let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines };
     let describe = |stacks: &mut Vec<Stack>| listed::apply(stacks, &listed, &ground, memory);
     let mut snapshot = understand(seen, &ground, describe, &modules, &now, live);
     if let Some(remains) = remains {
-        let memory = copy.as_ref().map(TouchedCopy::slices).unwrap_or_default();
-        whole::add_registers(&mut snapshot, &released.threads, &tables, &memory);
+        whole::add_registers(&mut snapshot, &released.threads, &tables, &copied.unwrap_or_default());
         *remains = Remains { copy, mappings: Arc::clone(&released.mappings), threads: released.threads.clone() };
     }
     *kept = Some(Kept { modules, derived });
@@ -223,8 +222,8 @@ fn look<'l>(
         modules = modules.reload(&mappings, &live.memory(), live);
     }
     let tables = Tables::new(live.arch(), &modules);
-    let mut copy = search.as_deref_mut().and_then(|derived| prepare(live, &modules, &tables, derived, keeps).1);
-    let stopped = live.stop(STOP_LIMIT)?;
+    let Prepared { mut copy, map, .. } = prepare(live, &mappings, &modules, &tables, search.as_deref_mut(), keeps);
+    let stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
     let pages = copied(&stopped, &mut copy);
     let modules = modules.reload(stopped.mappings(), &stopped, live);
     let tables = Tables::new(stopped.arch(), &modules);
@@ -237,10 +236,10 @@ fn look<'l>(
 fn copied(stopped: &Stopped<'_>, copy: &mut Option<TouchedCopy>) -> Result<Pages, PagesUnknown> {
     // Where nothing is to be copied, the pages can wait until the program runs on.
     let copy = copy.as_mut().ok_or(PagesUnknown)?;
-    let pages = stopped.pages(bounds::EVERYTHING)?;
-    stopped.copy_touched(&pages, copy);
-    debug!("{} bytes are copied", copy.bytes());
-    Ok(pages)
+    let pages = stopped.copy_touched(copy);
+    let (read, held) = copy.bytes();
+    debug!("{read} bytes are copied, of which {held} are kept");
+    pages
 }
 
 /// Walks the chains of all threads, whose innermost frames are read in one go.
@@ -269,10 +268,9 @@ fn try_look<'l>(
 ) -> Result<Tried<'l>, StopError> {
     let tables = Tables::new(live.arch(), &modules);
     let mut rules = Rules::new(&tables);
-    let (sites, mut copy) =
-        search.map_or_else(Default::default, |derived| prepare(live, &modules, &tables, derived, keeps));
+    let Prepared { sites, mut copy, map } = prepare(live, mappings, &modules, &tables, search, keeps);
     debug!("unwind tables and {} resume words are ready", sites.sites.len());
-    let stopped = live.stop(STOP_LIMIT)?;
+    let stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
     if !code(mappings).eq(code(stopped.mappings())) {
         return Ok(Tried::Changed(modules));
     }
@@ -281,31 +279,45 @@ fn try_look<'l>(
     Ok(Tried::Seen(Box::new(Look { stopped, chains, modules, pages, sites, copy })))
 }
 
-/// Reads the code for what a suspended context looks like, and makes room for a copy of the memory to look for them in.
+/// What was made ready for a stop.
+struct Prepared {
+    sites: Sites,
+    /// `None` where nothing is to be copied.
+    copy: Option<TouchedCopy>,
+    map: KnownMap,
+}
+
+/// Reads the code for what a suspended context looks like, makes room for a copy of the memory to look for them in, and
+/// reads the map once more.
 ///
-/// Both take about as long, so each has a thread of its own, unless the room is little; where the code switches no stacks,
-/// there is no copy but one that is to be kept.
+/// The room takes about as long as the others, so it has a thread of its own, unless it is little; where the code switches
+/// no stacks, there is no copy but one that is to be kept.
 fn prepare(
     live: &Live,
+    mappings: &[Mapping],
     modules: &Modules,
     tables: &Tables<'_>,
-    derived: &mut Derived,
+    search: Option<&mut Derived>,
     keeps: bool,
-) -> (Sites, Option<TouchedCopy>) {
+) -> Prepared {
+    let Some(derived) = search else {
+        return Prepared { sites: Sites::default(), copy: None, map: live.known_map() };
+    };
     let given_up = &AtomicBool::new(false);
     let (say, said) = mpsc::channel();
     std::thread::scope(|scope| {
         let room = scope.spawn(move || {
-            let pages = live.pages(bounds::EVERYTHING).ok()?;
+            let pages = live.pages(bounds::EVERYTHING, mappings).ok()?;
             let is_wanted = TouchedCopy::bytes_for(&pages) > LITTLE_ROOM || said.recv().unwrap_or(false);
-            is_wanted.then(|| TouchedCopy::with_room_for(&pages, given_up))
+            is_wanted.then(|| TouchedCopy::with_room_for(&pages, &live.memory(), given_up))
         });
         let sites = sites_of(modules, tables, &live.memory(), derived);
         let is_worth_it = keeps || suspended::worth_a_look(&sites);
         given_up.store(!is_worth_it, Ordering::Relaxed);
         // It is not listened to where there is more to copy.
         let _ = say.send(is_worth_it);
-        (sites, room.join().ok().flatten().filter(|_| is_worth_it))
+        let map = live.known_map();
+        Prepared { sites, copy: room.join().ok().flatten().filter(|_| is_worth_it), map }
     })
 }
 

@@ -130,8 +130,8 @@ impl Whole<'_> {
                 let copied = copy.as_ref().ok_or(SaveError::NoCopy)?.slices();
                 let pages = pages.iter().map(|(at, bytes)| (*at, bytes.as_slice()));
                 // What was written to is in the copy already.
-                let pages = pages.filter(|(at, _)| copied.tail(*at).is_empty());
-                Slices::new(copied.iter().chain(pages).collect())
+                let pages = pages.filter(|(at, _)| !copied.knows(*at));
+                Slices::within(copied.iter().chain(pages).collect(), copied.known().to_vec())
             }
         };
         let content = CoreContent {

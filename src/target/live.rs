@@ -16,7 +16,7 @@ use super::pagemap::Pagemap;
 use super::permission::Refusal;
 use super::procfs::{self, Stat, Status};
 use super::remote::RemoteMemory;
-use super::stopped::Stopped;
+use super::stopped::{KnownMap, Stopped};
 use super::tracees::Line;
 use super::{Pages, PagesUnknown, Process, Source, facts, files, maps};
 use crate::addr::AddrRange;
@@ -104,15 +104,13 @@ impl Live {
         RemoteMemory::of_thread(self.living_thread())
     }
 
-    /// Which pages of `range` hold something now: in the next moment there may be more.
+    /// Which pages of `range` in these mappings hold something now: in the next moment there may be more.
     ///
     /// # Errors
     /// Where the kernel does not tell.
-    pub fn pages(&self, range: AddrRange) -> Result<Pages, PagesUnknown> {
-        let directory = self.directory();
-        let mappings = maps::read(&directory).map_err(|_| PagesUnknown)?;
-        let pagemap = Pagemap::open(&directory).map_err(|_| PagesUnknown)?;
-        pagemap.pages(range, &mappings, &self.memory()).map_err(|_| PagesUnknown)
+    pub fn pages(&self, range: AddrRange, mappings: &[Mapping]) -> Result<Pages, PagesUnknown> {
+        let pagemap = Pagemap::open(&self.directory()).map_err(|_| PagesUnknown)?;
+        pagemap.pages(range, mappings, &self.memory()).map_err(|_| PagesUnknown)
     }
 
     /// The auxiliary vector that the kernel gave to the program (getauxval(3)); empty where it can't be read.
@@ -134,10 +132,23 @@ impl Live {
     /// # Errors
     /// A thread that cannot be stopped in time is no error: it is listed with the reason.
     pub fn stop(&self, limit: Duration) -> Result<Stopped<'_>, StopError> {
+        self.stop_as_mapped(self.known_map(), limit)
+    }
+
+    /// The same with a map that was read shortly before.
+    ///
+    /// # Errors
+    /// As [`Live::stop`].
+    pub fn stop_as_mapped(&self, map: KnownMap, limit: Duration) -> Result<Stopped<'_>, StopError> {
         match &self.followed {
-            Some(line) => line.stop(self, limit),
-            None => Stopped::of(self, limit),
+            Some(line) => line.stop(self, map, limit),
+            None => Stopped::of(self, map, limit),
         }
+    }
+
+    /// Its memory map as it is now, for a stop soon.
+    pub fn known_map(&self) -> KnownMap {
+        KnownMap::read(self)
     }
 
     /// The `/proc` directory through which the process's memory and files are seen.

@@ -64,7 +64,7 @@ pub use pty::{Pty, TerminalSize};
 pub use remote::RemoteMemory;
 pub use requests::Requests;
 pub use save::{CoreContent, CoreThread, FIRST_MADE_UP_TID, write_core};
-pub use stopped::{Released, Stopped};
+pub use stopped::{KnownMap, Released, Stopped};
 pub use this::This;
 pub use touched::TouchedCopy;
 pub use tracees::{Happened, Happening, Outcome, Signalled, TooBusy, Tracees};

@@ -20,6 +20,14 @@ impl Pages {
         Pages { runs: inside.filter_map(cut).collect(), sees_guards: self.sees_guards }
     }
 
+    /// These, and those of a range above.
+    pub(super) fn followed_by(mut self, above: Pages) -> Pages {
+        self.sees_guards &= above.sees_guards;
+        let mut runs = Runs(self.runs);
+        above.runs.into_iter().for_each(|run| runs.add(run.range, run.state));
+        runs.finish(self.sees_guards)
+    }
+
     /// The guards alone.
     pub fn guards(&self) -> Pages {
         let guards = self.runs.iter().filter(|run| run.state == PageState::Guard);

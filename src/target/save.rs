@@ -1,8 +1,8 @@
 //! Writes a core file (core(5)): what debuggers read, from whatever contexts and memory the caller has.
 //!
-//! You give threads with their registers, the memory map, and the pieces of memory that are to be in it; you get a file
-//! of the layout that the kernel writes (`fs/binfmt_elf.c`), with one `PT_LOAD` for each mapping. What no piece covers is
-//! a hole in the file: it takes no room on the disk, and reads as zeros.
+//! You give threads with their registers, the memory map, and the memory that is to be in it; you get a file
+//! of the layout that the kernel writes (`fs/binfmt_elf.c`), with one `PT_LOAD` for each mapping. What no piece of the
+//! memory covers is a hole in the file: it takes no room on the disk, and reads as zeros.
 //! Nothing here decides which contexts there are.
 
 use std::fs::File;
@@ -107,22 +107,21 @@ pub fn write_core(file: &File, content: &CoreContent<'_>, progress: &mut dyn FnM
     file.set_len(end.max(notes_at + notes.len() as u64))
 }
 
-/// Where each mapping lies in the file: one after the other, each up to the last byte that is kept of it.
+/// Where each mapping lies in the file: one after the other, each up to the last byte that is known of it.
 fn loads<'m>(content: &CoreContent<'m>, start: u64) -> Vec<Load<'m>> {
-    let mut pieces = content.memory.iter().peekable();
+    let mut known = content.memory.known().iter().peekable();
     let mut offset = start;
     let load = |mapping: &'m Mapping| {
         let mut held = 0;
-        while let Some((at, bytes)) = pieces.peek().copied().filter(|(at, _)| *at < mapping.range.high) {
-            let end = at.0.saturating_add(bytes.len() as u64);
-            if end > mapping.range.low.0 {
-                held = end.min(mapping.range.high.0) - mapping.range.low.0;
+        while let Some(range) = known.peek().copied().filter(|range| range.low < mapping.range.high) {
+            if range.high > mapping.range.low {
+                held = range.high.min(mapping.range.high).0 - mapping.range.low.0;
             }
-            if end > mapping.range.high.0 {
-                // The rest of the piece belongs to the next mapping.
+            if range.high > mapping.range.high {
+                // The rest belongs to the next mapping.
                 break;
             }
-            pieces.next();
+            known.next();
         }
         let load = Load { mapping, offset, held };
         offset = offset.saturating_add(held).next_multiple_of(PAGE);

@@ -65,6 +65,20 @@ pub struct Released {
     pagemap: Option<Pagemap>,
 }
 
+/// A process's map as it was before a stop, and what tells whether it still holds. A large one takes long to be read.
+#[derive(Debug)]
+pub struct KnownMap {
+    before: Fingerprint,
+    mappings: Arc<[Mapping]>,
+}
+
+impl KnownMap {
+    pub(super) fn read(live: &Live) -> KnownMap {
+        let before = Fingerprint::take(&live.directory());
+        KnownMap { before, mappings: live.mappings().unwrap_or_default().into() }
+    }
+}
+
 /// The process as it was opened, or, after an `execve`, as it is now.
 enum Seen<'live> {
     AsOpened(&'live Live),
@@ -83,21 +97,20 @@ impl Deref for Seen<'_> {
 }
 
 impl<'live> Stopped<'live> {
-    pub(super) fn of(live: &'live Live, limit: Duration) -> Result<Stopped<'live>, StopError> {
-        Stopped::held_by(live, || {
+    pub(super) fn of(live: &'live Live, map: KnownMap, limit: Duration) -> Result<Stopped<'live>, StopError> {
+        Stopped::held_by(live, map, || {
             let (tracer, held) = tracer::stop(live.process().pid, live.arch(), limit)?;
             Ok((Box::new(tracer) as Box<dyn Hold>, held))
         })
     }
 
-    /// The process as `stop` stops it.
+    /// The process as `stop` stops it. The stop only checks that the map still holds.
     pub(super) fn held_by(
         live: &'live Live,
+        map: KnownMap,
         stop: impl FnOnce() -> Result<(Box<dyn Hold>, Held), StopError>,
     ) -> Result<Stopped<'live>, StopError> {
-        // The map is read before, since a large one takes long; the stop only checks that it still holds.
-        let before = Fingerprint::take(&live.directory());
-        let mappings: Arc<[Mapping]> = live.mappings().unwrap_or_default().into();
+        let KnownMap { before, mappings } = map;
         let (hold, held) = stop()?;
         let witness = living_thread(&held.threads, live);
         let mut stopped = Stopped {
@@ -152,9 +165,15 @@ impl<'live> Stopped<'live> {
         &self.memory
     }
 
-    /// Fills `copy` with all memory that `pages`, asked for in this stop, say was touched.
-    pub fn copy_touched(&self, pages: &Pages, copy: &mut TouchedCopy) {
-        copy.fill(self.memory.source(), pages);
+    /// Fills `copy` with all memory that was ever touched, and gives the pages of all memory.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell which pages those are.
+    pub fn copy_touched(&self, copy: &mut TouchedCopy) -> Result<Pages, PagesUnknown> {
+        let pagemap = self.pagemap.get_or_init(|| Pagemap::open(&self.directory).ok());
+        let pagemap = pagemap.as_ref().ok_or(PagesUnknown)?;
+        let (mappings, source) = (&*self.mappings, self.memory.source());
+        copy.fill(source, &|range| pagemap.pages(range, mappings, source).map_err(|_| PagesUnknown))
     }
 
     /// Lets the process go on, and keeps what was read of it.
@@ -237,7 +256,7 @@ impl Memory for Released {
 }
 
 /// What differs, as good as always, when a process's map does.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Debug)]
 struct Fingerprint {
     /// Sizes in pages: of all mappings, of code, of data (proc(5), `statm`).
     sizes: Vec<u8>,

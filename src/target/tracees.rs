@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::error::{OpenError, StopError};
 use super::follow;
 use super::live::Live;
-use super::stopped::{Hold, Stopped};
+use super::stopped::{Hold, KnownMap, Stopped};
 use super::tracer::Held;
 use crate::arch::Arch;
 
@@ -155,9 +155,14 @@ impl Line {
     }
 
     /// Has all threads of a followed process stand still, waiting at most `limit` for the last one.
-    pub(super) fn stop<'live>(&self, live: &'live Live, limit: Duration) -> Result<Stopped<'live>, StopError> {
+    pub(super) fn stop<'live>(
+        &self,
+        live: &'live Live,
+        map: KnownMap,
+        limit: Duration,
+    ) -> Result<Stopped<'live>, StopError> {
         let (pid, arch) = (live.process().pid, live.arch());
-        Stopped::held_by(live, || {
+        Stopped::held_by(live, map, || {
             let began = Instant::now();
             let (answer, answered) = mpsc::channel();
             self.ask(Request::Stop { pid, arch, limit, answer });

@@ -98,7 +98,7 @@ fuzz_target!(|input: Input| {
     let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
     let tables = Tables::of(&X86_64, &code, [placed]);
     let chains = chains::unwind(&scene, &sites, &mappings, &tables, &hypotheses(&scene, &sites));
-    let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new() }];
+    let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new(), is_whole: false }];
     let view = CodeView {
         read: &|at, into| code.code(at, into),
         function_start: &|_| None,

@@ -67,6 +67,8 @@ pub struct Running {
     pub sp: Addr,
     /// The CFAs of the frames that begin there, sorted.
     pub cfas: Vec<Addr>,
+    /// Whether the rules led from frame to frame up to the stack's root.
+    pub is_whole: bool,
 }
 
 /// Chooses one chain for each stack that none of `running` is on, by address.
@@ -169,7 +171,7 @@ fn drop_running(groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Runnin
     let mut dropped: HashSet<Addr> = HashSet::new();
     for stack in running {
         let reached: Vec<Addr> = stack.cfas.iter().copied().filter(|cfa| tops.binary_search(cfa).is_ok()).collect();
-        if reached.iter().all(|top| *top <= stack.sp) {
+        if !stack.is_whole && reached.iter().all(|top| *top <= stack.sp) {
             dropped.extend(around(stack));
         }
         dropped.extend(reached);

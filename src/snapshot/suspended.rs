@@ -195,10 +195,12 @@ fn resuming(starts: &Starts<'_, '_>, suspended: &[Suspended]) -> Vec<bool> {
 /// The stacks that a thread's chain lies on.
 fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
     let parts = chain.sp.map_or(Vec::new(), |sp| stacks::parts(chain, sp, ground));
+    let ends_at_root = matches!(chain.ended, Ok(Ended::Root));
     let running = |part: Part| {
+        let is_whole = ends_at_root && part.frames.end == chain.frames.len();
         let mut cfas: Vec<Addr> = chain.frames[part.frames].iter().filter_map(|frame| frame.cfa).collect();
         cfas.sort_unstable();
-        Running { sp: part.sp, cfas }
+        Running { sp: part.sp, cfas, is_whole }
     };
     parts.into_iter().map(running).collect()
 }

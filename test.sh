@@ -12,7 +12,9 @@ packages=(
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU
   rustc-web cargo-web rust-web-src                           # Rust for other platforms (their standard libraries: below)
   gcc-mingw-w64-x86-64-win32 wine64                          # Windows
-  tmux less vim ruby                                         # terminal tests, and programs in the terminal
+  ruby php-cli                                               # distribution programs with fibers
+  perl                                                       # and without
+  tmux less vim                                              # terminal tests, and programs in the terminal
   xz-utils zstd                                              # compressed core files
 )
 

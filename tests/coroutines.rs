@@ -98,7 +98,7 @@ fn contexts_of_the_c_library() {
 fn boost_contexts() {
     check("co_fcontext", ALL);
     check("co_fcontext_stripped", &["guard"]);
-    check("co_fcontext_static", &["madvise"]);
+    check("co_fcontext_static", &["guard", "madvise"]);
     // Here pointers to finished ones stay below the frames of others.
     check("co_fcontext_o1", &["slab"]);
 }

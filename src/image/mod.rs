@@ -19,6 +19,7 @@ pub mod names;
 mod perf_map;
 mod printable;
 mod problem;
+mod progress;
 mod scan;
 mod symbols;
 mod unwind_sections;
@@ -49,6 +50,7 @@ pub use file::{Image, ImageSource};
 pub use modules::{Module, Modules};
 pub use printable::printable;
 pub use problem::ImageProblem;
+pub use progress::Progress;
 pub use unwind_sections::{SectionBytes, UnwindSections};
 
 /// The bytes of a file or of a piece of memory, shared without copying.

@@ -17,7 +17,7 @@ use std::thread;
 use super::demangle::demangle;
 use super::dwarf::{self, Aside, Frame};
 use super::symbols::{Symbol, Table};
-use super::{Files, Image, Module, Modules, debug_files, perf_map};
+use super::{Files, Image, Module, Modules, Progress, debug_files, perf_map};
 use crate::addr::{Addr, Pc};
 
 /// A function that an address lies in.
@@ -68,13 +68,20 @@ struct Job<'a> {
 
 /// Finds the names of `pcs`.
 pub fn resolve(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines) -> Names {
+    resolve_telling(modules, pcs, files, lines, &Progress::default())
+}
+
+/// The same, and tells `progress` how far it has come.
+pub fn resolve_telling(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines, progress: &Progress) -> Names {
     let jobs = jobs(modules, pcs);
+    progress.begin(jobs.len());
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             // The parsers below promise not to panic on damaged files. Should one break it, its module has no names.
             let names = catch_unwind(AssertUnwindSafe(|| names(job, files, lines))).unwrap_or_default();
+            progress.step();
             done.extend(job.addrs.iter().map(|addr| Addr(*addr)).zip(names));
         }
         done

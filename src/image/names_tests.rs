@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::names;
 use super::testing::{Folder, Loaded};
-use super::{Modules, printable};
+use super::{Modules, Progress, printable};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Access, Mapping, Origin};
 use crate::memory::Copied;
@@ -238,7 +238,11 @@ fn code_made_at_run_time_is_named_by_the_perf_map() {
     };
     let modules = Modules::load(&[made], &Copied::default(), &files);
     let pcs = [0x1000, 0x1040, 0x1041, 0x1060].map(|offset| Pc::After(Addr(0x7f00_0000_0000 + offset)));
-    let names = names::resolve(&modules, &pcs, &files, names::Lines::Everywhere);
+    let progress = Progress::default();
+    assert_eq!(progress.now(), (0, 0));
+    let names = names::resolve_telling(&modules, &pcs, &files, names::Lines::Everywhere, &progress);
+    let (done, all) = progress.now();
+    assert!(done == all && all > 0, "{done} of {all}");
     let name =
         |pc: Pc| names.get(pc).iter().map(|name| (name.function.as_deref().unwrap().to_owned(), name.offset)).next();
     assert_eq!(

@@ -13,8 +13,8 @@ use super::{Confidence, Kind, Peak, Snapshot, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
 use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard};
 use crate::discover::roster::{self, Line};
-use crate::image::Modules;
 use crate::image::names::Lines;
+use crate::image::{Modules, Progress};
 use crate::mapping::{Access, Mapping, mapping_at};
 use crate::switch;
 use crate::target::{Frozen, Target};
@@ -56,7 +56,8 @@ pub fn of_frozen(frozen: &Frozen, lines: Lines) -> Snapshot {
         }
     }
     let suspended = Default::default();
-    let seen = Seen { process, arch, stopped: Duration::ZERO, chains, suspended, warnings, lines: Some(lines) };
+    let (stopped, lines, progress) = (Duration::ZERO, Some(lines), Progress::default());
+    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines, progress };
     named(seen, threads, stacks, &modules, frozen, frozen)
 }
 

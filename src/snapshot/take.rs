@@ -20,7 +20,7 @@ use crate::arch::Arch;
 use crate::discover::bounds;
 use crate::discover::sites::{Derived, Sites, sites as sites_of};
 use crate::image::names::{self, Lines, Names};
-use crate::image::{Files, Modules};
+use crate::image::{Files, Modules, Progress};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
 use crate::target::{
@@ -58,12 +58,18 @@ pub fn of_live(live: &Live, lines: Lines) -> Result<Snapshot, StopError> {
 pub struct Kept {
     modules: Modules,
     derived: Derived,
+    progress: Progress,
 }
 
 impl Kept {
     /// For a first look: what files say is kept in `folder` beyond the end of this program, and taken from there.
     pub fn in_folder(folder: Option<CacheFolder>) -> Kept {
-        Kept { modules: Modules::default(), derived: Derived::in_folder(folder) }
+        Kept { derived: Derived::in_folder(folder), ..Kept::default() }
+    }
+
+    /// For a first look that tells how far its naming has come.
+    pub fn telling(progress: Progress) -> Kept {
+        Kept { progress, ..Kept::default() }
     }
 }
 
@@ -86,10 +92,8 @@ pub(super) fn take(
     remains: Option<&mut Remains>,
 ) -> Result<Snapshot, StopError> {
     let mappings = live.mappings().unwrap_or_default();
-    let (modules, mut derived) = match kept.take() {
-        Some(before) => (before.modules.reload(&mappings, &live.memory(), live), before.derived),
-        None => (Modules::load(&mappings, &live.memory(), live), Derived::default()),
-    };
+    let Kept { modules, mut derived, progress } = kept.take().unwrap_or_default();
+    let modules = modules.reload(&mappings, &live.memory(), live);
     debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
     let search = lines.is_some().then_some(&mut derived);
     let keeps = remains.is_some();
@@ -126,14 +130,14 @@ pub(super) fn take(
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
     let memory: &dyn Memory = copied.as_ref().map_or(&now, |copied| copied);
     let listed = listed::read(&modules, memory);
-    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines };
+    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines, progress: progress.clone() };
     let describe = |stacks: &mut Vec<Stack>| listed::apply(stacks, &listed, &ground, memory);
     let mut snapshot = understand(seen, &ground, describe, &modules, &now, live);
     if let Some(remains) = remains {
         whole::add_registers(&mut snapshot, &released.threads, &tables, &copied.unwrap_or_default());
         *remains = Remains { copy, mappings: Arc::clone(&released.mappings), threads: released.threads.clone() };
     }
-    *kept = Some(Kept { modules, derived });
+    *kept = Some(Kept { modules, derived, progress });
     Ok(snapshot)
 }
 
@@ -181,7 +185,8 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
     };
     let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
     let listed = listed::read(&modules, core);
-    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines: Some(lines) };
+    let (lines, progress) = (Some(lines), kept.progress.clone());
+    let seen = Seen { process, arch, stopped, chains, suspended, warnings, lines, progress };
     let describe = |stacks: &mut Vec<Stack>| listed::apply(stacks, &listed, &ground, core);
     let mut snapshot = understand(seen, &ground, describe, &modules, core, core);
     if keeps {
@@ -335,6 +340,7 @@ pub(super) struct Seen<'s> {
     pub(super) suspended: Found,
     pub(super) warnings: Vec<String>,
     pub(super) lines: Option<Lines>,
+    pub(super) progress: Progress,
 }
 
 /// Makes stacks and names out of what was seen; `describe` adds what the program says of its stacks itself.
@@ -374,7 +380,8 @@ pub(super) fn named(
     let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));
     pcs.dedup();
-    let names = seen.lines.map_or_else(Names::default, |lines| names::resolve(modules, &pcs, files, lines));
+    let resolve = |lines| names::resolve_telling(modules, &pcs, files, lines, &seen.progress);
+    let names = seen.lines.map_or_else(Names::default, resolve);
     let places = Places::new(&pcs, modules, &names);
     debug!("{} places are named", pcs.len());
     segments::mark(&mut stacks, &places, seen.arch, modules, memory);

@@ -28,6 +28,8 @@ pub(crate) enum Message {
     Resized(Size),
     /// There is a new look.
     Looked(Arc<Picture>),
+    /// Of so many modules, the second number, so many were read for their names.
+    Loading((usize, usize)),
     /// Something happened to the program.
     Event(Event),
     /// The program stands still on demand, or runs on.
@@ -199,6 +201,8 @@ pub(crate) struct Model {
     pub(super) frozen: bool,
     /// The newest state of the program's terminal, while another one is frozen.
     pub(super) fresh_pane: Option<Arc<Pane>>,
+    /// How many modules were read for the first whole look, of how many, until there is one.
+    pub(super) loading: Option<(usize, usize)>,
     /// Whether a key was pressed: until then each picture is shown as if it were the first.
     pub(super) touched: bool,
     /// The pages that were opened, one from the other; the last one is seen. Never empty.
@@ -250,6 +254,7 @@ impl Model {
             fresh: None,
             frozen: false,
             fresh_pane: None,
+            loading: None,
             touched: false,
             lists: Vec::new(),
             wanted,
@@ -298,9 +303,12 @@ impl Model {
 
     /// Whether a message changes what is seen: what comes by itself does not while the display is frozen.
     pub(crate) fn shows(&self, message: &Message) -> bool {
-        let comes_by_itself =
-            matches!(message, Message::Looked(_) | Message::Event(_) | Message::Output(_) | Message::Report(_));
-        !(self.frozen && comes_by_itself)
+        let comes_by_itself = matches!(
+            message,
+            Message::Looked(_) | Message::Event(_) | Message::Output(_) | Message::Report(_) | Message::Loading(_)
+        );
+        let is_known = matches!(message, Message::Loading(counts) if self.loading == Some(*counts));
+        !(self.frozen && comes_by_itself || is_known)
     }
 
     /// Whether the program is ours and has not ended.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,16 @@ use super::theme::Look;
 use super::update::update;
 use super::view::layout;
 use crate::filter::Filter;
+use crate::image::Progress;
 use crate::report::usage;
 use crate::target::{self, Inbox, Pty, Received, TerminalSize};
 use crate::watch::{Attached, Control, EventKind, Launched, Looked, News, Watched};
 
 /// Within this time a second interrupt is meant for us.
 const TWICE: Duration = Duration::from_secs(2);
+
+/// How often it is shown how far the first whole look has come.
+const TICK: Duration = Duration::from_millis(200);
 
 /// How the screen is to be.
 #[derive(Clone, Debug)]
@@ -78,8 +82,8 @@ enum Input {
 /// # Errors
 /// The terminal can't be used, or the watch failed.
 pub fn attach(attached: Attached, inbox: &Inbox, options: &Options) -> Result<Watched, TuiError> {
-    let (first, control) = (attached.first(), attached.control());
-    show(first, control, None, inbox, options, move |tell| attached.watch(tell))
+    let watch = Shown { first: attached.first(), control: attached.control(), progress: attached.progress() };
+    show(watch, None, inbox, options, move |tell| attached.watch(tell))
 }
 
 /// Shows a watch on a program that was launched on `pty`, until it ends or the user leaves; then the terminal is as it
@@ -88,8 +92,8 @@ pub fn attach(attached: Attached, inbox: &Inbox, options: &Options) -> Result<Wa
 /// # Errors
 /// As for [`attach`].
 pub fn run(launched: Launched, pty: Pty, inbox: &Inbox, options: &Options) -> Result<Watched, TuiError> {
-    let (first, control) = (launched.unseen(), launched.control());
-    show(first, control, Some(pty), inbox, options, move |tell| launched.watch(tell))
+    let watch = Shown { first: launched.unseen(), control: launched.control(), progress: launched.progress() };
+    show(watch, Some(pty), inbox, options, move |tell| launched.watch(tell))
 }
 
 /// The size that the terminal of a program is to have which is launched for [`run`].
@@ -101,20 +105,28 @@ pub fn program_size() -> io::Result<TerminalSize> {
     Ok(TerminalSize { columns: pane.width, rows: pane.height })
 }
 
-fn show(
+/// What is shown of a watch.
+struct Shown {
     first: Looked,
     control: Control,
+    progress: Progress,
+}
+
+fn show(
+    shown: Shown,
     pty: Option<Pty>,
     inbox: &Inbox,
     options: &Options,
     watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched + Send + 'static,
 ) -> Result<Watched, TuiError> {
+    let Shown { first, control, progress } = shown;
     let (sender, inputs) = mpsc::channel();
     let wanted = Wanted { filter: options.filter.clone(), ..Wanted::default() };
     let first = Arc::new(Picture::new(&first, &wanted));
     let screen = Screen::open(options.look, options.mouse).map_err(TuiError::Terminal)?;
     let mut model = Model::new(first, options.interval, screen.size(), options.look);
     model.launched = pty.is_some();
+    model.loading = Some(progress.now());
     let signals = sender.clone();
     let heard = move |received: Received| {
         let _ = signals.send(Input::Signal(received));
@@ -139,6 +151,7 @@ fn show(
         output,
         sender,
         inputs,
+        progress,
         watched: None,
         interrupted: None,
         options: options.clone(),
@@ -216,6 +229,8 @@ struct Session {
     output: Option<Output>,
     sender: Sender<Input>,
     inputs: Receiver<Input>,
+    /// How far the naming of the first whole look has come.
+    progress: Progress,
     /// What was seen, once the watch has ended.
     watched: Option<Box<Watched>>,
     /// When the program was last sent an interrupt.
@@ -228,7 +243,7 @@ struct Session {
 impl Session {
     fn run(mut self) -> Result<Watched, TuiError> {
         self.draw()?;
-        while let Ok(input) = self.inputs.recv() {
+        while let Some(input) = self.next()? {
             // All that is there already is taken in before anything is drawn.
             let mut next = Some(input);
             let mut changed = false;
@@ -245,6 +260,23 @@ impl Session {
             }
         }
         Err(TuiError::WatchDied)
+    }
+
+    /// Waits for what comes in. Until there is a whole look, it is shown how far that has come.
+    fn next(&mut self) -> Result<Option<Input>, TuiError> {
+        while self.model.loading.is_some() {
+            match self.inputs.recv_timeout(TICK) {
+                Ok(input) => return Ok(Some(input)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let message = Message::Loading(self.progress.now());
+            if self.model.shows(&message) {
+                update(&mut self.model, message);
+                self.draw()?;
+            }
+        }
+        Ok(self.inputs.recv().ok())
     }
 
     fn draw(&mut self) -> Result<(), TuiError> {

@@ -189,6 +189,22 @@ fn until_a_key_is_pressed_each_look_is_shown_as_the_first() {
 }
 
 #[test]
+fn what_is_still_to_come_is_shown_until_it_is_there() {
+    let mut model = model(MIDDLE, COLORS);
+    for (counts, words) in [((0, 0), "── Stacks · looking for coroutines ──"), ((3, 41), "── Stacks · symbols 3/41 ──")]
+    {
+        let message = Message::Loading(counts);
+        assert!(model.shows(&message));
+        update(&mut model, message);
+        assert!(screen(&model).contains(words), "{}", screen(&model));
+        // Nothing is drawn for what is shown already.
+        assert!(!model.shows(&Message::Loading(counts)));
+    }
+    update(&mut model, Message::Looked(look_of(server(12), 222)));
+    assert!(model.loading.is_none() && screen(&model).contains("── Stacks ──"));
+}
+
+#[test]
 fn a_page_of_what_is_gone_is_closed() {
     let mut model = model(MIDDLE, COLORS);
     type_keys(&mut model, "G\n");

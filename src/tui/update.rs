@@ -37,6 +37,10 @@ pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
             None
         }
         Message::Looked(picture) => looked(model, picture),
+        Message::Loading(counts) => {
+            model.loading = Some(counts);
+            None
+        }
         Message::Event(event) => {
             model.add_event(event);
             None
@@ -61,6 +65,7 @@ pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
         Message::WantsToLeave => leave(model),
         Message::Ended(end) => {
             model.end = Some(end);
+            model.loading = None;
             if let Overlay::Typing | Overlay::Quit { .. } = model.overlay {
                 model.overlay = Overlay::None;
             }
@@ -73,6 +78,7 @@ pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
 
 /// A picture of a new look; one that is frozen stays.
 fn looked(model: &mut Model, picture: Arc<Picture>) -> Option<Effect> {
+    model.loading = None;
     if model.frozen {
         model.fresh = Some(picture);
         return None;

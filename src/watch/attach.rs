@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::run::{Input, Looked, News, Watch};
 use super::{End, Watched};
+use crate::image::Progress;
 use crate::snapshot::Snapshot;
 use crate::target::{self, LookError};
 
@@ -61,6 +62,11 @@ impl Attached {
     /// The way to ask for something while [`Attached::watch`] runs.
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// How far the naming of a look has come, which may take long the first time.
+    pub fn progress(&self) -> Progress {
+        self.watch.progress.clone()
     }
 
     /// The first look; its stacks are measured, and nothing is named.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::run::{Input, Looked, News, Watch};
 use super::{RunError, Watched};
+use crate::image::Progress;
 use crate::snapshot::Snapshot;
 use crate::target::{self, Facts, Inbox, Pty, TerminalSize, Tracees};
 
@@ -105,6 +106,11 @@ impl Launched {
     /// The way to ask for something while [`Launched::watch`] runs.
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// How far the naming of a look has come, which may take long the first time.
+    pub fn progress(&self) -> Progress {
+        self.watch.progress.clone()
     }
 
     /// What is seen before the first look: nothing but which program it is.

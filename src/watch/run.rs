@@ -13,6 +13,7 @@ use super::pause::Pause;
 use super::relay::Relay;
 use super::usage::Usage;
 use super::{End, Watched};
+use crate::image::Progress;
 use crate::image::names::Lines;
 use crate::snapshot::{self, Kept, Snapshot};
 use crate::target::{
@@ -91,6 +92,8 @@ pub(super) struct Watch {
     looked_at: i32,
     /// What was read of the files of each process.
     modules: HashMap<i32, Option<Kept>>,
+    /// How far the naming of the look has come that is being taken.
+    pub(super) progress: Progress,
     pace: Pace,
     pub(super) relay: Relay,
     /// Holds the program while it is to stand still.
@@ -117,6 +120,7 @@ impl Watch {
             processes: BTreeSet::from([pid]),
             looked_at: 0,
             modules: HashMap::new(),
+            progress: Progress::default(),
             pace: Pace::new(interval),
             relay: Relay::default(),
             pause: None,
@@ -374,7 +378,7 @@ impl Watch {
     /// Looks at one process, or tells why that is not possible.
     fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
         let live = self.open(pid)?;
-        let kept = self.modules.entry(pid).or_default();
+        let kept = self.modules.entry(pid).or_insert_with(|| Some(Kept::telling(self.progress.clone())));
         let snapshot = Arc::new(snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
         self.looks += 1;
         self.warn(snapshot.warnings.iter().cloned());

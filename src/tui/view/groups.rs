@@ -24,7 +24,8 @@ const BESIDE_POSITION: usize = 16;
 
 /// Draws title, headings and rows.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
-    Pen::new(buffer, model.look, area, 0).rule(title(model), &position(model, area));
+    let title = format!("{}{}", title(model), loading(model));
+    Pen::new(buffer, model.look, area, 0).rule(&title, &position(model, area));
     headings(model, buffer, area);
     let list = model.list();
     empty::draw(model, buffer, area);
@@ -48,6 +49,16 @@ fn title(model: &Model) -> &'static str {
         GroupBy::Entry => "Groups by entry",
         GroupBy::Top => "Groups by innermost function",
         GroupBy::State => "Groups by state",
+    }
+}
+
+/// What of the first whole look is still to come; nothing once it is there.
+pub(super) fn loading(model: &Model) -> String {
+    let dot = if model.look.ascii { ", " } else { " · " };
+    match model.loading {
+        None => String::new(),
+        Some((_, 0)) => format!("{dot}looking for coroutines"),
+        Some((done, all)) => format!("{dot}symbols {done}/{all}"),
     }
 }
 

@@ -100,6 +100,7 @@ fn title(model: &Model, buffer: &mut Buffer, area: Rect) {
         let place = model.picture.whereabouts(cluster.worst).unwrap_or("-");
         format!("Stacks of the group {}", printable(place))
     });
+    let what = format!("{what}{}", super::groups::loading(model));
     Pen::new(buffer, model.look, area, 0).rule(&model.look.fit(&what), &super::groups::position(model, area));
 }
 

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use common::terminal::Terminal;
 use serde_json::Value;
-use stackscope_harness::{Running, built, scratch};
+use stackscope_harness::{Running, built, scratch, wait_until};
 
 /// Without the first line, which has the time on it.
 fn without_clock(screen: &str) -> String {
@@ -44,7 +44,7 @@ fn after_a_storm_of_sizes_the_screen_is_as_a_fresh_one() {
     fresh.attach("", "--interval 600000", fixture.pid());
     fresh.wait_for("1–4 of 4");
     let expected = without_clock(&fresh.screen());
-    stackscope_harness::wait_until("the screens are the same", || without_clock(&stormy.screen()) == expected);
+    wait_until("the screens are the same", || without_clock(&stormy.screen()) == expected);
     for terminal in [stormy, fresh] {
         terminal.keys(&["q"]);
         terminal.wait_for("runs on, watched for");
@@ -59,6 +59,7 @@ fn the_first_screen_does_not_wait_for_the_whole_look() {
     let written = terminal.record();
     terminal.run(&format!("{} attach {}", env!("CARGO_BIN_EXE_stackscope"), fixture.pid()));
     terminal.wait_for("coroutines");
+    wait_until("all was recorded", || written().contains("coroutines"));
     let written = written();
     // The end of each drawing (DEC private mode 2026): the first one came before there was anything but threads.
     let first = written.find("\x1b[?2026l").unwrap();
@@ -138,8 +139,12 @@ fn shown(program: &Truthful, filter: &str, count: usize) -> Vec<(f64, char)> {
     terminal.keys(&["1"]);
     terminal.run(&format!("\\{filter}"));
     terminal.wait_for(&format!("1–{count} of {count}"));
-    let peaks = peaks_on(&terminal.screen());
-    assert_eq!(peaks.len(), count, "{}", terminal.screen());
+    // A screen may be read while it is drawn.
+    let mut peaks = Vec::new();
+    wait_until("all rows", || {
+        peaks = peaks_on(&terminal.screen());
+        peaks.len() == count
+    });
     peaks
 }
 

@@ -191,7 +191,7 @@ fn until_a_key_is_pressed_each_look_is_shown_as_the_first() {
 #[test]
 fn what_is_still_to_come_is_shown_until_it_is_there() {
     let mut model = model(MIDDLE, COLORS);
-    for (counts, words) in [((0, 0), "── Stacks · looking for coroutines ──"), ((3, 41), "── Stacks · symbols 3/41 ──")]
+    for (counts, words) in [((0, 0), "── Stacks · searching memory ──"), ((3, 41), "── Stacks · symbols 3/41 ──")]
     {
         let message = Message::Loading(counts);
         assert!(model.shows(&message));

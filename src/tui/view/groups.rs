@@ -57,7 +57,7 @@ pub(super) fn loading(model: &Model) -> String {
     let dot = if model.look.ascii { ", " } else { " · " };
     match model.loading {
         None => String::new(),
-        Some((_, 0)) => format!("{dot}looking for coroutines"),
+        Some((_, 0)) => format!("{dot}searching memory"),
         Some((done, all)) => format!("{dot}symbols {done}/{all}"),
     }
 }

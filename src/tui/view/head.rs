@@ -30,13 +30,15 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     }
     let command = process.command.join(" ");
     let program = process.command.first().map_or("", |program| program.rsplit('/').next().unwrap_or(program));
-    let what = match scale(model.size) {
-        Scale::Wide => format!("  {}   pid {}", printable(&command), process.pid),
-        Scale::Middle => format!("  {}[{}]  {}", printable(program), process.pid, time(model)),
-        Scale::Narrow | Scale::Line => format!("  {}", printable(program)),
+    let (what, number) = match scale(model.size) {
+        Scale::Wide => (command.as_str(), format!("   pid {}", process.pid)),
+        Scale::Middle => (program, format!("[{}]  {}", process.pid, time(model))),
+        Scale::Narrow | Scale::Line => (program, String::new()),
     };
     let room = pen.left().saturating_sub(right + 1);
-    pen.left_cell(&what, room, Style::new()).skip(1);
+    // Of a long command its number stays.
+    let what = look.signs().shorten(&look.fit(&printable(what)), room.saturating_sub(number.chars().count() + 2));
+    pen.left_cell(&format!("  {what}{number}"), room, Style::new()).skip(1);
     if !wide {
         pen.text(&stacks, Style::new()).skip(2);
         levels(&mut pen, model);

@@ -131,6 +131,14 @@ fn nested_coroutines_on_four_threads() {
     check_standing("co_nested_debug", &["slab"]);
 }
 
+/// Their outermost frame would return to no address, and what has ended stands in the function that called it.
+#[test]
+fn registers_kept_in_a_block() {
+    check("co_block", ALL);
+    check("co_block_stripped", &["slab"]);
+    check("co_block_late", &["guard", "malloc"]);
+}
+
 /// Some of them rest on one or two segments, from where their chains lead back to their own stacks.
 #[test]
 fn coroutines_on_segments() {

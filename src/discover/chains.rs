@@ -8,7 +8,7 @@ use super::ends::CodeView;
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, Pc};
 use crate::mapping::{Mapping, mapping_at};
-use crate::memory::Nearby;
+use crate::memory::{Memory as _, Nearby};
 use crate::registers::Register;
 use crate::share;
 use crate::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk_from};
@@ -27,13 +27,17 @@ const FEWEST_EACH: usize = 4096;
 /// Code without unwind rules is a library's start code if it lies this close to a switch routine, in bytes.
 const NEAR: u64 = 1024;
 
+/// Addresses of programs have so many bits (Linux, `Documentation/arch/x86/x86_64/mm.rst`).
+const USER_BITS: u32 = 47;
+
 /// The stack pointer (DWARF number, System V ABI figure 3.36).
 const STACK_POINTER: Register = Register(7);
 
 /// Why a chain has no more frames on its stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Root {
-    /// The rules or a zero say that nobody called the outermost frame, or its return address was put there by hand.
+    /// The rules, or a zero or another number that is no address, say that nobody called the outermost frame, or its
+    /// return address was put there by hand.
     Marked,
     /// The outermost frame's rules, or those of one behind it that never runs, lead to whoever resumed it last.
     Link,
@@ -207,13 +211,21 @@ impl Unwinding<'_, '_, '_, '_> {
             (Some(Stop::Guessed), _) | (None, Ended::NoRule) if in_start_code => Root::StartCode,
             (Some(Stop::Guessed), _) => return None,
             (None, Ended::Root) => Root::Marked,
+            (None, Ended::NoRule) if self.returns_nowhere(last) => Root::Marked,
             (None, Ended::Unreadable(at)) if at >= climb.memory.high.offset(-8) => Root::TopOfMemory,
             (None, _) if is_fresh && frames.len() == start + 1 => Root::StartCode,
             (None, _) => return None,
         };
-        let ended = if climb.stop.is_some() { Ended::Root } else { ended };
+        let ended = if climb.stop.is_some() || root == Root::Marked { Ended::Root } else { ended };
         let (sp, frames, segments, top) = (climb.sp, climb.first..frames.len(), climb.segments, climb.top);
         Some(Chain { hypothesis, sp, frames, segments, root, top, ended })
+    }
+
+    /// Whether a frame's return address is a number that can't be an address of a program's: a mark of the library's.
+    fn returns_nowhere(&self, frame: &Frame) -> bool {
+        // It lies right below the CFA (System V ABI, AMD64 supplement, figure 3.3).
+        let word = frame.cfa.and_then(|cfa| self.scene.memory.read_u64(cfa.offset(-8)).ok());
+        word.is_some_and(|word| word >> USER_BITS != 0)
     }
 
     /// Whether a climb has to be made again, as it has told something about a place; `None` where it leads nowhere.

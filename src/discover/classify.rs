@@ -83,7 +83,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
         let state = match origin {
             Origin::Fresh => State::New,
             _ if choice.holder == Holder::None => State::Finished,
-            _ => siblings.state(frames, &mut ends),
+            _ => siblings.state(chain.root, frames, &mut ends),
         };
         Context {
             sp: chain.sp,
@@ -169,7 +169,7 @@ impl<'c> Siblings<'c> {
 
     /// Finished is what stands behind the call from which its siblings' work hangs, as all that stand there do, with
     /// nothing to come: neither in that function, nor a round more of a loop in one that it called.
-    fn state(&self, frames: &[Frame], ends: &mut Ends<'_>) -> State {
+    fn state(&self, end: Root, frames: &[Frame], ends: &mut Ends<'_>) -> State {
         let Some(root) = frames.last().map(|frame| frame.pc) else { return State::Suspended };
         if frames.len() > MOST_FINISHED {
             return State::Suspended;
@@ -179,13 +179,24 @@ impl<'c> Siblings<'c> {
         for (distance, frame) in frames.iter().rev().enumerate() {
             let Some(places) = self.places.get(&(outermost, distance)) else { continue };
             let Some(standing) = places.get(&frame.pc).filter(|standing| standing.inside.is_some()) else { continue };
-            let works = |(place, other): (&Pc, &Standing<'_>)| {
-                other.deepest > standing.deepest && code.is_earlier(*place, frame.pc)
+            let deeper = places.iter().filter(|(_, other)| other.deepest > standing.deepest).map(|(place, _)| *place);
+            let mut deeper: Vec<Pc> = deeper.filter(|place| *place != frame.pc).collect();
+            let at = frame.pc.addr();
+            let is_over = match distance {
+                // A library calls what is given to it by its address, and nobody called the outermost function.
+                0 if end == Root::Marked && !ends.is_end(at) => {
+                    deeper.retain(|place| code.called(*place).is_none() && code.is_earlier(*place, frame.pc));
+                    !ends.is_in_loop(at)
+                }
+                _ => ends.is_end(at),
             };
+            // The two ways of a branch may lie in any order.
+            let is_near = |place: Pc| code.is_earlier(place, frame.pc) || code.is_earlier(frame.pc, place);
+            let works = |place: &Pc, ends: &mut Ends<'_>| is_near(*place) && !ends.reaches(at, place.addr());
             let inside = frames[..frames.len() - 1 - distance].iter();
-            if matches!(frame.pc, Pc::After(_))
-                && places.iter().any(works)
-                && ends.is_end(frame.pc.addr())
+            if is_over
+                && matches!(frame.pc, Pc::After(_))
+                && deeper.iter().any(|place| works(place, ends))
                 && !inside.map(|frame| frame.pc.addr()).any(|at| ends.is_in_loop(at))
             {
                 return State::Finished;

@@ -114,8 +114,10 @@ fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Impli
         |saved_sp| Hypothesis { site: hit.site, layout: index, word_at: at, saved_sp, holder: None, block: None };
     match layout.resume_word {
         Place::Stack(offset) => Some(Implied::NeedsHolder(hypothesis(at.offset(-offset)))),
-        // A fresh context has its start label where the first function will return to.
-        Place::Block(_) if site.origin == Origin::Fresh => Some(Implied::NeedsHolder(hypothesis(at))),
+        // A fresh context has its start label where the first function will return to, unless the block has the label.
+        Place::Block(_) if site.origin == Origin::Fresh && layout.stack_copy.is_some() => {
+            Some(Implied::NeedsHolder(hypothesis(at)))
+        }
         Place::Block(offset) => {
             let block = at.offset(-offset);
             let slot = block.offset(layout.sp_slot?);

@@ -73,9 +73,9 @@ pub(super) struct Ends<'a> {
 enum Sought {
     /// A return from the function.
     Return,
-    /// Once more the call that the search begins behind.
-    SameCall,
-    /// Either.
+    /// The call with this return address.
+    Call(Addr),
+    /// A return, or once more the call that the search begins behind.
     Any,
 }
 
@@ -91,7 +91,12 @@ impl<'a> Ends<'a> {
 
     /// Whether from this return address on the call before it can be reached again: it stands in a loop.
     pub(super) fn is_in_loop(&mut self, at: Addr) -> bool {
-        self.leads(at, Sought::SameCall)
+        self.reaches(at, at)
+    }
+
+    /// Whether from a return address on the call with the return address `call` can be reached.
+    pub(super) fn reaches(&mut self, at: Addr, call: Addr) -> bool {
+        self.leads(at, Sought::Call(call))
     }
 
     fn leads(&mut self, at: Addr, sought: Sought) -> bool {
@@ -107,6 +112,12 @@ impl<'a> Ends<'a> {
 impl CodeView<'_> {
     /// Whether code from `start` on leads to what is sought; what can't be followed is taken to return.
     fn leads(&self, start: Addr, sought: Sought, depth: usize) -> bool {
+        let returns_count = !matches!(sought, Sought::Call(_));
+        let call = match sought {
+            Sought::Return => None,
+            Sought::Call(call) => Some(call),
+            Sought::Any => Some(start),
+        };
         let mut waiting = vec![start];
         let mut visited = HashSet::new();
         while let Some(at) = waiting.pop() {
@@ -114,7 +125,7 @@ impl CodeView<'_> {
                 continue;
             }
             let instruction = self.instruction(at).filter(|_| visited.len() <= MOST_INSTRUCTIONS);
-            let Some(instruction) = instruction else { return sought != Sought::SameCall };
+            let Some(instruction) = instruction else { return returns_count };
             let next = Addr(instruction.next_ip());
             match instruction.flow_control() {
                 FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || self.runs_off(at, next) => {}
@@ -122,7 +133,7 @@ impl CodeView<'_> {
                 FlowControl::UnconditionalBranch => waiting.push(Addr(instruction.near_branch_target())),
                 FlowControl::ConditionalBranch => waiting.extend([next, Addr(instruction.near_branch_target())]),
                 FlowControl::Call | FlowControl::IndirectCall => {
-                    if next == start && sought != Sought::Return {
+                    if Some(next) == call {
                         return true;
                     }
                     if self.comes_back(&instruction, depth) {
@@ -132,12 +143,12 @@ impl CodeView<'_> {
                 FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
                     let target = self.through_slot(&instruction);
                     waiting.extend(target);
-                    if target.is_none() && sought != Sought::SameCall {
+                    if target.is_none() && returns_count {
                         return true;
                     }
                 }
                 FlowControl::Exception => {}
-                _ if sought != Sought::SameCall => return true,
+                _ if returns_count => return true,
                 _ => {}
             }
         }

@@ -299,7 +299,11 @@ impl Collected {
                     Resume::AfterCallsOf(entry) => entry,
                     Resume::Label { label, .. } => label,
                 }));
-                for start in &switches.starts {
+                let (starts, layout) = match &descriptor.fresh {
+                    Some(fresh) => (&switches.named_by_blocks, self.layout(fresh)),
+                    None => (&switches.starts, layout),
+                };
+                for start in starts {
                     self.add(at(start.0), Pc::At(Addr(at(start.0))), Origin::Fresh, layout);
                 }
             }

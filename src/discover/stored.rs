@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::calls::{Calls, Wanted};
-use super::descriptors::{Layout, Place, Switches};
+use super::descriptors::{Descriptor, Layout, Place, Switches};
 use crate::image::{Image, Stamp};
 use crate::registers::Registers;
 use crate::target::CacheFolder;
@@ -78,7 +78,8 @@ fn is_sound(said: &Said) -> bool {
                 .iter()
                 .all(|(register, place)| usize::from(register.0) < Registers::LIMIT && is_near(*place))
     };
-    said.switches.descriptors.iter().all(|descriptor| is_layout(&descriptor.layout))
+    let is_descriptor = |it: &Descriptor| is_layout(&it.layout) && it.fresh.as_ref().is_none_or(is_layout);
+    said.switches.descriptors.iter().all(is_descriptor)
 }
 
 #[cfg(test)]
@@ -91,7 +92,7 @@ mod tests {
             format!(
                 r#"{{"switches":{{"descriptors":[{{"site":1,"resume":{{"AfterCallsOf":1}},"saves_only":false,"layout":
                 {{"resume_word":{{"Stack":{offset}}},"stack_copy":null,"sp_slot":null,"sp_after":8,"registers":[[3,{{"Block":8}}]],
-                "mangling":null}}}}],"starts":[]}},"calls":[]}}"#
+                "mangling":null}},"fresh":null}}],"starts":[],"named_by_blocks":[]}},"calls":[]}}"#
             )
         };
         let said = |offset| serde_json::from_str::<Said>(&stored(offset)).unwrap();

@@ -75,6 +75,7 @@ fn descriptor(entry: u64, loader: &Loader) -> Descriptor {
     Descriptor {
         site: loader.site,
         resume: Resume::AfterCallsOf(entry),
+        fresh: None,
         layout: Layout {
             resume_word: Place::Block(loader.pc_slot),
             stack_copy: None,

@@ -62,6 +62,11 @@ impl<'a> Reader<'a> {
         (self.code.function_start)(svma)
     }
 
+    /// The starts of functions that have a symbol, at most so many bytes before `svma`.
+    pub(super) fn named_starts(&self, svma: u64, within: u64) -> Vec<u64> {
+        (self.code.named_starts)(&[svma], within)
+    }
+
     /// The instruction at `svma`.
     pub(super) fn instruction(&self, svma: u64) -> Option<Instruction> {
         let tail = self.tail(svma)?;

@@ -49,6 +49,7 @@ pub(super) fn derive_by(reader: &Reader<'_>, exit: u64, site: u64) -> Option<Des
         site,
         resume: Resume::Label { label: pushed.label, goes_on },
         layout: state.layout(pushed)?,
+        fresh: None,
         saves_only: false,
     })
 }

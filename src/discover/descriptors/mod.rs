@@ -107,6 +107,9 @@ pub struct Descriptor {
     pub resume: Resume,
     /// What it saved.
     pub layout: Layout,
+    /// Where a context that never ran has its words, if the block itself names the code to begin with; what a switch
+    /// leaves there is a place that only returns.
+    pub fresh: Option<Layout>,
     /// Whether the routine only saves and returns: the context runs on, and what it saved may never be used (`setjmp`).
     pub saves_only: bool,
 }
@@ -122,6 +125,8 @@ pub struct Switches {
     pub descriptors: Vec<Descriptor>,
     /// Where fresh contexts may begin.
     pub starts: Vec<StartLabel>,
+    /// Those that contexts begin at whose block names them, for descriptors that say how such a block looks.
+    pub named_by_blocks: Vec<StartLabel>,
 }
 
 impl Switches {
@@ -162,5 +167,6 @@ pub fn derive(code: &ImageCode<'_>) -> Switches {
         switches.add(buffer::savers(&reader, loader));
     }
     switches.starts = start::labels(&reader, &switches.descriptors, &trampolines);
+    switches.named_by_blocks = start::named_by_blocks(&reader, &switches.descriptors);
     switches
 }

@@ -53,15 +53,37 @@ fn derive_from(reader: &Reader<'_>, entry: u64, site: u64) -> Option<Findings> {
     let before = reader.reach(entry, site)?;
     let mut after = before.clone();
     let next = reader.step(&mut after, site)?;
-    let sp = after.get(RSP);
-    if !is_foreign(&after, sp) {
+    let loaded = after.get(RSP);
+    if !is_foreign(&after, loaded) {
         return None;
     }
     let target = reader.leave(&mut after, next, LONGEST_END);
-    let layout = saved_by(&before).filter(|layout| target.is_some() || keeps_all_in_block(layout));
-    let descriptor =
-        layout.map(|layout| Descriptor { site, resume: Resume::AfterCallsOf(entry), layout, saves_only: false });
-    Some(Findings { descriptor, loader: target.and_then(|target| loaded_by(&after, site, sp, target)) })
+    let sp = before.get(RSP);
+    // A block can still be filled in when the stack pointer is the other one.
+    let layout = saved_by(&before, sp)
+        .or_else(|| target.and_then(|_| saved_by(&after, sp)))
+        .filter(|layout| target.is_some() || keeps_all_in_block(layout));
+    let describe = |layout: Layout| {
+        let fresh = target.and_then(|target| fresh(&after, &layout, loaded, target));
+        Descriptor { site, resume: Resume::AfterCallsOf(entry), layout, fresh, saves_only: false }
+    };
+    let descriptor = layout.map(describe);
+    Some(Findings { descriptor, loader: target.and_then(|target| loaded_by(&after, site, loaded, target)) })
+}
+
+/// Where a context that never ran has its words, if the routine jumps to `target` through the block that it takes the stack
+/// pointer `sp` from.
+fn fresh(machine: &Machine, layout: &Layout, sp: Value, target: Value) -> Option<Layout> {
+    let (sp_place, _) = machine.source(sp)?;
+    let (pc_place, twist) = machine.source(target)?;
+    let is_one_block =
+        pc_place.base == sp_place.base && twist == Twist::None && layout.sp_slot == Some(sp_place.offset);
+    (is_one_block && matches!(layout.resume_word, Place::Stack(_))).then(|| Layout {
+        resume_word: Place::Block(pc_place.offset),
+        stack_copy: None,
+        sp_after: 0,
+        ..layout.clone()
+    })
 }
 
 /// Whether both the code address and the stack pointer were copied to one block, which a call does not do by itself.
@@ -80,9 +102,9 @@ struct SavedSp {
     slot: Option<Sum>,
 }
 
-/// What a routine that stands before its switch has saved.
-fn saved_by(machine: &Machine) -> Option<Layout> {
-    let Sum { base: Base::Start(RSP), offset: top } = machine.get(RSP).sum()? else { return None };
+/// What a routine has saved that leaves its stack at `sp`.
+fn saved_by(machine: &Machine, sp: Value) -> Option<Layout> {
+    let Sum { base: Base::Start(RSP), offset: top } = sp.sum()? else { return None };
     let saved_sp = saved_sp(machine, top)?;
     let place = |place: Sum| match place.base {
         Base::Start(RSP) => (top..0).contains(&place.offset).then_some(Place::Stack(place.offset - saved_sp.value)),

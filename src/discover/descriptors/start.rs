@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use iced_x86::Mnemonic;
+
 use super::flow::Reader;
 use super::inlined::arrives_by_register;
 use super::{Descriptor, Place, Resume, StartLabel};
@@ -24,7 +26,7 @@ const MOST_LABELS: usize = 4096;
 pub(super) fn labels(reader: &Reader<'_>, descriptors: &[Descriptor], sites: &[u64]) -> Vec<StartLabel> {
     let mut labels = Vec::new();
     for descriptor in descriptors.iter().filter(|descriptor| !descriptor.saves_only) {
-        if let Resume::AfterCallsOf(entry) = descriptor.resume {
+        if let (Resume::AfterCallsOf(entry), None) = (descriptor.resume, &descriptor.fresh) {
             labels.extend(near(reader, entry));
         }
         if let (Place::Block(pc_slot), Some(sp_slot)) = (descriptor.layout.resume_word, descriptor.layout.sp_slot) {
@@ -32,6 +34,23 @@ pub(super) fn labels(reader: &Reader<'_>, descriptors: &[Descriptor], sites: &[u
         }
     }
     labels.extend(sites.iter().flat_map(|site| trampoline(reader, *site)));
+    labels.sort_unstable();
+    labels.dedup();
+    labels.truncate(MOST_LABELS);
+    labels.into_iter().map(StartLabel).collect()
+}
+
+/// The places where contexts may begin whose block names them: routines and labels near the switch routines that no unwind
+/// table describes, as they were written by hand. Blocks hold addresses of compiled functions for other reasons too.
+pub(super) fn named_by_blocks(reader: &Reader<'_>, descriptors: &[Descriptor]) -> Vec<StartLabel> {
+    let mut labels = Vec::new();
+    for descriptor in descriptors.iter().filter(|descriptor| descriptor.fresh.is_some()) {
+        if let Resume::AfterCallsOf(entry) = descriptor.resume {
+            let named = reader.named_starts(entry.saturating_add(NEAR), 2 * NEAR).into_iter();
+            let places = near(reader, entry).into_iter().chain(named.filter(|start| *start != entry));
+            labels.extend(places.filter(|label| reader.function_start(*label).is_none()));
+        }
+    }
     labels.sort_unstable();
     labels.dedup();
     labels.truncate(MOST_LABELS);
@@ -49,7 +68,9 @@ fn near(reader: &Reader<'_>, entry: u64) -> Vec<u64> {
         Some(known) => known == *start,
         None => start.is_multiple_of(16),
     });
-    taken.filter(|label| reader.tail(*label).is_some()).chain(functions).collect()
+    // Where nothing is done but to return, contexts go on that have left.
+    let begins = |label: &u64| reader.instruction(*label).is_some_and(|first| first.mnemonic() != Mnemonic::Ret);
+    taken.filter(begins).chain(functions).collect()
 }
 
 /// The addresses that `lea r, [rip+x]` instructions between `low` and `high` take.

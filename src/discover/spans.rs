@@ -2,7 +2,7 @@
 //!
 //! [`super::bounds`] looks at one stack; here what is known of all of them is put together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::bounds::{Bounds, BoundsFrom, Guard, PAGE};
 use super::heap;
@@ -38,13 +38,15 @@ pub fn refine(spans: &mut [Span], mappings: &[Mapping], memory: &Slices<'_>) {
 
 /// A guarded stack that seems longer than most has another mapping's pages joined to its own.
 fn cut_joined(spans: &mut [Span]) {
-    let mut sizes: HashMap<u64, usize> = HashMap::new();
     let guarded = |span: &Span| span.bounds.range().filter(|_| matches!(span.bounds.guard, Guard::Ok(_)));
-    for range in spans.iter().filter_map(guarded) {
+    // Each guard counts once, whatever else lies in the mapping above it.
+    let ranges: HashSet<AddrRange> = spans.iter().filter_map(guarded).collect();
+    let mut sizes: HashMap<u64, usize> = HashMap::new();
+    for range in &ranges {
         *sizes.entry(range.len()).or_default() += 1;
     }
     let Some((common, count)) = sizes.into_iter().max_by_key(|(_, count)| *count) else { return };
-    if count * 2 < spans.len() || count < 2 {
+    if count * 2 < ranges.len() || count < 2 {
         return;
     }
     for span in spans {
@@ -82,7 +84,7 @@ fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
     // One guard may lie below all; it guards the lowest of them.
     let mut above: HashMap<Option<Addr>, usize> = HashMap::new();
     members.iter().for_each(|index| *above.entry(spans[*index].bounds.low).or_default() += 1);
-    let is_open = |bounds: &Bounds| is_bare(bounds) || matches!(bounds.guard, Guard::Ok(_)) && above[&bounds.low] > 1;
+    let is_open = |bounds: &Bounds| is_bare(bounds) || bounds.from == BoundsFrom::Guard && above[&bounds.low] > 1;
     let open: Vec<usize> = members.iter().copied().filter(|index| is_open(&spans[*index].bounds)).collect();
     let highs: Vec<Addr> = open.iter().map(|index| spans[*index].top.align_up(PAGE)).collect();
     let Some(stride) = highs.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0).min() else {

@@ -85,6 +85,16 @@ pub(crate) struct Dump {
     pub(crate) stacks: Vec<Stack>,
 }
 
+impl Dump {
+    /// Drops the stacks that are none of the truth's and of which it is not said that they are certain; how many.
+    pub(crate) fn drop_unsure(&mut self, truth: &Truth) -> usize {
+        let before = self.stacks.len();
+        let is_known = |stack: &Stack| stack.kind == "thread" || stack.sp.is_some_and(|sp| truth.at(sp).is_some());
+        self.stacks.retain(|stack| is_known(stack) || stack.confidence == "certain");
+        before - self.stacks.len()
+    }
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Stack {
     pub(crate) kind: String,
@@ -95,6 +105,7 @@ pub(crate) struct Stack {
     sp: Option<Address>,
     frames: Vec<Frame>,
     resumed_by: Option<ResumedBy>,
+    pub(crate) confidence: String,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +117,45 @@ struct ResumedBy {
 struct Frame {
     pc: Address,
     inlined: bool,
+}
+
+/// The functions in the frames of a stack of which the truth knows, innermost first.
+fn chain<'t>(truth: &'t Truth, stack: &Stack) -> Vec<&'t str> {
+    let mut pcs: Vec<Address> = stack.frames.iter().filter(|frame| !frame.inlined).map(|frame| frame.pc).collect();
+    // A thread may stand at the first instruction of a function; all else are return addresses.
+    if let (Some(pc), "running") = (pcs.first_mut(), stack.state.as_str()) {
+        pc.0 += 1;
+    }
+    pcs.into_iter().filter_map(|pc| truth.name(pc)).collect()
+}
+
+/// What is wrong with a look at a program whose coroutines have one of `possible` chains each, nobody knows which, and
+/// run on at any moment: a stack that is none, or shown twice, or a chain that no coroutine can have.
+pub(crate) fn impossible(truth: &Truth, dump: &Dump, possible: &[Vec<&str>]) -> BTreeMap<String, usize> {
+    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen = vec![0; truth.coroutines.len()];
+    let mut note = |what: String| *wrong.entry(what).or_default() += 1;
+    for stack in dump.stacks.iter().filter(|stack| stack.kind != "thread") {
+        let Some(place) = stack.sp.and_then(|sp| truth.at(sp)) else {
+            note("invented".to_owned());
+            continue;
+        };
+        seen[place] += 1;
+        let chain = chain(truth, stack);
+        let is_possible = match stack.state.as_str() {
+            // Anywhere between two switches.
+            "running" => chain.is_empty() || possible.iter().any(|whole| whole.ends_with(&chain)),
+            "suspended" => possible.contains(&chain),
+            state => state == "new" || state == "finished",
+        };
+        if !is_possible && stack.confidence != "guess" {
+            note(format!("{} in {}", stack.state, chain.join(" ")));
+        }
+    }
+    if seen.iter().any(|seen| *seen > 1) {
+        note("shown twice".to_owned());
+    }
+    wrong
 }
 
 /// How the truth and what was shown differ, by what is wrong: empty where nothing is.
@@ -120,8 +170,7 @@ pub(crate) fn differences(truth: &Truth, dump: &Dump) -> BTreeMap<String, usize>
         };
         seen[place] += 1;
         let coroutine = &truth.coroutines[place];
-        let frames = stack.frames.iter().filter(|frame| !frame.inlined);
-        let chain: Vec<&str> = frames.filter_map(|frame| truth.name(frame.pc)).collect();
+        let chain = chain(truth, stack);
         // A fixture that goes on switching is running one of them.
         let switches = coroutine.state == "suspended" && stack.state == "running";
         if stack.state != coroutine.state && !switches {

@@ -39,9 +39,10 @@ fn main() {
         let [middle, most] = [KEYS / 2, KEYS * 99 / 100].map(|at| times[at]);
         println!(
             "{count} coroutines: first screen {first:?}, all stacks on it {whole:?}; key to repaint {middle:?}, 99th \
-             percentile {most:?}; {:.1} % of a core; {} KiB at most",
+             percentile {most:?}; {:.1} % of a core; {} KiB at most, {} KiB now",
             share * 100.0,
-            screen.memory()
+            screen.memory("VmHWM:"),
+            screen.memory("VmRSS:")
         );
     }
 }
@@ -119,10 +120,10 @@ impl Screen {
         Duration::from_millis(ticks * 10)
     }
 
-    /// The largest resident set so far, in KiB.
-    fn memory(&self) -> String {
+    /// What the kernel says of its resident set, in KiB: the largest so far, or that of now.
+    fn memory(&self, field: &str) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.tool.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         line.trim().trim_end_matches(" kB").to_owned()
     }
 }

@@ -9,18 +9,23 @@ use std::time::{Duration, Instant};
 
 use crate::switch::{Coroutine, StackError, State, Yielder};
 
-/// How long the demo lasts, so that several looks see it.
-const LASTS: Duration = Duration::from_secs(3);
-
 /// How long a coroutine waits at its deepest, each time it is resumed.
 const WAITS: Duration = Duration::from_millis(10);
 
 /// How many calls deep each of the coroutines goes.
 const DEPTHS: [usize; 6] = [2, 5, 10, 40, 80, 120];
 
+/// Arguments of the demo.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// How long it lasts: by default so that several looks see it
+    #[arg(default_value_t = 3)]
+    seconds: u64,
+}
+
 /// Runs the demo.
-pub(super) fn run() -> ExitCode {
-    match demo() {
+pub(super) fn run(args: &Args) -> ExitCode {
+    match demo(Duration::from_secs(args.seconds)) {
         Ok(message) => {
             println!("demo: six coroutines took turns; a panic crossed from one into its resumer: {message}");
             ExitCode::SUCCESS
@@ -29,14 +34,17 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
-fn demo() -> Result<String, StackError> {
+fn demo(lasts: Duration) -> Result<String, StackError> {
     let mut coroutines = Vec::new();
     for depth in DEPTHS {
-        coroutines.push(Coroutine::new(move |yielder: &Yielder<(), ()>, ()| turns(yielder, depth))?);
+        let coroutine = Coroutine::new(move |yielder: &Yielder<(), ()>, ()| turns(yielder, depth))?;
+        coroutine.set_name(&format!("{depth} calls deep"));
+        coroutines.push(coroutine);
     }
     let nested = Coroutine::new(|yielder: &Yielder<(), ()>, ()| resume_another(yielder))?;
+    nested.set_name("resumes another");
     coroutines.push(nested);
-    let end = Instant::now() + LASTS;
+    let end = Instant::now() + lasts;
     while Instant::now() < end {
         for coroutine in &mut coroutines {
             black_box(coroutine.resume(()));
@@ -70,6 +78,7 @@ fn descend(depth: usize) {
 fn resume_another(yielder: &Yielder<(), ()>) {
     let inner = Coroutine::new(|yielder: &Yielder<(), ()>, ()| turns(yielder, 20));
     let Ok(mut inner) = inner else { return };
+    inner.set_name("the other");
     while let State::Yielded(()) = inner.resume(()) {
         yielder.suspend(());
     }

@@ -107,7 +107,7 @@ enum Verb {
     Man,
     /// Let coroutines take turns for some seconds: what `run` watches where no program is named
     #[command(name = DEMO, hide = true)]
-    Demo,
+    Demo(demo::Args),
     /// Stand until stdin ends: what `doctor` looks at
     #[command(name = STAND, hide = true)]
     Stand,
@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(args, &cli.common),
         Verb::Completions(args) => generate::completions(args, &mut Cli::command()),
         Verb::Man => generate::man(Cli::command()),
-        Verb::Demo => demo::run(),
+        Verb::Demo(args) => demo::run(args),
         Verb::Stand => stand(),
     }
 }

@@ -84,6 +84,15 @@ pub(super) fn report_style(common: &Common, file: Option<&Path>) -> Style {
     style_for(common, file.is_none() && io::stderr().is_terminal())
 }
 
+/// The columns of the terminal that stderr is; `None` where it is none, or this build knows nothing of screens.
+pub(super) fn terminal_width() -> Option<usize> {
+    #[cfg(feature = "tui")]
+    if io::stderr().is_terminal() && has_terminal() {
+        return crate::tui::terminal_width().ok();
+    }
+    None
+}
+
 /// The same for a screen, which is on a terminal.
 #[cfg(feature = "tui")]
 pub(super) fn screen_style(common: &Common) -> Style {

@@ -59,6 +59,10 @@ EXAMPLES:
   stackscope run ./server --port 9000
   stackscope run --json -o stacks.json -- make test";
 
+/// How many seconds the demo lasts where there is a screen.
+#[cfg(feature = "tui")]
+const DEMO_ON_SCREEN: &str = "600";
+
 /// Runs the program and reports.
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     // A report that can't be written is to be known before the program runs.
@@ -90,7 +94,14 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
 fn watch(args: &Args, common: &Common, options: &Options) -> Result<Watched, ExitCode> {
     let (interval, margin) = (args.watching.interval(), args.watching.margin());
     match args.screen.options(common, interval, margin).map_err(|error| output::fail(&error))? {
-        Some(screen) => on_screen(options, &tui::Options { stay: args.stay || screen.stay, ..screen }),
+        Some(screen) => {
+            let mut options = options.clone();
+            if args.command.is_empty() {
+                // There is time to look around; who has seen enough ends it.
+                options.arguments.push(DEMO_ON_SCREEN.into());
+            }
+            on_screen(&options, &tui::Options { stay: args.stay || screen.stay, ..screen })
+        }
         None => watch::run(options).map_err(|error| refused(&error)),
     }
 }

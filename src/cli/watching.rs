@@ -68,7 +68,8 @@ impl Watching {
         } else {
             let style = output::report_style(common, self.output.as_deref());
             let mut report = String::new();
-            let _ = usage::write(&mut report, watched, self.margin, style);
+            let width = output::terminal_width().filter(|_| self.output.is_none());
+            let _ = usage::write_within(&mut report, watched, self.margin, style, width);
             content = report.into_bytes();
         }
         let written = match destination.0 {

@@ -27,11 +27,25 @@ const PAGE: f64 = 4096.0;
 /// # Errors
 /// Those of `out`.
 pub fn write(out: &mut impl Write, watched: &Watched, margin: f64, style: Style) -> fmt::Result {
-    head(out, watched, style)?;
+    write_within(out, watched, margin, style, None)
+}
+
+/// The same for a terminal of `width` columns: its table leaves out what has no room.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_within(
+    out: &mut impl Write,
+    watched: &Watched,
+    margin: f64,
+    style: Style,
+    width: Option<usize>,
+) -> fmt::Result {
+    head(out, watched, style, width)?;
     let groups = watched.usage.groups();
     writeln!(out)?;
     if !groups.is_empty() {
-        table(out, &groups, margin, style)?;
+        table(out, &groups, margin, style, width)?;
         writeln!(out)?;
         legend(out, &groups, margin, style)?;
     }
@@ -42,7 +56,7 @@ pub fn write(out: &mut impl Write, watched: &Watched, margin: f64, style: Style)
     Ok(())
 }
 
-fn head(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
+fn head(out: &mut impl Write, watched: &Watched, style: Style, width: Option<usize>) -> fmt::Result {
     let program = watched.command.first().map_or(String::new(), |word| printable(word).into_owned());
     let ended = match watched.end {
         End::Vanished => "ended".to_owned(),
@@ -60,7 +74,9 @@ fn head(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
         of(watched.usage.total, "stack"),
         units::count(watched.usage.most_at_once)
     );
-    writeln!(out, "{}      {counts}", style.paint(Tone::Strong, &title))?;
+    let fits = width.is_none_or(|width| title.chars().count() + 6 + counts.chars().count() <= width);
+    let gap = if fits { "      " } else { "\n" };
+    writeln!(out, "{}{gap}{counts}", style.paint(Tone::Strong, &title))?;
     let period = watched.period.map_or(String::new(), |period| format!(", one every {}", units::time(period)));
     let stopped = units::time(watched.stopped);
     let line = format!("{}{period}; stopped {stopped} in all", of(watched.looks, "look"));
@@ -80,26 +96,64 @@ fn clock(duration: Duration) -> String {
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-fn table(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> fmt::Result {
+fn table(out: &mut impl Write, groups: &[Group], margin: f64, style: Style, width: Option<usize>) -> fmt::Result {
     let names: Vec<String> = groups.iter().map(|group| name(group, style)).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
+    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(5);
+    let fit = Fit::of(longest, width);
     let [_, peak, free] = style.bar_signs();
     let bar = format!("PEAK{peak} FREE{free}");
-    let heading = format!(
-        "{:width$}  {:>7}  {:>5}  {:>6}  {:>6}  {:>7}  {bar:19}  {:>7}  {:>7}  {:>7}",
-        "GROUP", "COUNT", "SIZE", "p50", "p99", "MAX", "HEAD", "SUGGEST", "SAVES"
-    );
-    writeln!(out, "{}", style.paint(Tone::Strong, heading.trim_end()))?;
+    let heading = ["SIZE", "p50", "p99", "MAX", &bar, "HEAD", "SUGGEST", "SAVES"].map(str::to_owned);
+    writeln!(out, "{}", style.paint(Tone::Strong, &fit.line("GROUP", "COUNT", &heading)))?;
     for (group, name) in groups.iter().zip(names) {
-        let row = row(group, margin, style);
-        let [size, p50, p99, max, bar, head, suggest, saves] = row;
-        let count = units::count(group.count);
-        let line = format!(
-            "{name:width$}  {count:>7}  {size:>5}  {p50:>6}  {p99:>6}  {max:>7}  {bar:19}  {head:>7}  {suggest:>7}  {saves:>7}"
-        );
-        writeln!(out, "{}", paint_level(line.trim_end(), group.level(), style))?;
+        // What all closures are called says little.
+        let name = if name.chars().count() > fit.name { name.replace("{{closure}}", "{}") } else { name };
+        let line = fit.line(&style.tail(&name, fit.name), &units::count(group.count), &row(group, margin, style));
+        writeln!(out, "{}", paint_level(&line, group.level(), style))?;
     }
     Ok(())
+}
+
+/// What of the table is shown, so that its lines fit: names give way first, then the bar, and the median.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Fit {
+    /// The cells of a name.
+    name: usize,
+    bar: bool,
+    median: bool,
+}
+
+impl Fit {
+    /// The cells that the columns take besides the name; of them the bar and the median.
+    const OTHERS: usize = 89;
+    const BAR: usize = 21;
+    const MEDIAN: usize = 8;
+    /// So much of a name is worth more than the columns that can be left out.
+    const LEAST_NAME: usize = 24;
+
+    /// For names of so many characters, in lines of at most `width`.
+    fn of(longest: usize, width: Option<usize>) -> Fit {
+        let Some(width) = width else { return Fit { name: longest, bar: true, median: true } };
+        let room = |left_out: usize| (width + left_out).saturating_sub(Fit::OTHERS);
+        let enough = longest.min(Fit::LEAST_NAME);
+        let [bar, median] = [0, Fit::BAR].map(|left_out| room(left_out) >= enough);
+        let left_out = match (bar, median) {
+            (true, _) => 0,
+            (false, true) => Fit::BAR,
+            (false, false) => Fit::BAR + Fit::MEDIAN,
+        };
+        Fit { name: longest.min(room(left_out).max(5)), bar, median: bar || median }
+    }
+
+    fn line(self, name: &str, count: &str, cells: &[String; 8]) -> String {
+        let width = self.name;
+        let [size, p50, p99, max, bar, head, suggest, saves] = cells;
+        let p50 = if self.median { format!("  {p50:>6}") } else { String::new() };
+        let bar = if self.bar { format!("  {bar:19}") } else { String::new() };
+        let line = format!(
+            "{name:width$}  {count:>7}  {size:>5}{p50}  {p99:>6}  {max:>7}{bar}  {head:>7}  {suggest:>7}  {saves:>7}"
+        );
+        line.trim_end().to_owned()
+    }
 }
 
 fn paint_level(line: &str, level: Option<Level>, style: Style) -> String {
@@ -282,7 +336,7 @@ mod tests {
     fn rows_show_peak_guard_and_room() {
         let plain = Style { color: false, ascii: true };
         let mut text = String::new();
-        table(&mut text, &[group(65536, 57000, true), group(8 << 20, 2_500_000, false)], 1.5, plain).unwrap();
+        table(&mut text, &[group(65536, 57000, true), group(8 << 20, 2_500_000, false)], 1.5, plain, None).unwrap();
         assert_eq!(
             text,
             "\
@@ -291,6 +345,26 @@ worker        8    64K   55.7K   55.7K  ~ 55.7K  ################..|   * 13 %  ^
 worker        8     8M   2.38M   2.38M  > 2.38M  ######............|   . 70 %     keep        -
 "
         );
+    }
+
+    #[test]
+    fn a_narrow_terminal_leaves_out_what_counts_least() {
+        let groups = [group(65536, 57000, true)];
+        for (width, heading) in [
+            (95, "GROUP     COUNT   SIZE     p50     p99      MAX  PEAK# FREE.             HEAD  SUGGEST    SAVES"),
+            (80, "GROUP     COUNT   SIZE     p50     p99      MAX     HEAD  SUGGEST    SAVES"),
+            (70, "GROUP     COUNT   SIZE     p99      MAX     HEAD  SUGGEST    SAVES"),
+        ] {
+            let mut text = String::new();
+            table(&mut text, &groups, 1.5, Style { color: false, ascii: true }, Some(width)).unwrap();
+            assert_eq!(text.lines().next(), Some(heading));
+            assert!(text.lines().all(|line| line.len() <= width), "{text}");
+        }
+        // Names give way down to a length at which they can still be told apart.
+        assert_eq!(Fit::of(60, Some(120)), Fit { name: 31, bar: true, median: true });
+        assert_eq!(Fit::of(60, Some(100)), Fit { name: 32, bar: false, median: true });
+        assert_eq!(Fit::of(60, Some(80)), Fit { name: 20, bar: false, median: false });
+        assert_eq!(Fit::of(60, Some(1)), Fit { name: 5, bar: false, median: false });
     }
 
     #[test]

@@ -31,5 +31,5 @@ mod update;
 mod view;
 
 pub use session::{Options, TuiError, attach, program_size, run};
-pub use terminal::is_usable;
+pub use terminal::{is_usable, terminal_width};
 pub use theme::{Look, Theme};

@@ -19,7 +19,7 @@ use super::picture::{Picture, Wanted};
 use super::terminal::{self, Screen};
 use super::theme::Look;
 use super::update::update;
-use super::view::layout;
+use super::view::{self, layout};
 use crate::filter::Filter;
 use crate::image::Progress;
 use crate::report::usage;
@@ -70,6 +70,8 @@ pub enum TuiError {
 enum Input {
     Message(Message),
     Signal(Received),
+    /// What was seen so far.
+    SoFar(Arc<Watched>),
     /// The watch has ended; without a result where it failed.
     Done(Option<Box<Watched>>),
     /// The terminal gives no more keys.
@@ -139,8 +141,8 @@ fn show(
         let _ = arranged.send(Input::Message(message));
     };
     let arranger = arrange::start(model.wanted.clone(), tell).map_err(TuiError::Prepare)?;
-    let (told, looks, shown) = (sender.clone(), arranger.clone(), options.clone());
-    let body = move || watch_on(watch, &told, &looks, &shown);
+    let (told, looks) = (sender.clone(), arranger.clone());
+    let body = move || watch_on(watch, &told, &looks);
     thread::Builder::new().name("stackscope-watch".into()).spawn(body).map_err(TuiError::Prepare)?;
     Session {
         keys: Some(keys),
@@ -177,12 +179,7 @@ fn play(pty: Pty, screen: &Screen, sender: &Sender<Input>) -> Result<Output, Tui
 }
 
 /// Sends each look, arranged, and at last the result; that there is none where the watch panics.
-fn watch_on(
-    watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched,
-    sender: &Sender<Input>,
-    arranger: &Sender<Ask>,
-    options: &Options,
-) {
+fn watch_on(watch: impl FnOnce(&mut dyn FnMut(News)) -> Watched, sender: &Sender<Input>, arranger: &Sender<Ask>) {
     struct Farewell<'s>(&'s Sender<Input>, Option<Box<Watched>>);
     impl Drop for Farewell<'_> {
         fn drop(&mut self) {
@@ -203,18 +200,22 @@ fn watch_on(
                 Message::Event(event)
             }
             News::Paused(paused) => Message::Paused(paused),
-            News::SoFar(watched) => Message::Report(report(&watched, options)),
+            News::SoFar(watched) => {
+                let _ = sender.send(Input::SoFar(watched));
+                return;
+            }
         };
         let _ = sender.send(Input::Message(message));
     });
     farewell.1 = Some(Box::new(watched));
 }
 
-/// The report in lines, as it would stand on the normal screen.
-fn report(watched: &Watched, options: &Options) -> Vec<String> {
+/// The report in lines, as it would stand on the normal screen of this width.
+fn report(watched: &Watched, options: &Options, width: u16) -> Vec<String> {
     let mut text = String::new();
+    let width = usize::from(width).saturating_sub(view::report::MARGIN);
     // Writing to memory does not fail.
-    let _ = usage::write(&mut text, watched, options.margin, options.look.signs());
+    let _ = usage::write_within(&mut text, watched, options.margin, options.look.signs(), Some(width));
     text.lines().map(str::to_owned).collect()
 }
 
@@ -303,10 +304,14 @@ impl Session {
             Input::Signal(received) => self.signal(received),
             Input::Done(Some(watched)) => {
                 update(&mut self.model, Message::Ended(watched.end));
-                update(&mut self.model, Message::Report(report(&watched, &self.options)));
+                self.show_report(&watched);
                 self.watched = Some(watched);
                 let stays = !self.gone && (self.options.stay || self.output.is_none() || self.model.frozen);
                 Ok(if stays { Taken::Changed } else { Taken::Leave })
+            }
+            Input::SoFar(watched) => {
+                self.show_report(&watched);
+                Ok(if self.model.frozen { Taken::Unchanged } else { Taken::Changed })
             }
             Input::Done(None) => Err(TuiError::WatchDied),
             Input::NoKeys(error) => {
@@ -314,6 +319,11 @@ impl Session {
                 Ok(self.step_back())
             }
         }
+    }
+
+    fn show_report(&mut self, watched: &Watched) {
+        let lines = report(watched, &self.options, self.screen.size().width);
+        update(&mut self.model, Message::Report(lines));
     }
 
     fn perform(&mut self, effect: Effect) -> Result<(), TuiError> {
@@ -332,7 +342,13 @@ impl Session {
             (Effect::Interrupt, _) => self.interrupt(),
             (Effect::Type(bytes), Some(output)) => output.type_in(bytes),
             (Effect::Scroll(lines), Some(output)) => output.scroll(lines),
-            (Effect::Report, _) => self.control.report(),
+            (Effect::Report, _) => match self.watched.take() {
+                Some(watched) => {
+                    self.show_report(&watched);
+                    self.watched = Some(watched);
+                }
+                None => self.control.report(),
+            },
             (Effect::Arrange, _) => {
                 let frozen = self.model.frozen.then(|| self.model.picture.looked());
                 let _ = self.arranger.send(Ask::Arrange(self.model.wanted.clone(), frozen));
@@ -437,7 +453,7 @@ impl Session {
                 }) => {
                     return Err(TuiError::Interrupted);
                 }
-                Input::Message(_) | Input::Signal(_) | Input::NoKeys(_) => {}
+                Input::Message(_) | Input::Signal(_) | Input::NoKeys(_) | Input::SoFar(_) => {}
             }
         }
         Err(TuiError::WatchDied)

@@ -51,6 +51,14 @@ pub(super) fn size() -> io::Result<Size> {
     Ok(Size::new(width, height))
 }
 
+/// How many columns the terminal has.
+///
+/// # Errors
+/// There is no terminal.
+pub fn terminal_width() -> io::Result<usize> {
+    Ok(usize::from(size()?.width))
+}
+
 /// Writes lines of text to the terminal where no screen is on it, harmless to it.
 pub(super) fn write_lines(text: &str) {
     if let Ok(mut tty) = open() {

@@ -34,7 +34,8 @@ pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
         }
         Message::Resized(size) => {
             model.size = size;
-            None
+            model.shifted = 0;
+            (model.list().page == Page::Report).then_some(Effect::Report)
         }
         Message::Looked(picture) => looked(model, picture),
         Message::Loading(counts) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::snapshot::{Snapshot, Stack};
-use crate::target::Outcome;
+use crate::target::{Outcome, Signalled};
 
 /// How many events are kept, and as many again of those that ended a process; the others are counted.
 const MOST: usize = 1000;
@@ -118,6 +118,11 @@ pub(super) fn high_message(id: usize, stack: &Stack, others: usize) -> String {
     let (used, size) = (stack.most_used().unwrap_or(0), stack.size().unwrap_or(0));
     let more = if others > 0 { format!("; and {others} more") } else { String::new() };
     format!("{} {id} ({what}): {used} of {size} bytes were in use{more}", stack.kind.word())
+}
+
+/// Whether a signal is one that we sent, or passed on, to have the program end: where it was then is of no interest.
+pub(super) fn is_wanted_end(Signalled { signal, from, .. }: Signalled) -> bool {
+    from == Some(std::process::id() as i32) && matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP)
 }
 
 /// How a process ended.

@@ -220,7 +220,10 @@ impl Watch {
             }
             Happening::ThreadStarted { pid, tid } => self.usage.thread_started(pid, tid),
             Happening::ThreadEnded { pid, tid } => self.usage.thread_ended(pid, tid),
-            Happening::Signal(signalled) => self.signal(signalled, happened.at, None),
+            Happening::Signal(signalled) => {
+                let event = self.signal(signalled, happened.at);
+                self.add(event);
+            }
             Happening::Fatal(signalled) => self.fatal(signalled, happened.at),
             Happening::Ending { pid } => self.ending(pid),
             Happening::Paused { pid, signal } if pid == self.pid => self.relay.program_stopped(signal, happened.at),
@@ -240,25 +243,26 @@ impl Watch {
         self.events.add(event);
     }
 
-    fn signal(&mut self, signalled: Signalled, at: Instant, look: Option<Look>) {
+    fn signal(&mut self, signalled: Signalled, at: Instant) -> Event {
         let Signalled { pid, tid, signal, from } = signalled;
         if pid == self.pid {
             self.relay.seen(Received { signal, from }, at);
         }
         let time = at.saturating_duration_since(self.start);
         let message = events::signal_message(signal, from);
-        let killed = look.is_some();
-        self.add(Event { kind: EventKind::Signal, time, pid, thread: Some(tid), message, look, killed });
+        Event { kind: EventKind::Signal, time, pid, thread: Some(tid), message, look: None, killed: false }
     }
 
     /// A process is about to be ended by a signal: the stacks are as they were when that was decided.
     fn fatal(&mut self, signalled: Signalled, at: Instant) {
         let look = self.look_before_end(signalled.pid, true).and_then(|snapshot| {
             let thread = snapshot.threads.iter().find(|thread| thread.tid == signalled.tid)?;
-            Some(Look::at(&snapshot, thread.stack))
+            let is_shown = !events::is_wanted_end(signalled);
+            is_shown.then(|| Look::at(&snapshot, thread.stack))
         });
         self.release(signalled.pid);
-        self.signal(signalled, at, look);
+        let event = self.signal(signalled, at);
+        self.add(Event { look, killed: true, ..event });
     }
 
     fn ending(&mut self, pid: i32) {

@@ -125,6 +125,13 @@ fn every_page_at_each_size() {
 }
 
 #[test]
+fn with_fewer_columns_functions_come_before_words() {
+    for keys in ["", "2"] {
+        insta::assert_snapshot!(format!("overview{keys}_100x28"), screen(&after(Size::new(100, 28), keys)));
+    }
+}
+
+#[test]
 fn the_end_of_the_help_is_reached() {
     for size in [MIDDLE, NARROW] {
         let mut model = after(size, "?");

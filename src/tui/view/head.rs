@@ -35,10 +35,11 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
         Scale::Middle => (program, format!("[{}]  {}", process.pid, time(model))),
         Scale::Narrow | Scale::Line => (program, String::new()),
     };
-    let room = pen.left().saturating_sub(right + 1);
+    let gap = if wide { 3 } else { 1 };
+    let room = pen.left().saturating_sub(right + gap);
     // Of a long command its number stays.
     let what = look.signs().shorten(&look.fit(&printable(what)), room.saturating_sub(number.chars().count() + 2));
-    pen.left_cell(&format!("  {what}{number}"), room, Style::new()).skip(1);
+    pen.left_cell(&format!("  {what}{number}"), room, Style::new()).skip(gap);
     if !wide {
         pen.text(&stacks, Style::new()).skip(2);
         levels(&mut pen, model);

@@ -52,7 +52,10 @@ impl<'b> Pen<'b> {
 
     /// The same for the name of a function, of which the end counts.
     pub(super) fn name_cell(&mut self, name: &str, width: usize, style: Style) -> &mut Pen<'b> {
-        let text = self.look.signs().tail(&self.look.fit(name), width.min(self.left()));
+        let width_of = |text: &str| Span::raw(text).width();
+        // What all closures are called says little.
+        let short = if width_of(name) > width { name.replace("{{closure}}", "{}") } else { name.to_owned() };
+        let text = self.look.signs().tail(&self.look.fit(&short), width.min(self.left()));
         self.cell(&text, width, style)
     }
 

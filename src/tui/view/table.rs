@@ -1,7 +1,7 @@
 //! The list of stacks: one row each, and only the rows that are seen.
 
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
+use ratatui::layout::{self, Rect};
 use ratatui::style::Style;
 
 use super::super::model::{Model, Page};
@@ -35,10 +35,26 @@ enum Column {
     Where,
 }
 
+/// From how many columns on kinds and states are words: below, the program's functions need the room.
+const WORDS: u16 = 115;
+
 /// Columns with their widths; that of width 0 takes what the others leave.
-fn columns(scale: Scale) -> &'static [(Column, usize)] {
+fn columns(size: layout::Size) -> &'static [(Column, usize)] {
     use Column::*;
-    match scale {
+    match scale(size) {
+        Scale::Wide if size.width < WORDS => &[
+            (Number, 8),
+            (KindLetter, 1),
+            (Name, 16),
+            (StateLetter, 2),
+            (Bar, 18),
+            (Now, 6),
+            (Peak, 7),
+            (Size, 5),
+            (Head, 5),
+            (Guard, 5),
+            (Where, 0),
+        ],
         Scale::Wide => &[
             (Number, 8),
             (Kind, 9),
@@ -62,7 +78,7 @@ fn columns(scale: Scale) -> &'static [(Column, usize)] {
 /// Draws title, headings and rows.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     title(model, buffer, area);
-    let columns = columns(scale(model.size));
+    let columns = columns(model.size);
     headings(model, columns, buffer, area);
     let list = model.list();
     empty::draw(model, buffer, area);

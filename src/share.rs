@@ -11,6 +11,12 @@ pub(crate) fn threads(work: usize, worth_one: usize) -> usize {
     processors.min(MOST_THREADS).min(work.div_ceil(worth_one)).max(1)
 }
 
+/// Frees what is large on a thread of its own: the kernel takes a while to take hundreds of megabytes back.
+pub(crate) fn free<T: Send + 'static>(large: T) {
+    // Where there is no thread for it, it is freed here.
+    let _ = std::thread::Builder::new().name("stackscope-free".into()).spawn(move || drop(large));
+}
+
 /// Does `work` on each part, each on a thread of its own, and gives what came of them in the order of the parts.
 pub(crate) fn among<T: Send, R: Send>(parts: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let work = &work;

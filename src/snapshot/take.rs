@@ -23,6 +23,7 @@ use crate::image::names::{self, Lines, Names};
 use crate::image::{Files, Modules, Progress};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
+use crate::share;
 use crate::target::{
     CacheFolder, Core, KnownMap, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, Thread, TouchedCopy,
     shrunken_files,
@@ -120,9 +121,7 @@ pub(super) fn take(
     let (copied, now) = (copy.as_ref().map(TouchedCopy::slices), live.memory());
     let searched = copied.as_ref().filter(|_| suspended::worth_a_look(&sites));
     let suspended = searched.map_or_else(Found::default, |copied| {
-        if copy.as_ref().is_some_and(TouchedCopy::is_missing_some) {
-            warnings.push("not all of the program's memory could be searched for suspended contexts".to_owned());
-        }
+        warnings.extend(copy.as_ref().into_iter().flat_map(not_searched));
         let (modules, tables, threads) = (&modules, &tables, &chains[..]);
         let known = Known { sites: &sites, modules, tables, threads, ground: &ground, keeps_registers: keeps };
         suspended::find(copied, &known, &mut warnings)
@@ -136,6 +135,8 @@ pub(super) fn take(
     if let Some(remains) = remains {
         whole::add_registers(&mut snapshot, &released.threads, &tables, &copied.unwrap_or_default());
         *remains = Remains { copy, mappings: Arc::clone(&released.mappings), threads: released.threads.clone() };
+    } else if let Some(copy) = copy {
+        share::free(copy);
     }
     *kept = Some(Kept { modules, derived, progress });
     Ok(snapshot)
@@ -245,6 +246,21 @@ fn copied(stopped: &Stopped<'_>, copy: &mut Option<TouchedCopy>) -> Result<Pages
     let (read, held) = copy.bytes();
     debug!("{read} bytes are copied, of which {held} are kept");
     pages
+}
+
+/// What of the memory is not searched for suspended contexts, and why.
+fn not_searched(copy: &TouchedCopy) -> impl Iterator<Item = String> + use<> {
+    let (left_out, read) = (copy.left_out() >> 20, copy.bytes().0 >> 20);
+    let too_much = (copy.left_out() > 0).then(|| {
+        format!(
+            "{left_out} MiB of the program's memory were not searched for suspended contexts: there is too much of it to \
+             be copied while it stands; {read} MiB were, the mappings that hold least first"
+        )
+    });
+    let unreadable = copy
+        .is_missing_some()
+        .then(|| "not all of the program's memory could be read, and searched for suspended contexts".to_owned());
+    too_much.into_iter().chain(unreadable)
 }
 
 /// Walks the chains of all threads, whose innermost frames are read in one go.

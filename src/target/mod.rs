@@ -15,6 +15,7 @@ mod header;
 mod inbox;
 mod keeper;
 mod launch;
+mod limit;
 mod live;
 mod mapped;
 mod maps;

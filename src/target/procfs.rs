@@ -48,6 +48,14 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { state, parent, flags })
 }
 
+/// How many bytes this machine can give to programs without swapping (`MemAvailable` in `/proc/meminfo`, Linux 3.14).
+pub(super) fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 /// `/proc/ID/status` of a process or a thread.
 pub(super) struct Status(String);
 

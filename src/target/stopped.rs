@@ -173,7 +173,7 @@ impl<'live> Stopped<'live> {
         let pagemap = self.pagemap.get_or_init(|| Pagemap::open(&self.directory).ok());
         let pagemap = pagemap.as_ref().ok_or(PagesUnknown)?;
         let (mappings, source) = (&*self.mappings, self.memory.source());
-        copy.fill(source, &|range| pagemap.pages(range, mappings, source).map_err(|_| PagesUnknown))
+        copy.fill(source, mappings, &|range| pagemap.pages(range, mappings, source).map_err(|_| PagesUnknown))
     }
 
     /// Lets the process go on, and keeps what was read of it.

@@ -10,14 +10,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::limit;
 use super::remote::RemoteMemory;
 use super::{PageState, Pages, PagesUnknown};
 use crate::addr::{Addr, AddrRange};
+use crate::mapping::Mapping;
 use crate::memory::Slices;
 use crate::share;
-
-/// More than this is not copied, in bytes: it bounds our memory and the time that the process stands.
-const MOST_COPIED: usize = 4 << 30;
 
 /// In a run of pages of the length of the buffer, pages that can't be read are passed over at most this often.
 const MOST_TRIES: u32 = 8;
@@ -56,6 +55,8 @@ struct Part {
     range: AddrRange,
     /// How many bytes may be read.
     most: u64,
+    /// How many were not, as that would have been more.
+    left_out: u64,
     room: Vec<u8>,
     /// What is held, by address: where it lies in `room`.
     pieces: Vec<(Addr, Range<usize>)>,
@@ -79,7 +80,7 @@ impl TouchedCopy {
             Some(middle) => vec![AddrRange::new(first, middle), AddrRange::new(middle, last)],
             None => vec![AddrRange::new(first, last)],
         };
-        let most = (MOST_COPIED / ranges.len()) as u64;
+        let most = limit::most_copied() / ranges.len() as u64;
         let part = |range| Part::with_room_for(&pages.within(range), range, most, kept, given_up);
         // The kernel clears each page, which one processor alone does slower than memory could be filled.
         let parts = share::among(ranges, part);
@@ -90,20 +91,28 @@ impl TouchedCopy {
     pub(super) fn fill(
         &mut self,
         source: &RemoteMemory,
+        mappings: &[Mapping],
         pages_of: &(dyn Fn(AddrRange) -> Result<Pages, PagesUnknown> + Sync),
     ) -> Result<Pages, PagesUnknown> {
         let filled = share::among(self.parts.iter_mut().collect(), |part: &mut Part| {
             let pages = pages_of(part.range)?;
-            part.fill(source, &pages);
+            let (ranges, left_out) = limit::within(&pages, mappings, part.most);
+            part.left_out = left_out;
+            part.fill(source, ranges);
             Ok(pages)
         });
         self.missing |= filled.iter().any(Result::is_err);
         filled.into_iter().reduce(|low, high| Ok(low?.followed_by(high?))).unwrap_or(Err(PagesUnknown))
     }
 
-    /// Whether something that was touched is not in it.
+    /// Whether something that was to be copied is not in it.
     pub fn is_missing_some(&self) -> bool {
         self.missing || self.parts.iter().any(|part| part.missing)
+    }
+
+    /// How many bytes were touched and not copied, as there were too many.
+    pub fn left_out(&self) -> u64 {
+        self.parts.iter().map(|part| part.left_out).sum()
     }
 
     /// How many bytes were read, and how many of them are held: the others are zero.
@@ -138,27 +147,20 @@ impl Part {
             }
         }
         let (pieces, known) = (Vec::with_capacity(pages.runs.len()), Vec::with_capacity(pages.runs.len()));
-        Part { range, most, room, pieces, known, missing: false }
+        Part { range, most, left_out: 0, room, pieces, known, missing: false }
     }
 
-    /// Copies what `pages` say was touched.
-    fn fill(&mut self, source: &RemoteMemory, pages: &Pages) {
+    /// Copies `runs` of pages.
+    fn fill(&mut self, source: &RemoteMemory, runs: Vec<AddrRange>) {
         let mut buffer = vec![0; BUFFER];
-        let mut runs = touched(pages);
+        let mut runs = runs.into_iter();
         // The next ones, the very next one last.
         let mut waiting: Vec<(AddrRange, u32)> = Vec::new();
-        let mut left = self.most;
         loop {
             let batch = next_batch(&mut waiting, &mut runs);
-            let size: u64 = batch.iter().map(|(range, _)| range.len()).sum();
             if batch.is_empty() {
                 return;
             }
-            if size > left {
-                self.missing = true;
-                return;
-            }
-            left -= size;
             let ranges: Vec<AddrRange> = batch.iter().map(|(range, _)| *range).collect();
             let lengths = source.read_many(&ranges, &mut buffer);
             let mut bytes = &buffer[..];
@@ -233,7 +235,8 @@ fn without_zeros(page: &[u8]) -> Option<Range<usize>> {
     Some(first * LINE..end)
 }
 
-fn touched(pages: &Pages) -> impl Iterator<Item = AddrRange> {
+/// The pages that hold something.
+pub(super) fn touched(pages: &Pages) -> impl Iterator<Item = AddrRange> {
     pages.runs.iter().filter(|run| run.state == PageState::Touched).map(|run| run.range)
 }
 
@@ -319,7 +322,7 @@ mod tests {
         let all = pages(&[range]);
         let mut copy = TouchedCopy::with_room_for(&all, &own(), &AtomicBool::new(false));
         assert_eq!(copy.parts.len(), 2);
-        let filled = copy.fill(&own(), &|range| Ok(all.within(range))).unwrap();
+        let filled = copy.fill(&own(), &[], &|range| Ok(all.within(range))).unwrap();
         assert_eq!(filled, all);
         let (known, held) = copy.bytes();
         assert_eq!((known, held, copy.is_missing_some()), (32 << 20, (32 << 20) / PAGE / 3 * LINE + LINE, false));
@@ -335,7 +338,7 @@ mod tests {
         let wild = AddrRange::new(Addr(PAGE as u64), Addr(3 * PAGE as u64));
         let all = pages(&[wild, range]);
         let mut copy = TouchedCopy::with_room_for(&all, &own(), &AtomicBool::new(true));
-        copy.fill(&own(), &|range| Ok(all.within(range))).unwrap();
+        copy.fill(&own(), &[], &|range| Ok(all.within(range))).unwrap();
         assert_eq!(copy.slices().known(), [range]);
         drop(bytes);
     }

@@ -79,9 +79,16 @@ pub(super) fn common<'s>(snapshot: &'s Snapshot, group: &Group, key: GroupBy) ->
 }
 
 fn by_backtrace(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
-    let stacks = singly(snapshot, filter).into_iter().flat_map(|single| single.stacks);
     let mut numbers = Numbers::default();
-    gathered(stacks, |id| shapes(snapshot, id, |pc| numbers.of(snapshot, pc)))
+    let mut known = HashMap::default();
+    // In the order in which they lie in memory.
+    let mut shape_of = vec![0; snapshot.stacks.len()];
+    for id in starts(snapshot, filter) {
+        let next = known.len();
+        shape_of[id] = *known.entry(shapes(snapshot, id, |pc| numbers.of(snapshot, pc))).or_insert(next);
+    }
+    let deepest_first = singly(snapshot, filter).into_iter().flat_map(|single| single.stacks);
+    gathered(deepest_first, |id| shape_of[id])
 }
 
 /// A number for each function, to compare by. Names would be read anew for each of a hundred thousand stacks.
@@ -110,7 +117,7 @@ fn largest_first<K: Eq + Hash>(snapshot: &Snapshot, filter: &Filter, key: impl F
 }
 
 /// Puts stacks with equal keys together, in the order in which the first of each comes.
-fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, mut key: impl FnMut(usize) -> K) -> Vec<Group> {
+fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, key: impl Fn(usize) -> K) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut known: HashMap<K, usize> = HashMap::default();
     for id in stacks {

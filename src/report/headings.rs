@@ -8,6 +8,7 @@ use super::group::{self, Group, GroupBy};
 use super::style::{Style, Tone};
 use super::units;
 use super::words::{capital, guard_words, plural, singular, thread_words};
+use crate::discover::bounds::Guard;
 use crate::image::printable;
 use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, State};
 
@@ -131,28 +132,56 @@ pub(super) fn measures(stack: &Stack, style: Style) -> String {
 
 /// The same for stacks with equal frames, as ranges from the least to the most.
 pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -> String {
-    let members = || group.stacks.iter().map(|id| &snapshot.stacks[*id]);
+    let (mut used, mut size, mut peak) = (Spread::default(), Spread::default(), Spread::default());
+    let (mut least_sure, mut level, mut same_guard) = (None, None, true);
+    let guard = snapshot.stacks[group.stacks[0]].bounds.guard;
+    // Once over all of them: a hundred thousand do not fit a processor's cache.
+    for stack in group.stacks.iter().map(|id| &snapshot.stacks[*id]) {
+        used.add(stack.used());
+        size.add(stack.size());
+        peak.add(stack.peak.map(|peak| peak.bytes));
+        least_sure = least_sure.max(stack.peak.map(|peak| peak.method));
+        level = level.max(stack.level());
+        same_guard &= same_kind(stack.bounds.guard, guard);
+    }
     let mut parts = Vec::new();
-    parts.extend(spread(members().filter_map(Stack::used)).map(|spread| format!("now {spread}")));
-    let size = spread(members().filter_map(Stack::size));
-    let peak = spread(members().filter_map(|stack| stack.peak.map(|peak| peak.bytes)));
-    let least_sure = members().filter_map(|stack| stack.peak.map(|peak| peak.method)).max();
+    parts.extend(used.words().map(|used| format!("now {used}")));
     let sign = least_sure.map_or("", |method| style.method(method));
-    parts.extend(peak.map(|peak| format!("peak {sign}{peak}")));
-    if let (Some(last), Some(size)) = (parts.last_mut(), size) {
+    parts.extend(peak.words().map(|peak| format!("peak {sign}{peak}")));
+    if let (Some(last), Some(size)) = (parts.last_mut(), size.words()) {
         let _ = write!(last, " of {size}");
     }
-    let level = members().filter_map(Stack::level).max();
     parts.extend(level_word(level).map(|(word, tone)| style.paint(tone, word)));
-    let guard = guard_words(snapshot.stacks[group.stacks[0]].bounds.guard);
-    let same = members().all(|stack| guard_words(stack.bounds.guard) == guard);
-    parts.push(if same { guard } else { "guards differ".to_owned() });
+    parts.push(if same_guard { guard_words(guard) } else { "guards differ".to_owned() });
     parts.join("  ")
 }
 
-fn spread(values: impl Iterator<Item = u64> + Clone) -> Option<String> {
-    let (least, most) = (values.clone().min()?, values.max()?);
-    Some(if least == most { units::bytes(most) } else { format!("{}..{}", units::bytes(least), units::bytes(most)) })
+/// Whether two guards are called the same.
+fn same_kind(left: Guard, right: Guard) -> bool {
+    match (left, right) {
+        (Guard::Ok(left), Guard::Ok(right)) => left.len() == right.len(),
+        _ => left == right,
+    }
+}
+
+/// The least and the most of some numbers of bytes.
+#[derive(Clone, Copy, Default)]
+struct Spread(Option<(u64, u64)>);
+
+impl Spread {
+    fn add(&mut self, value: Option<u64>) {
+        let Some(value) = value else { return };
+        let (least, most) = self.0.unwrap_or((value, value));
+        self.0 = Some((least.min(value), most.max(value)));
+    }
+
+    fn words(self) -> Option<String> {
+        let (least, most) = self.0?;
+        Some(match least == most {
+            true => units::bytes(most),
+            false => format!("{}..{}", units::bytes(least), units::bytes(most)),
+        })
+    }
 }
 
 fn level_word(level: Option<Level>) -> Option<(&'static str, Tone)> {

@@ -1,5 +1,6 @@
 //! A snapshot as text: the stacks in danger first, then the deepest; equal ones together; recursion folded.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::backtrace::{self, FrameRow, Row};
@@ -93,11 +94,12 @@ fn head(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
     let command = snapshot.process.command.join(" ");
     let title = format!("Process {}: {}", snapshot.process.pid, style.fit(&printable(&command)));
     writeln!(out, "{}", style.paint(Tone::Strong, title.trim_end_matches([':', ' '])))?;
-    let of_kind = |kind| snapshot.stacks.iter().filter(|stack| stack.kind == kind).count();
-    let kinds = [Kind::Thread, Kind::Coroutine, Kind::Segment, Kind::Signal, Kind::Unknown];
-    let parts = kinds.map(|kind| (of_kind(kind), kind)).into_iter().filter(|(count, _)| *count > 0);
-    let parts: Vec<String> =
-        parts.map(|(count, kind)| format!("{} {}", units::count(count), plural(kind, count))).collect();
+    let mut kinds: BTreeMap<Kind, usize> = BTreeMap::new();
+    for stack in &snapshot.stacks {
+        *kinds.entry(stack.kind).or_default() += 1;
+    }
+    let parts = kinds.into_iter().map(|(kind, count)| format!("{} {}", units::count(count), plural(kind, count)));
+    let parts: Vec<String> = parts.collect();
     let total = units::count(snapshot.stacks.len());
     let stacks = if snapshot.stacks.len() == 1 { "stack" } else { "stacks" };
     write!(out, "{total} {stacks}: {}", parts.join(", "))?;

@@ -97,7 +97,6 @@ fuzz_target!(|input: Input| {
     let code = Bytes(&code);
     let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
     let tables = Tables::of(&X86_64, &code, [placed]);
-    let chains = chains::unwind(&scene, &sites, &mappings, &tables, &hypotheses(&scene, &sites));
     let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new(), is_whole: false }];
     let view = CodeView {
         read: &|at, into| code.code(at, into),
@@ -105,6 +104,7 @@ fuzz_target!(|input: Input| {
         memory: &memory,
         unbound: &|_, _| None,
     };
+    let chains = chains::unwind(&scene, &sites, &mappings, &tables, view, &hypotheses(&scene, &sites));
     let choices = choose(&chains, &sites, &mappings, &running, view);
     let contexts = classify(&chains, &sites, &choices, view);
     let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };

@@ -254,3 +254,7 @@ fn is_near_switch(sites: &Sites, pc: Pc) -> bool {
     let next = sites.entries.partition_point(|entry| *entry < at.saturating_sub(NEAR));
     sites.entries.get(next).is_some_and(|entry| *entry <= at.saturating_add(NEAR))
 }
+
+#[cfg(test)]
+#[path = "chains_tests.rs"]
+mod tests;

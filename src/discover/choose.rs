@@ -296,3 +296,7 @@ fn origin_rank(origin: Origin, holder: Holder) -> u8 {
         (_, Origin::Switch) => 3,
     }
 }
+
+#[cfg(test)]
+#[path = "choose_tests.rs"]
+mod tests;

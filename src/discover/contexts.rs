@@ -336,3 +336,7 @@ fn matches<T: Send>(scene: &Scene<'_>, filter: &Filter, visit: impl Fn(u64, u64,
     all.extend(found.flatten());
     all
 }
+
+#[cfg(test)]
+#[path = "contexts_tests.rs"]
+mod tests;

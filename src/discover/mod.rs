@@ -19,3 +19,5 @@ pub mod roster;
 pub mod sites;
 pub mod spans;
 mod stored;
+#[cfg(test)]
+mod testing;

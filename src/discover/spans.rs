@@ -103,3 +103,7 @@ fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "spans_tests.rs"]
+mod tests;

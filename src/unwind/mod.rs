@@ -25,7 +25,7 @@ mod unwinder;
 mod walk;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

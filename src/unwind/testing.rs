@@ -75,7 +75,7 @@ pub(super) fn header(lines: &[(u64, usize)]) -> Vec<u8> {
 }
 
 /// A program: routines that stand one behind the other, each with the rules that it is given.
-pub(super) struct Program {
+pub(crate) struct Program {
     arch: &'static Arch,
     code: Vec<u8>,
     cfi: Cfi,
@@ -86,7 +86,7 @@ pub(super) struct Program {
 impl Program {
     /// No routines yet. Rules begin as `CFA = sp + 8` with the return address at `CFA - 8` where calls push it, and as
     /// `CFA = sp` elsewhere.
-    pub(super) fn new(arch: &'static Arch) -> Program {
+    pub(crate) fn new(arch: &'static Arch) -> Program {
         let mut cfi = Cfi::default();
         let (column, initial) = match arch.link {
             None => (arch.pc, vec![DW_CFA_def_cfa.0, arch.sp.0, 8, DW_CFA_offset.0 | arch.pc.0, 1]),
@@ -97,7 +97,7 @@ impl Program {
     }
 
     /// Adds a routine without rules. All its bytes are calls, the last ones too, so that all its addresses stand behind one.
-    pub(super) fn bare(&mut self, name: &'static str) -> u64 {
+    pub(crate) fn bare(&mut self, name: &'static str) -> u64 {
         let start = CODE + self.code.len() as u64;
         let calls: &[u8] = if self.arch.link.is_none() { &[0xff, 0xd0] } else { &[0x20, 0x00, 0x3f, 0xd6] };
         self.code.extend(calls.iter().cycle().take(ROUTINE as usize));
@@ -106,7 +106,7 @@ impl Program {
     }
 
     /// Adds a routine with rules.
-    pub(super) fn routine(&mut self, name: &'static str, instructions: &[u8]) {
+    pub(crate) fn routine(&mut self, name: &'static str, instructions: &[u8]) {
         let start = self.bare(name);
         self.cfi.fde(self.cies[0], start, ROUTINE, instructions);
     }
@@ -124,7 +124,7 @@ impl Program {
     }
 
     /// The address `offset` bytes into a routine.
-    pub(super) fn at(&self, name: &str, offset: u64) -> u64 {
+    pub(crate) fn at(&self, name: &str, offset: u64) -> u64 {
         self.routines[name] + offset
     }
 
@@ -135,16 +135,22 @@ impl Program {
     }
 
     pub(super) fn frames(&self, start: Registers, stack: &Stack, limit: usize) -> (Vec<(Frame, Registers)>, Ended) {
+        let mut frames = Vec::new();
+        let ended = self.with_tables(|tables| {
+            walk(&mut Rules::new(tables), &stack.memory(), start, limit, |frame, registers| {
+                frames.push((*frame, registers.clone()));
+                ControlFlow::Continue(())
+            })
+        });
+        (frames, ended)
+    }
+
+    /// Does something with its rules.
+    pub(crate) fn with_tables<T>(&self, then: impl FnOnce(&Tables<'_>) -> T) -> T {
         let range = [AddrRange::new(Addr(CODE), Addr(CODE + self.code.len() as u64))];
         let eh_frame = Some(SectionBytes { svma: EH_FRAME, bytes: &self.cfi.bytes });
         let sections = UnwindSections { eh_frame, ..UnwindSections::default() };
-        let tables = Tables::of(self.arch, self, [Placed { ranges: &range, bias: 0, sections }]);
-        let mut frames = Vec::new();
-        let ended = walk(&mut Rules::new(&tables), &stack.memory(), start, limit, |frame, registers| {
-            frames.push((*frame, registers.clone()));
-            ControlFlow::Continue(())
-        });
-        (frames, ended)
+        then(&Tables::of(self.arch, self, [Placed { ranges: &range, bias: 0, sections }]))
     }
 
     fn describe(&self, frame: &Frame) -> String {

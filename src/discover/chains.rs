@@ -43,6 +43,8 @@ pub enum Root {
     Link,
     /// The outermost frame stands in a library's start code, for which there are no rules.
     StartCode,
+    /// A context that never ran would begin at an ordinary function. Its address may be on a stack for other reasons.
+    Function,
     /// The next return address would lie above the memory that holds the stack.
     TopOfMemory,
 }
@@ -188,7 +190,9 @@ impl Unwinding<'_, '_, '_, '_> {
             frames.push(frame);
             let (top, ended) = (hypothesis.word_at.offset(8), Ended::Root);
             let (frames, segments) = (start..frames.len(), Vec::new());
-            return Some(Chain { hypothesis, sp, frames, segments, root: Root::StartCode, top, ended });
+            let is_function = self.rules.is_entry_of_called(pc.addr(), self.scene.memory);
+            let root = if is_function { Root::Function } else { Root::StartCode };
+            return Some(Chain { hypothesis, sp, frames, segments, root, top, ended });
         }
         let (climb, ended) = loop {
             frames.truncate(start);

@@ -79,7 +79,7 @@ pub fn choose(
     running: &[Running],
     code: CodeView<'_>,
 ) -> Vec<Choice> {
-    let believable = believable(chains);
+    let believable = believable(chains, code);
     let mut groups = groups(chains, &believable);
     drop_running(&mut groups, mappings, running);
     drop_leftovers(chains, &mut groups);
@@ -127,8 +127,9 @@ fn drop_begun(chains: &Chains, sites: &Sites, choices: &mut Vec<Choice>) {
     });
 }
 
-/// For each chain, whether its root is one: code that stands in the middle of chains more often is none.
-fn believable(chains: &Chains) -> Vec<bool> {
+/// For each chain, whether its root is one: code that stands in the middle of chains more often is none, and an ordinary
+/// function only where others have begun.
+fn believable(chains: &Chains, code: CodeView<'_>) -> Vec<bool> {
     let root_of = |chain: &Chain| chains.frames_of(chain).last().map(|frame| frame.pc);
     let mut seen: HashMap<Pc, (usize, usize)> = HashMap::default();
     for pc in chains.chains.iter().filter_map(root_of) {
@@ -142,8 +143,24 @@ fn believable(chains: &Chains) -> Vec<bool> {
             }
         }
     }
-    let is_root = |chain| root_of(chain).is_some_and(|pc| seen[&pc].0 > seen[&pc].1);
+    let begun = begun_in(chains, code);
+    let is_begun = |chain: &Chain| root_of(chain).is_some_and(|pc| begun.contains(&code.function_of(pc)));
+    let is_root = |chain: &Chain| {
+        root_of(chain).is_some_and(|pc| seen[&pc].0 > seen[&pc].1) && (chain.root != Root::Function || is_begun(chain))
+    };
     chains.chains.iter().map(is_root).collect()
+}
+
+/// The functions that contexts have begun in: the outermost, or where that only is returned to, the one that returns there.
+fn begun_in(chains: &Chains, code: CodeView<'_>) -> HashSet<Addr> {
+    let is_doubtful = |chain: &&Chain| chain.root == Root::Function;
+    if !chains.chains.iter().any(|chain| is_doubtful(&chain)) {
+        return HashSet::default();
+    }
+    let certain = chains.chains.iter().filter(|chain| !is_doubtful(chain));
+    let outer = certain.flat_map(|chain| chains.frames_of(chain).iter().rev().take(2));
+    let places: HashSet<Pc> = outer.map(|frame| frame.pc).collect();
+    places.into_iter().map(|pc| code.function_of(pc)).collect()
 }
 
 fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {

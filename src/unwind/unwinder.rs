@@ -9,6 +9,7 @@ use super::signal;
 use super::tables::{Found, Tables};
 use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
+use crate::registers::Registers;
 
 /// How many rows may be kept that do not fit a cache line.
 const MOST_FULL: usize = 1 << 14;
@@ -47,6 +48,15 @@ impl<'t, 'd> Rules<'t, 'd> {
     pub fn cfa_is_expression(&mut self, pc: Pc, memory: &dyn Memory) -> bool {
         let row = *self.row(pc, memory);
         row.kind == Kind::Full && self.full(&row).is_some_and(FullRow::cfa_is_expression)
+    }
+
+    /// Whether the rules at `entry` are those of any function that is called there: so far only the return address is on
+    /// its stack.
+    pub fn is_entry_of_called(&mut self, entry: Addr, memory: &dyn Memory) -> bool {
+        let arch = self.tables.arch();
+        let pushed = if arch.link.is_some() { 0 } else { 8 };
+        let row = *self.row(Pc::At(entry), memory);
+        row.is_plain() && row.cfa_by(arch, Some(Addr(0)), &Registers::unknown()) == Some(Addr(pushed))
     }
 
     /// The row for `pc`.

@@ -450,6 +450,30 @@ fn the_programs_terminal_is_a_page_and_a_line() {
 }
 
 #[test]
+fn without_colors_those_of_the_program_are_not_shown_either() {
+    for (look, colored) in [(COLORS, true), (PLAIN, false)] {
+        let mut model = model(MIDDLE, look);
+        model.launched = true;
+        update(&mut model, Message::Output(pane(MIDDLE, &["green \u{2713}"])));
+        type_keys(&mut model, "o");
+        let buffer = drawn(&model);
+        assert_eq!(buffer.content.iter().any(|cell| cell.fg == Color::Green), colored);
+        assert_eq!(text(&buffer).is_ascii(), !colored);
+    }
+}
+
+#[test]
+fn each_answer_of_the_question_has_a_key() {
+    for (keys, effect) in [("qr", Some(Effect::Leave)), ("qe", Some(Effect::Send(libc::SIGTERM))), ("qc", None)] {
+        let mut model = model_of_ours(MIDDLE, &["busy"]);
+        let (first, last) = keys.split_at(1);
+        type_keys(&mut model, first);
+        assert_eq!(press(&mut model, KeyCode::Char(last.chars().next().unwrap())), effect, "{keys}");
+        assert!(matches!(model.overlay, Overlay::None), "{keys}");
+    }
+}
+
+#[test]
 fn typed_keys_go_to_the_program_until_the_one_that_ends_it() {
     let mut model = model_of_ours(MIDDLE, &["name?"]);
     type_keys(&mut model, "i");

@@ -7,6 +7,7 @@ use crate::filter::Filter;
 use crate::report::GroupBy;
 use crate::report::json;
 use crate::tui::arrange::{self, Ask};
+use crate::tui::commands::COMMANDS;
 
 /// The ids that `dump --json` has for stacks that a test over its values picks.
 fn by_json(picture: &Picture, fits: impl Fn(&serde_json::Value) -> bool) -> Vec<usize> {
@@ -116,6 +117,46 @@ fn commands_do_what_they_say() {
     assert_eq!(model.look.theme, Theme::Light);
     assert_eq!(command(&mut model, "stop"), Some(Effect::Pause));
     assert_eq!(command(&mut model, "q"), Some(Effect::Leave));
+}
+
+#[test]
+fn every_command_of_the_table_does_something() {
+    let page = |model: &Model| model.list().page;
+    for (name, ..) in COMMANDS {
+        let mut model = model(MIDDLE, COLORS);
+        model.launched = true;
+        type_keys(&mut model, "2");
+        let words = match name {
+            "goto" => "goto 48213",
+            "filter" => "filter kind:coro",
+            "sort" => "sort name",
+            "dump" => "dump FILE",
+            "interval" => "interval 500",
+            "theme" => "theme dark",
+            "groups" => "groups top",
+            plain => plain,
+        };
+        let effect = command(&mut model, words);
+        match name {
+            "stacks" => assert_eq!(page(&model), Page::Stacks),
+            "groups" => assert_eq!((page(&model), model.wanted.group_by), (Page::Groups, GroupBy::Top)),
+            "events" => assert_eq!(page(&model), Page::Events),
+            "output" => assert_eq!(page(&model), Page::Output),
+            "report" => assert_eq!((page(&model), effect), (Page::Report, Some(Effect::Report))),
+            "goto" => assert_eq!(model.picture.name(model.selected().unwrap()), "server"),
+            "filter" => assert_eq!(model.picture.stacks.len(), 13),
+            "sort" => assert_eq!(model.picture.wanted.group_order.sort, Sort::Name),
+            "reverse" => assert!(model.picture.wanted.group_order.reversed),
+            "dump" => assert_eq!(effect, Some(Effect::Dump(Some("FILE".to_owned())))),
+            "interval" => assert_eq!(effect, Some(Effect::Interval(Duration::from_millis(500)))),
+            "theme" => assert_eq!((model.look.theme, effect), (Theme::Dark, Some(Effect::Redraw))),
+            "freeze" => assert!(model.frozen),
+            "stop" => assert_eq!(effect, Some(Effect::Pause)),
+            "help" => assert!(matches!(model.overlay, Overlay::Help { .. })),
+            "quit" => assert!(matches!(model.overlay, Overlay::Quit { .. })),
+            other => panic!("no test for the command {other}"),
+        }
+    }
 }
 
 #[test]

@@ -76,7 +76,9 @@ pub(super) fn draw(model: &Model, stack: &Stack, buffer: &mut Buffer, area: Rect
     pen.right_cell(&format!("{:x}", range.low.0), ADDRESS, look.dim()).skip(1).text(bottom, Style::new());
     let free = stack.most_used().map(|most| size.saturating_sub(most));
     let free = free.map_or(String::new(), |free| format!("{} {}%", units::bytes(free), percent(free, size)));
-    text_and_right(&mut pen, " limit, never used", &free, level);
+    let label =
+        [" limit, never used", " limit, unused"].into_iter().find(|label| label.len() + free.len() < pen.left());
+    text_and_right(&mut pen, label.unwrap_or(" limit"), &free, level);
     if let Some(words) = guard {
         let mut pen = Pen::new(buffer, look, area, last + 1);
         pen.skip(ADDRESS + 1).text(&words, Style::new());

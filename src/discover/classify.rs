@@ -167,41 +167,42 @@ impl<'c> Siblings<'c> {
         shapes.is_some_and(|shapes| shapes.len() > 1)
     }
 
-    /// Finished is what stands behind the call from which its siblings' work hangs, as all that stand there do, with
-    /// nothing to come: neither in that function, nor a round more of a loop in one that it called.
+    /// Finished is what has nothing to come where its siblings' work hangs from another call: neither in that function, nor
+    /// a round more of a loop in one that it called.
     fn state(&self, end: Root, frames: &[Frame], ends: &mut Ends<'_>) -> State {
         let Some(root) = frames.last().map(|frame| frame.pc) else { return State::Suspended };
         if frames.len() > MOST_FINISHED {
             return State::Suspended;
         }
-        let code = ends.code;
-        let outermost = code.function_of(root);
+        let outermost = ends.code.function_of(root);
         for (distance, frame) in frames.iter().rev().enumerate() {
-            let Some(places) = self.places.get(&(outermost, distance)) else { continue };
-            let Some(standing) = places.get(&frame.pc).filter(|standing| standing.inside.is_some()) else { continue };
-            let deeper = places.iter().filter(|(_, other)| other.deepest > standing.deepest).map(|(place, _)| *place);
-            let mut deeper: Vec<Pc> = deeper.filter(|place| *place != frame.pc).collect();
-            let at = frame.pc.addr();
-            let is_over = match distance {
-                // A library calls what is given to it by its address, and nobody called the outermost function.
-                0 if end == Root::Marked && !ends.is_end(at) => {
-                    deeper.retain(|place| code.called(*place).is_none() && code.is_earlier(*place, frame.pc));
-                    !ends.is_in_loop(at)
-                }
-                _ => ends.is_end(at),
-            };
-            // The two ways of a branch may lie in any order.
-            let is_near = |place: Pc| code.is_earlier(place, frame.pc) || code.is_earlier(frame.pc, place);
-            let works = |place: &Pc, ends: &mut Ends<'_>| is_near(*place) && !ends.reaches(at, place.addr());
+            let returns_nowhere = distance == 0 && end == Root::Marked;
             let inside = frames[..frames.len() - 1 - distance].iter();
-            if is_over
-                && matches!(frame.pc, Pc::After(_))
-                && deeper.iter().any(|place| works(place, ends))
+            if self.is_over((outermost, distance), frame.pc, returns_nowhere, ends)
                 && !inside.map(|frame| frame.pc.addr()).any(|at| ends.is_in_loop(at))
             {
                 return State::Finished;
             }
         }
         State::Suspended
+    }
+
+    /// Whether there is nothing to come at `at`, where all that stand have the same frames inside, fewer than others of
+    /// `function` have. `returns_nowhere`: nobody called that function.
+    fn is_over(&self, function: (Addr, usize), at: Pc, returns_nowhere: bool, ends: &mut Ends<'_>) -> bool {
+        let (Some(places), Pc::After(address)) = (self.places.get(&function), at) else { return false };
+        let Some(standing) = places.get(&at).filter(|standing| standing.inside.is_some()) else { return false };
+        let (code, is_end) = (ends.code, ends.is_end(address));
+        if !is_end && (!returns_nowhere || ends.is_in_loop(address)) {
+            return false;
+        }
+        let fits = |other: Pc| match is_end {
+            // The two ways of a branch may lie in any order.
+            true => code.is_earlier(other, at) || code.is_earlier(at, other),
+            // A library calls what is given to it by its address.
+            false => code.is_earlier(other, at) && code.called(other).is_none(),
+        };
+        let mut working = places.iter().filter(|(_, other)| other.deepest > standing.deepest).map(|(other, _)| *other);
+        working.any(|other| fits(other) && !ends.reaches(address, other.addr()))
     }
 }

@@ -37,6 +37,7 @@ fn words(model: &Model, page: Page) -> String {
         Page::Report => "the report is being put together".to_owned(),
         Page::Output => "the program has written nothing yet".to_owned(),
         Page::Frames(_) => "no frame could be found on this stack".to_owned(),
-        Page::Happened(_) => "no stack was looked at then".to_owned(),
+        // Whether a stack was looked at then is said for the preview, too.
+        Page::Happened(_) => String::new(),
     }
 }

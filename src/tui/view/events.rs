@@ -90,7 +90,6 @@ pub(super) fn draw_preview(model: &Model, buffer: &mut Buffer, area: Rect) {
 pub(super) fn draw_page(model: &Model, buffer: &mut Buffer, area: Rect) {
     what_happened(model, buffer, area);
     let list = model.list();
-    empty::draw(model, buffer, area);
     detail::draw_rows(model, buffer, area, frame_lines(list.page), list.top, Some(list.cursor));
 }
 
@@ -110,5 +109,9 @@ fn what_happened(model: &Model, buffer: &mut Buffer, area: Rect) {
     let lines = wrap(&printable(&event.message), usize::from(area.width) - 2);
     for (line, text) in (1..frame_lines(Page::Happened(0))).zip(lines) {
         Pen::new(buffer, model.look, area, line).skip(1).text(&text, model.look.strong());
+    }
+    if event.look.is_none() {
+        let mut pen = Pen::new(buffer, model.look, area, frame_lines(Page::Happened(0)));
+        pen.skip(1).text("no stack was looked at then", model.look.dim());
     }
 }

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::Span;
 
-use super::super::model::Model;
+use super::super::model::{Model, Overlay};
 use super::super::theme::Look;
 use super::layout::{Scale, scale};
 use super::pen::Pen;
@@ -62,6 +62,11 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
 /// Everything that fits into one line.
 pub(super) fn status_line(model: &Model, buffer: &mut Buffer, area: Rect) {
     let mut pen = Pen::new(buffer, model.look, area, 0);
+    if let Overlay::Quit { .. } = model.overlay {
+        // It takes the keys, so it has to be seen.
+        pen.text("r run on  e end  c stay", model.look.strong());
+        return;
+    }
     live(&mut pen, model);
     pen.text(&format!(" {} ", stacks(model)), Style::new());
     levels(&mut pen, model);

@@ -1,8 +1,8 @@
 //! Blocks of glibc's `malloc`, found by walking from header to header.
 //!
 //! The word before a block holds its size and three flags (glibc `malloc/malloc.c`, "malloc_chunk"); the next header lies
-//! that far on. Walked are the heap that grows by `brk`, which begins with a header, and blocks so big that each was
-//! mapped by itself. Other allocators keep other books: then the walk ends at once and finds nothing.
+//! that far on. Walked are the heap that grows by `brk`, and blocks so big that each was mapped by itself. Other allocators
+//! keep other books: then the walk ends at once and finds nothing.
 
 use crate::addr::{Addr, AddrRange};
 use crate::memory::{Memory, Slices};
@@ -21,15 +21,25 @@ const MOST_BLOCKS: usize = 1 << 22;
 /// The end of a block without a header is looked for at this many places.
 const MOST_PLACES: i64 = 1 << 16;
 
+/// What a static program has at the start of its heap, before the first header, is at most so many units of 16 bytes long.
+const LONGEST_START: i64 = 1 << 10;
+
+/// A heap that does not begin with a header has at least this many blocks.
+const FEWEST_BLOCKS: usize = 3;
+
 /// The block in the mapping `range` that holds each of `places`, which are sorted; `None` where no walk leads there.
 ///
 /// Free blocks count too: what was a stack is still one while its memory says so.
 pub fn blocks_around(memory: &Slices<'_>, range: AddrRange, places: &[Addr]) -> Vec<Option<AddrRange>> {
     let mut found = vec![None; places.len()];
+    if places.is_empty() {
+        return found;
+    }
     let mut next = 0;
-    let mut at = range.low;
+    let first = first_header(memory, range);
+    let mut at = first;
     for _ in 0..MOST_BLOCKS {
-        let lost = || (at != range.low).then(|| block_without_header(memory, range, at, *places.get(next)?)).flatten();
+        let lost = || (at != first).then(|| block_without_header(memory, range, at, *places.get(next)?)).flatten();
         let Some(block) = block(memory, range, at) else {
             if let Some(found) = found.get_mut(next) {
                 *found = lost();
@@ -48,6 +58,33 @@ pub fn blocks_around(memory: &Slices<'_>, range: AddrRange, places: &[Addr]) -> 
     found
 }
 
+/// Where the first chunk begins: at the start, or behind the thread-local variables of a static program's first thread,
+/// which the C library takes from the same heap before (glibc `csu/libc-tls.c`, `__libc_setup_tls`).
+fn first_header(memory: &Slices<'_>, range: AddrRange) -> Addr {
+    if block(memory, range, range.low).is_some() {
+        return range.low;
+    }
+    let mut left = MOST_BLOCKS;
+    let starts = (1..LONGEST_START).map(|index| range.low.offset(16 * index));
+    let mut starts = starts.take_while(|start| *start < range.high);
+    let is_first =
+        |start: &Addr| blocks_to_end(memory, range, *start, &mut left).is_some_and(|count| count >= FEWEST_BLOCKS);
+    starts.find(is_first).unwrap_or(range.low)
+}
+
+/// How many blocks there are from the one that begins at `start` to the end of the heap; `None` where the headers do not
+/// lead there, or over more than `left` blocks.
+fn blocks_to_end(memory: &Slices<'_>, range: AddrRange, start: Addr, left: &mut usize) -> Option<usize> {
+    let mut next = start;
+    let mut count = 0;
+    while *left > 0 && next < range.high && block(memory, range, next).is_some() {
+        *left -= 1;
+        count += 1;
+        next = chunk_end(memory, next);
+    }
+    (next == range.high && count > 0).then_some(count)
+}
+
 /// The user's part of the chunk that begins at `at`, if what stands there can be one.
 fn block(memory: &Slices<'_>, range: AddrRange, at: Addr) -> Option<AddrRange> {
     let word = word(memory, at.offset(8))?;
@@ -64,14 +101,7 @@ fn block(memory: &Slices<'_>, range: AddrRange, at: Addr) -> Option<AddrRange> {
 fn block_without_header(memory: &Slices<'_>, range: AddrRange, at: Addr, place: Addr) -> Option<AddrRange> {
     let first = place.max(at.offset(SMALLEST as i64)).align_up(16);
     let mut left = MOST_BLOCKS;
-    let mut leads_to_end = |start: Addr| {
-        let mut next = start;
-        while left > 0 && next < range.high && block(memory, range, next).is_some() {
-            left -= 1;
-            next = chunk_end(memory, next);
-        }
-        next == range.high && next > start
-    };
+    let mut leads_to_end = |start: Addr| blocks_to_end(memory, range, start, &mut left).is_some();
     let end = (0..MOST_PLACES).map(|index| first.offset(16 * index)).find(|end| leads_to_end(*end))?;
     (at <= place).then(|| AddrRange::new(Addr(at.0 + HEADER), Addr(end.0 + 8)))
 }
@@ -123,6 +153,15 @@ mod tests {
         let memory = Slices::new(vec![(range.low, &bytes)]);
         let expected = AddrRange::new(Addr(0x12a0), Addr(0x12d8));
         assert_eq!(blocks_around(&memory, range, &[Addr(0x12b8)]), [Some(expected)]);
+    }
+
+    #[test]
+    fn a_heap_may_begin_behind_something_else() {
+        let bytes = [vec![0xee; 0x120], heap(&[0x291, 0x101, 0x41])].concat();
+        let range = AddrRange::new(Addr(0x1000), Addr(0x1000 + bytes.len() as u64));
+        let memory = Slices::new(vec![(range.low, &bytes)]);
+        let expected = AddrRange::new(Addr(0x13c0), Addr(0x14b8));
+        assert_eq!(blocks_around(&memory, range, &[Addr(0x1420)]), [Some(expected)]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::discover::sites::{Origin, Sites};
 use crate::discover::spans::{self, Span};
 use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
-use crate::memory::Slices;
+use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
 
@@ -48,6 +48,8 @@ pub(super) struct Known<'k> {
     pub(super) tables: &'k Tables<'k>,
     pub(super) threads: &'k [Chain],
     pub(super) ground: &'k Ground<'k>,
+    /// The memory that is searched and, where it is known, what may not be written to: calls go through tables there.
+    pub(super) all: &'k (dyn Memory + Sync),
     /// Whether each context's registers are kept.
     pub(super) keeps_registers: bool,
 }
@@ -98,7 +100,7 @@ pub(super) struct Found {
 
 /// Finds the suspended contexts in `memory`.
 pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<String>) -> Found {
-    let Known { sites, modules, tables, threads, ground, keeps_registers } = *known;
+    let Known { sites, modules, tables, threads, ground, all, keeps_registers } = *known;
     let (mappings, pid) = (ground.mappings, ground.pid);
     let dead = dead(threads, pid, mappings);
     let thread_pointer = threads.iter().find_map(|chain| chain.thread.thread_pointer);
@@ -109,7 +111,7 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
         function_start: &|at| starts.of(at),
-        memory,
+        memory: all,
         unbound: &|slot, value| modules.unbound(slot, value),
     };
     let chains = chains::unwind(&scene, sites, mappings, tables, code, &hypotheses);

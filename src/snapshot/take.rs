@@ -123,7 +123,8 @@ pub(super) fn take(
     let suspended = searched.map_or_else(Found::default, |copied| {
         warnings.extend(copy.as_ref().into_iter().flat_map(not_searched));
         let (modules, tables, threads) = (&modules, &tables, &chains[..]);
-        let known = Known { sites: &sites, modules, tables, threads, ground: &ground, keeps_registers: keeps };
+        let (sites, ground) = (&sites, &ground);
+        let known = Known { sites, modules, tables, threads, ground, all: copied, keeps_registers: keeps };
         suspended::find(copied, &known, &mut warnings)
     });
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
@@ -177,9 +178,16 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
         pages: &|range| pages.as_ref().map(|pages| pages.within(range)).map_err(|unknown| *unknown),
     };
     end_at_jumps(&mut chains, &ground);
-    let threads = &chains[..];
-    let known =
-        Known { sites: &sites, modules: &modules, tables: &tables, threads, ground: &ground, keeps_registers: keeps };
+    let everything = core.everything();
+    let known = Known {
+        sites: &sites,
+        modules: &modules,
+        tables: &tables,
+        threads: &chains[..],
+        ground: &ground,
+        all: &everything,
+        keeps_registers: keeps,
+    };
     let suspended = match suspended::worth_a_look(&sites) {
         true => suspended::find(&core.writable(), &known, &mut warnings),
         false => Found::default(),

@@ -82,6 +82,7 @@ fn own_assembly_called_through_a_pointer() {
 
 #[test]
 fn own_assembly_unoptimised_stripped_and_static() {
+    check("co_asm_debug", &["guard"]);
     check("co_asm_stripped", &["guard", "malloc"]);
     check("co_asm_static", &["slab", "malloc"]);
 }
@@ -106,6 +107,7 @@ fn boost_contexts() {
 #[test]
 fn jump_buffers_of_the_c_library() {
     check("co_sigsetjmp", ALL);
+    check("co_sigsetjmp_debug", &["slab"]);
     check("co_sigsetjmp_stripped", &["guard"]);
     check("co_sigsetjmp_static", &["malloc"]);
 }

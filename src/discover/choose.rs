@@ -81,7 +81,7 @@ pub fn choose(
 ) -> Vec<Choice> {
     let believable = believable(chains, code);
     let mut groups = groups(chains, &believable);
-    drop_running(&mut groups, mappings, running);
+    drop_running(chains, &mut groups, mappings, running);
     drop_leftovers(chains, &mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
     let mut choosing = Choosing { chains, sites, calls: Calls::new(code), extents, dead: Vec::new() };
@@ -177,12 +177,14 @@ fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {
 
 /// Drops the stacks that threads are on: those whose top a thread's frames reach, and where a thread stands in a switch
 /// routine that nothing unwinds, or whose rules already lead to the next stack, the one around its stack pointer.
-fn drop_running(groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Running]) {
+fn drop_running(chains: &Chains, groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Running]) {
     let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
+    // What is left of an earlier use may have tops in the midst of a stack.
+    let common = common_tops(chains, groups);
     let around = |stack: &Running| {
-        let top = *tops.get(tops.partition_point(|top| *top <= stack.sp))?;
+        let top = *common.get(common.partition_point(|top| *top <= stack.sp))?;
         let same_mapping = mapping_at(mappings, stack.sp)?.range.contains(top.offset(-1));
-        let is_near = stride(&tops).is_none_or(|stride| top.0 - stack.sp.0 <= stride);
+        let is_near = stride(&common).is_none_or(|stride| top.0 - stack.sp.0 <= stride);
         (same_mapping && is_near).then_some(top)
     };
     let mut dropped: HashSet<Addr> = HashSet::new();
@@ -198,6 +200,16 @@ fn drop_running(groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Runnin
 
 /// Drops stacks with a rare root that lie less than one stack below one with a common root: what is left of an earlier use.
 fn drop_leftovers(chains: &Chains, groups: &mut Vec<Group>) {
+    let tops = common_tops(chains, groups);
+    let Some(stride) = stride(&tops) else { return };
+    groups.retain(|group| {
+        let next = tops.partition_point(|top| *top < group.top);
+        tops.get(next).is_none_or(|top| *top == group.top || top.0 - group.top.0 >= stride)
+    });
+}
+
+/// The tops of the stacks whose root is a common one, sorted.
+fn common_tops(chains: &Chains, groups: &[Group]) -> Vec<Addr> {
     let root_of = |group: &Group| {
         let chain = &chains.chains[group.chains[0]];
         chains.frames_of(chain).last().map(|frame| (frame.pc, chain.root))
@@ -207,14 +219,8 @@ fn drop_leftovers(chains: &Chains, groups: &mut Vec<Group>) {
         *counts.entry(root).or_default() += 1;
     }
     let most = counts.values().copied().max().unwrap_or(0);
-    let is_common = |group: &Group| root_of(group).is_some_and(|root| counts[&root] * COMMON >= most);
-    let tops: Vec<Addr> = groups.iter().filter(|group| is_common(group)).map(|group| group.top).collect();
-    let Some(stride) = stride(&tops) else { return };
-    groups.retain(|group| {
-        let next = tops.partition_point(|top| *top <= group.top);
-        let is_below = tops.get(next).is_some_and(|top| top.0 - group.top.0 < stride);
-        is_common(group) || !is_below
-    });
+    let is_common = |group: &&Group| root_of(group).is_some_and(|root| counts[&root] * COMMON >= most);
+    groups.iter().filter(is_common).map(|group| group.top).collect()
 }
 
 /// How far apart stacks are: the first percentile of the distances of their tops. `None` where there are too few to tell.

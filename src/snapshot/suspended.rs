@@ -217,7 +217,8 @@ fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis, tables: 
 }
 
 /// Finds out for each context whose stack it is on and where that lies.
-fn located(contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], ground: &Ground<'_>) -> Vec<Suspended> {
+fn located(mut contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], ground: &Ground<'_>) -> Vec<Suspended> {
+    drop_below_parked(&mut contexts, threads, ground);
     let owners = owners(&contexts, threads, ground);
     let guards = (ground.pages)(bounds::EVERYTHING).map(|pages| pages.guards());
     let span = |(context, owner): (&Context, &Option<usize>)| {
@@ -247,6 +248,19 @@ fn segment_bounds(segment: &Segment, ground: &Ground<'_>) -> Bounds {
     let owner = Owner::Other { outermost: segment.top.offset(-1), foreign: ground.descriptor_above(segment.top) };
     let around = (ground.pages)(bounds::page_window(segment.sp, ground.mappings));
     bounds::bounds(owner, segment.sp, ground.mappings, ground.stack_limit, &around)
+}
+
+/// Drops what lies below the place where the first thread left its own stack to run on another: calls that have returned
+/// left it there. That place is the context that reaches furthest up.
+fn drop_below_parked(contexts: &mut Vec<Context>, threads: &[Chain], ground: &Ground<'_>) {
+    let is_on_main_stack =
+        |at: Addr| mapping_at(ground.mappings, at).is_some_and(|mapping| mapping.origin == MappingOrigin::MainStack);
+    let is_away = |chain: &Chain| chain.thread.tid == ground.pid && chain.sp.is_some_and(|sp| !is_on_main_stack(sp));
+    let on_main_stack = contexts.iter().filter(|context| is_on_main_stack(context.sp));
+    let parked = on_main_stack.max_by_key(|context| context.top).map(|context| context.sp);
+    if let (Some(parked), true) = (parked, threads.iter().any(is_away)) {
+        contexts.retain(|context| !is_on_main_stack(context.sp) || context.sp >= parked);
+    }
 }
 
 /// For each context the thread that began on its stack, where it is one.

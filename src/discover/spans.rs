@@ -29,15 +29,15 @@ pub fn refine(spans: &mut [Span], mappings: &[Mapping], memory: &Slices<'_>) {
             by_mapping.entry(mapping.range.low).or_insert((mapping.range, Vec::new())).1.push(index);
         }
     }
-    cut_joined(spans);
+    let guarded_size = cut_joined(spans);
     for (range, members) in by_mapping.values() {
         in_malloc(spans, *range, members, memory);
-        in_slab(spans, *range, members);
+        in_slab(spans, *range, members, guarded_size);
     }
 }
 
-/// A guarded stack that seems longer than most has another mapping's pages joined to its own.
-fn cut_joined(spans: &mut [Span]) {
+/// Cuts guarded stacks that seem longer than most, as another mapping's pages are joined to their own; how long most are.
+fn cut_joined(spans: &mut [Span]) -> Option<u64> {
     let guarded = |span: &Span| span.bounds.range().filter(|_| matches!(span.bounds.guard, Guard::Ok(_)));
     // Each guard counts once, whatever else lies in the mapping above it.
     let ranges: HashSet<AddrRange> = spans.iter().filter_map(guarded).collect();
@@ -45,9 +45,9 @@ fn cut_joined(spans: &mut [Span]) {
     for range in &ranges {
         *sizes.entry(range.len()).or_default() += 1;
     }
-    let Some((common, count)) = sizes.into_iter().max_by_key(|(_, count)| *count) else { return };
+    let (common, count) = sizes.into_iter().max_by_key(|(_, count)| *count)?;
     if count * 2 < ranges.len() || count < 2 {
-        return;
+        return None;
     }
     for span in spans {
         let Some(range) = guarded(span) else { continue };
@@ -57,6 +57,7 @@ fn cut_joined(spans: &mut [Span]) {
             span.bounds.from = BoundsFrom::Inferred;
         }
     }
+    Some(common)
 }
 
 /// Stacks in blocks of `malloc`.
@@ -76,15 +77,18 @@ fn in_malloc(spans: &mut [Span], mapping: AddrRange, members: &[usize], memory: 
 
 /// Stacks side by side in one mapping: each as long as the least distance between two.
 ///
-/// Tops are known to a page only: a distance of one page is no measure, and such stacks stay without bounds.
-fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize]) {
+/// Tops are known to a page only: a distance of one page is no measure, and such stacks stay without bounds. Those that
+/// are as long as guarded stacks are, `guarded_size`, have their bounds.
+fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize], guarded_size: Option<u64>) {
     let is_bare = |bounds: &Bounds| {
         !matches!(bounds.guard, Guard::Ok(_)) && matches!(bounds.from, BoundsFrom::Mapping | BoundsFrom::Inferred)
     };
     // One guard may lie below all; it guards the lowest of them.
     let mut above: HashMap<Option<Addr>, usize> = HashMap::new();
     members.iter().for_each(|index| *above.entry(spans[*index].bounds.low).or_default() += 1);
-    let is_open = |bounds: &Bounds| is_bare(bounds) || bounds.from == BoundsFrom::Guard && above[&bounds.low] > 1;
+    let is_cut = |bounds: &Bounds| guarded_size.is_some() && bounds.range().map(|range| range.len()) == guarded_size;
+    let shares_guard = |bounds: &Bounds| matches!(bounds.guard, Guard::Ok(_)) && above[&bounds.low] > 1;
+    let is_open = |bounds: &Bounds| is_bare(bounds) || shares_guard(bounds) && !is_cut(bounds);
     let open: Vec<usize> = members.iter().copied().filter(|index| is_open(&spans[*index].bounds)).collect();
     let highs: Vec<Addr> = open.iter().map(|index| spans[*index].top.align_up(PAGE)).collect();
     let Some(stride) = highs.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0).min() else {

@@ -11,6 +11,18 @@ pub(crate) fn threads(work: usize, worth_one: usize) -> usize {
     processors.min(MOST_THREADS).min(work.div_ceil(worth_one)).max(1)
 }
 
+/// Does `work` on parts of `all`, on as many threads as are worth it, and gives what came of them in their order.
+pub(crate) fn in_parts<T: Sync, R: Send>(all: &[T], work: impl Fn(&[T]) -> Vec<R> + Sync) -> Vec<R> {
+    /// A thread is not worth starting for fewer than this.
+    const FEWEST_EACH: usize = 4096;
+    let threads = threads(all.len(), FEWEST_EACH);
+    let parts = all.chunks(all.len().div_ceil(threads).max(1)).collect();
+    let mut done = among(parts, work).into_iter();
+    let mut first = done.next().unwrap_or_default();
+    first.extend(done.flatten());
+    first
+}
+
 /// Frees what is large on a thread of its own: the kernel takes a while to take hundreds of megabytes back.
 pub(crate) fn free<T: Send + 'static>(large: T) {
     // Where there is no thread for it, it is freed here.

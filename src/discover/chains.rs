@@ -21,6 +21,9 @@ const MOST_FRAMES: usize = 1 << 16;
 const MOST_FRAMES_IN_ALL: usize = 1 << 23;
 const BYTES_FOR_A_FRAME: usize = 32;
 
+/// Chains have about so many frames.
+const FRAMES_EACH: usize = 8;
+
 /// A thread is not worth starting for fewer hypotheses than this.
 const FEWEST_EACH: usize = 4096;
 
@@ -158,6 +161,8 @@ struct Unwinding<'u, 'a, 't, 'd> {
 impl Unwinding<'_, '_, '_, '_> {
     fn unwind_all(mut self, hypotheses: &[Hypothesis]) -> Chains {
         let mut found = Chains::default();
+        // To grow a large list takes longer than to fill it in.
+        found.frames.reserve((FRAMES_EACH * hypotheses.len()).min(self.left));
         for hypothesis in hypotheses {
             if self.left == 0 {
                 found.cut = true;

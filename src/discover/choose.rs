@@ -14,6 +14,7 @@ use super::meeting::Calls;
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Mapping, mapping_at};
+use crate::share;
 
 /// A root is common if this share of the most common root's chains has it.
 const COMMON: usize = 10;
@@ -84,9 +85,13 @@ pub fn choose(
     drop_running(chains, &mut groups, mappings, running);
     drop_leftovers(chains, &mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
-    let mut choosing = Choosing { chains, sites, calls: Calls::new(code), extents, dead: Vec::new() };
-    let first: Vec<Option<Choice>> = groups.iter().map(|group| choosing.choose_one(group)).collect();
-    choosing.dead = dead(chains, &groups, &first);
+    let choosing = |dead| Choosing { chains, sites, calls: Calls::new(code), extents: &extents, dead };
+    let first: Vec<Option<Choice>> = share::in_parts(&groups, |part| {
+        let choosing = choosing(&[]);
+        part.iter().map(|group| choosing.choose_one(group)).collect()
+    });
+    let dead = dead(chains, &groups, &first);
+    let choosing = choosing(&dead);
     let again = |(group, choice): (&Group, Option<Choice>)| match choice {
         Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(group),
         choice => choice,
@@ -135,13 +140,18 @@ fn believable(chains: &Chains, code: CodeView<'_>) -> Vec<bool> {
     for pc in chains.chains.iter().filter_map(root_of) {
         seen.entry(pc).or_default().0 += 1;
     }
-    for chain in &chains.chains {
-        let frames = chains.frames_of(chain);
-        for frame in frames.iter().take(frames.len().saturating_sub(1)) {
-            if let Some((_, inside)) = seen.get_mut(&frame.pc) {
-                *inside += 1;
+    let inside = share::in_parts(&chains.chains, |part| {
+        let mut inside: HashMap<Pc, usize> = HashMap::default();
+        for frames in part.iter().map(|chain| chains.frames_of(chain)) {
+            let inner = frames.iter().take(frames.len().saturating_sub(1));
+            for frame in inner.filter(|frame| seen.contains_key(&frame.pc)) {
+                *inside.entry(frame.pc).or_default() += 1;
             }
         }
+        inside.into_iter().collect()
+    });
+    for (pc, count) in inside {
+        seen.entry(pc).or_default().1 += count;
     }
     let begun = begun_in(chains, code);
     let is_begun = |chain: &Chain| root_of(chain).is_some_and(|pc| begun.contains(&code.function_of(pc)));
@@ -240,9 +250,9 @@ struct Choosing<'c> {
     sites: &'c Sites,
     calls: Calls<'c>,
     /// Of each group, sorted by their ends.
-    extents: Vec<AddrRange>,
+    extents: &'c [AddrRange],
     /// What lies below the contexts on their stacks, sorted.
-    dead: Vec<AddrRange>,
+    dead: &'c [AddrRange],
 }
 
 impl Choosing<'_> {
@@ -279,11 +289,11 @@ impl Choosing<'_> {
     }
 
     fn is_held_by_the_dead(&self, index: usize) -> bool {
-        self.chains.chains[index].hypothesis.holder.is_some_and(|at| is_among(&self.dead, at))
+        self.chains.chains[index].hypothesis.holder.is_some_and(|at| is_among(self.dead, at))
     }
 
     fn holder(&self, group: &Group, index: usize) -> Holder {
-        let Some(at) = self.chains.chains[index].hypothesis.holder.filter(|at| !is_among(&self.dead, *at)) else {
+        let Some(at) = self.chains.chains[index].hypothesis.holder.filter(|at| !is_among(self.dead, *at)) else {
             return Holder::None;
         };
         // The functions of a stack's earlier use kept pointers shortly below its top.

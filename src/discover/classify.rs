@@ -11,6 +11,7 @@ use super::choose::{Choice, Holder};
 use super::ends::{CodeView, Ends};
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, Pc};
+use crate::share;
 use crate::unwind::{Ended, Frame};
 
 /// A finished coroutine's chain has at most this many frames: the user's are gone.
@@ -75,15 +76,14 @@ pub struct Segment {
 /// Classifies the chosen chains, in their order.
 pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeView<'_>) -> Vec<Context> {
     let siblings = Siblings::new(chains, choices, code);
-    let mut ends = Ends::new(code);
-    let mut context = |choice: &Choice| {
+    let context = |choice: &Choice, ends: &mut Ends<'_>| {
         let chain = &chains.chains[choice.chain];
         let frames = chains.frames_of(chain);
         let origin = sites.sites[chain.hypothesis.site as usize].origin;
         let state = match origin {
             Origin::Fresh => State::New,
             _ if choice.holder == Holder::None => State::Finished,
-            _ => siblings.state(chain.root, frames, &mut ends),
+            _ => siblings.state(chain.root, frames, ends),
         };
         Context {
             sp: chain.sp,
@@ -97,7 +97,10 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
             block: chain.hypothesis.block,
         }
     };
-    choices.iter().map(&mut context).collect()
+    share::in_parts(choices, |part| {
+        let mut ends = Ends::new(code);
+        part.iter().map(|choice| context(choice, &mut ends)).collect()
+    })
 }
 
 fn segments(chains: &Chains, chain: &Chain) -> Vec<Segment> {

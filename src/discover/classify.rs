@@ -80,9 +80,9 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
         let chain = &chains.chains[choice.chain];
         let frames = chains.frames_of(chain);
         let origin = sites.sites[chain.hypothesis.site as usize].origin;
-        let state = match origin {
-            Origin::Fresh => State::New,
-            _ if choice.holder == Holder::None => State::Finished,
+        let (state, is_sure) = match origin {
+            Origin::Fresh => (State::New, true),
+            _ if choice.holder == Holder::None => (State::Finished, true),
             _ => siblings.state(chain.root, frames, ends),
         };
         Context {
@@ -92,7 +92,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
             segments: segments(chains, chain),
             ended: chain.ended,
             state,
-            confidence: confidence(chain, choice, origin, state, siblings.differ(frames)),
+            confidence: confidence(chain, choice, origin, state, is_sure && siblings.differ(frames)),
             holder: chain.hypothesis.holder.filter(|_| choice.holder != Holder::None),
             block: chain.hypothesis.block,
         }
@@ -171,41 +171,74 @@ impl<'c> Siblings<'c> {
     }
 
     /// Finished is what has nothing to come where its siblings' work hangs from another call: neither in that function, nor
-    /// a round more of a loop in one that it called.
-    fn state(&self, end: Root, frames: &[Frame], ends: &mut Ends<'_>) -> State {
-        let Some(root) = frames.last().map(|frame| frame.pc) else { return State::Suspended };
+    /// a round more of a loop in one that it called. The second value is false where it may have nothing to come.
+    fn state(&self, end: Root, frames: &[Frame], ends: &mut Ends<'_>) -> (State, bool) {
+        let mut is_sure = true;
+        let Some(root) = frames.last().map(|frame| frame.pc) else { return (State::Suspended, is_sure) };
         if frames.len() > MOST_FINISHED {
-            return State::Suspended;
+            return (State::Suspended, is_sure);
         }
         let outermost = ends.code.function_of(root);
         for (distance, frame) in frames.iter().rev().enumerate() {
-            let returns_nowhere = distance == 0 && end == Root::Marked;
+            let caller = match frames.get(frames.len() - distance) {
+                Some(caller) if ends.is_end(caller.pc.addr()) => Caller::Ends,
+                None if end == Root::Marked => Caller::None,
+                _ => Caller::GoesOn,
+            };
+            let over = self.over((outermost, distance), frame.pc, caller, ends);
             let inside = frames[..frames.len() - 1 - distance].iter();
-            if self.is_over((outermost, distance), frame.pc, returns_nowhere, ends)
-                && !inside.map(|frame| frame.pc.addr()).any(|at| ends.is_in_loop(at))
-            {
-                return State::Finished;
+            if over != Over::No && !inside.map(|frame| frame.pc.addr()).any(|at| ends.is_in_loop(at)) {
+                match over {
+                    Over::Yes => return (State::Finished, is_sure),
+                    _ => is_sure = false,
+                }
             }
         }
-        State::Suspended
+        (State::Suspended, is_sure)
     }
 
     /// Whether there is nothing to come at `at`, where all that stand have the same frames inside, fewer than others of
-    /// `function` have. `returns_nowhere`: nobody called that function.
-    fn is_over(&self, function: (Addr, usize), at: Pc, returns_nowhere: bool, ends: &mut Ends<'_>) -> bool {
-        let (Some(places), Pc::After(address)) = (self.places.get(&function), at) else { return false };
-        let Some(standing) = places.get(&at).filter(|standing| standing.inside.is_some()) else { return false };
+    /// `function` have.
+    fn over(&self, function: (Addr, usize), at: Pc, caller: Caller, ends: &mut Ends<'_>) -> Over {
+        let (Some(places), Pc::After(address)) = (self.places.get(&function), at) else { return Over::No };
+        let Some(standing) = places.get(&at).filter(|standing| standing.inside.is_some()) else { return Over::No };
         let (code, is_end) = (ends.code, ends.is_end(address));
-        if !is_end && (!returns_nowhere || ends.is_in_loop(address)) {
-            return false;
+        if !is_end && (caller == Caller::GoesOn || ends.is_in_loop(address)) {
+            return Over::No;
         }
-        let fits = |other: Pc| match is_end {
+        let working = places.iter().filter(|(_, other)| other.deepest > standing.deepest).map(|(other, _)| *other);
+        let mut working = working.filter(|other| !ends.reaches(address, other.addr()));
+        let is_earlier = |other: &Pc| code.is_earlier(*other, at);
+        match (is_end, caller) {
             // The two ways of a branch may lie in any order.
-            true => code.is_earlier(other, at) || code.is_earlier(at, other),
-            // A library calls what is given to it by its address.
-            false => code.is_earlier(other, at) && code.called(other).is_none(),
-        };
-        let mut working = places.iter().filter(|(_, other)| other.deepest > standing.deepest).map(|(other, _)| *other);
-        working.any(|other| fits(other) && !ends.reaches(address, other.addr()))
+            (true, _) if working.any(|other| is_earlier(&other) || code.is_earlier(at, other)) => Over::Yes,
+            (true, _) => Over::No,
+            // A library calls what is given to it by its address. Else this may be the last thing that work waits for.
+            (false, _) => match working.filter(is_earlier).map(|other| code.called(other).is_none()).max() {
+                Some(true) if caller == Caller::None => Over::Yes,
+                Some(_) => Over::Maybe,
+                None => Over::No,
+            },
+        }
     }
+}
+
+/// What a function returns to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// To nobody.
+    None,
+    /// To code that then has nothing more to do.
+    Ends,
+    /// To code that goes on.
+    GoesOn,
+}
+
+/// Whether there is nothing to come at a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Yes,
+    /// Only returns to the end of the stack.
+    Maybe,
+    No,
 }

@@ -74,8 +74,8 @@ fn a_core_of_the_kernel_names_the_signal_and_takes_code_from_files() {
     assert_eq!(core.threads().len(), 6);
     assert_eq!(core.threads()[0].tid, core.process().pid);
     let signals: Vec<_> = core.threads().iter().filter_map(|thread| thread.signal).collect();
-    assert_eq!(signals, [3], "SIGQUIT");
-    assert_eq!(core.fault().unwrap().signal, 3);
+    assert_eq!(signals, [6], "SIGABRT");
+    assert_eq!(core.fault().unwrap().signal, 6);
     assert!(core.process().command[0].ends_with("threads"));
     let pc = registers(&core).values().next().unwrap().0;
     let mapping = mapping_at(core.mappings(), Addr(pc)).unwrap().clone();

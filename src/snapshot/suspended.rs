@@ -250,17 +250,24 @@ fn segment_bounds(segment: &Segment, ground: &Ground<'_>) -> Bounds {
     bounds::bounds(owner, segment.sp, ground.mappings, ground.stack_limit, &around)
 }
 
-/// Drops what lies below the place where the first thread left its own stack to run on another: calls that have returned
-/// left it there. That place is the context that reaches furthest up.
+/// Drops what calls that have returned left on the first thread's own stack: what lies below the place where that thread
+/// stands, or left it to run on another stack. That place is the context that reaches furthest up.
+///
+/// Where the thread is about to go on there, and nothing tells its frames, that context is its own, not another's.
 fn drop_below_parked(contexts: &mut Vec<Context>, threads: &[Chain], ground: &Ground<'_>) {
     let is_on_main_stack =
         |at: Addr| mapping_at(ground.mappings, at).is_some_and(|mapping| mapping.origin == MappingOrigin::MainStack);
-    let is_away = |chain: &Chain| chain.thread.tid == ground.pid && chain.sp.is_some_and(|sp| !is_on_main_stack(sp));
+    let Some(first) = threads.iter().find(|chain| chain.thread.tid == ground.pid) else { return };
+    let Some(sp) = first.sp else { return };
     let on_main_stack = contexts.iter().filter(|context| is_on_main_stack(context.sp));
-    let parked = on_main_stack.max_by_key(|context| context.top).map(|context| context.sp);
-    if let (Some(parked), true) = (parked, threads.iter().any(is_away)) {
-        contexts.retain(|context| !is_on_main_stack(context.sp) || context.sp >= parked);
-    }
+    let Some(highest) = on_main_stack.max_by_key(|context| context.top) else { return };
+    let (parked, root) = (highest.sp, highest.frames.last().map(|frame| frame.pc));
+    let is_here = is_on_main_stack(sp);
+    let with_root = |context: &&Context| context.frames.last().map(|frame| frame.pc) == root;
+    let is_own = is_here && first.ended != Ok(Ended::Root) && contexts.iter().filter(with_root).count() == 1;
+    let lowest = if is_here { sp } else { parked };
+    contexts
+        .retain(|context| !is_on_main_stack(context.sp) || context.sp >= lowest && !(is_own && context.sp == parked));
 }
 
 /// For each context the thread that began on its stack, where it is one.

@@ -131,6 +131,9 @@ fn coroutines_of_generator() {
 fn nested_coroutines_on_four_threads() {
     check_standing("co_nested", ALL);
     check_standing("co_nested_debug", &["slab"]);
+    // Here the switch is part of functions that rest nowhere else.
+    check_standing("co_nested_stripped", ALL);
+    check_standing("co_nested_static", ALL);
 }
 
 /// Their outermost frame would return to no address, and what has ended stands in the function that called it.

@@ -3,6 +3,10 @@
 //! Whoever resumed it left its own context behind as any suspended one does. The program finds it again by way of the
 //! running coroutine: on its stack, in the record that also holds that stack's addresses, or by a pointer on that stack.
 
+use std::collections::HashSet;
+
+use foldhash::HashMap;
+
 use super::classify::{Context, State};
 use crate::addr::{Addr, AddrRange};
 use crate::memory::{Memory, Slices};
@@ -53,16 +57,45 @@ pub fn resumer(
     found.next().is_none().then_some(first)
 }
 
+/// For each of `contexts`, whether it stands where all are held as `parked` ones are: those in which threads wait for what
+/// they resumed.
+///
+/// A record that keeps both a coroutine's stack pointer and its resumer's has each at its place.
+/// How far from a thread's stack pointer such a record has the coroutine's therefore tells who else is kept as a resumer.
+pub fn held_as(memory: &Slices<'_>, contexts: &[&Context], parked: &[&Context], tops: &Tops) -> Vec<bool> {
+    let distance = |context: &Context| {
+        let (distance, top) = closest(memory, context.holder?, tops)?;
+        (top != context.top).then_some(distance)
+    };
+    let known: HashSet<i64> = parked.iter().filter_map(|context| distance(context)).collect();
+    let mut all_at: HashMap<Addr, bool> = HashMap::default();
+    if known.is_empty() {
+        return vec![false; contexts.len()];
+    }
+    let place = |context: &Context| context.frames.first().map(|frame| frame.pc.addr());
+    for context in contexts.iter().filter(|context| context.state == State::Suspended) {
+        let Some(place) = place(context) else { continue };
+        let all = all_at.entry(place).or_insert(true);
+        *all = *all && distance(context).is_some_and(|distance| known.contains(&distance));
+    }
+    let stands_there = |context: &&Context| place(context).is_some_and(|place| all_at.get(&place) == Some(&true));
+    contexts.iter().map(stands_there).collect()
+}
+
 /// Whether the address of a stack that lies closest to `holder` is one of the stack that ends at `top`.
 fn is_in_record(memory: &Slices<'_>, holder: Addr, top: Addr, tops: &Tops) -> bool {
+    closest(memory, holder, tops).is_some_and(|(_, closest)| closest == top)
+}
+
+/// The address of a stack that lies closest to `holder`: how far from it, and the top of that stack.
+fn closest(memory: &Slices<'_>, holder: Addr, tops: &Tops) -> Option<(i64, Addr)> {
     let stack_at = |offset: i64| {
         let word = Addr(memory.read_u64(holder.offset(offset)).ok()?);
         // What is not on a stack is far from the next one, or in no writable memory.
         let above = tops.above(word).filter(|above| above.0 - word.0 < MOST_SEARCHED)?;
-        memory.knows(word).then_some(above)
+        memory.knows(word).then_some((offset, above))
     };
-    let around = (1..=RECORD / 8).flat_map(|words| [-8 * words, 8 * words]);
-    around.filter_map(stack_at).next() == Some(top)
+    (1..=RECORD / 8).flat_map(|words| [-8 * words, 8 * words]).find_map(stack_at)
 }
 
 /// The words in `range` that are not zero, sorted.
@@ -72,4 +105,75 @@ fn words(memory: &Slices<'_>, range: AddrRange) -> Vec<u64> {
     let mut words: Vec<u64> = chunks.map(|word| u64::from_le_bytes(*word)).collect();
     words.sort_unstable();
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Pc;
+    use crate::discover::classify::Confidence;
+    use crate::discover::testing::{HEAP, STACK, Words};
+    use crate::unwind::{Ended, FoundBy, Frame};
+
+    const SIZE: u64 = 0x1000;
+    const IN_THREAD: u64 = 0x10_0000;
+    const IN_OUTER: u64 = 0x10_0400;
+    const IN_RESTING: u64 = 0x10_0800;
+
+    /// An address on the stack with this number.
+    fn on(stack: u64) -> u64 {
+        STACK + SIZE * stack + 0x800
+    }
+
+    fn context(stack: u64, pc: u64, holder: u64) -> Context {
+        let pc = Pc::After(Addr(pc));
+        let top = Addr(STACK + SIZE * (stack + 1));
+        Context {
+            sp: Addr(on(stack)),
+            top,
+            frames: vec![Frame { pc, cfa: Some(top), found_by: FoundBy::Cfi, signal: false }],
+            segments: Vec::new(),
+            ended: Ended::Root,
+            state: State::Suspended,
+            confidence: Confidence::Certain,
+            holder: Some(Addr(holder)),
+            block: None,
+        }
+    }
+
+    /// A thread on stack 0 resumed the coroutine on stack 1, which waits in one that runs on stack 2; on stack 3 one rests
+    /// that was last resumed from stack 1. Of each coroutine a record has where it left its stack, and its resumer.
+    fn check(resting_at: u64, expected: [bool; 2]) {
+        let stacks = vec![0; 4 * SIZE as usize / 8];
+        let [outer, inner, resting] = [HEAP, HEAP + 0x80, HEAP + 0x100];
+        let words = Words::new(&[
+            (HEAP, &[on(1) - 64, on(0)]),
+            (inner, &[on(2) - 64, on(1)]),
+            (resting, &[on(3), on(1) - 32]),
+            (STACK, &stacks),
+        ]);
+        let memory = &words.slices();
+        let contexts =
+            [context(0, IN_THREAD, outer + 8), context(1, IN_OUTER, inner + 8), context(3, resting_at, resting)];
+        let contexts: Vec<&Context> = contexts.iter().collect();
+        let tops = Tops::new((1..=4).map(|stack| Addr(STACK + SIZE * stack)));
+        let held = held_as(memory, &contexts, &contexts[..1], &tops);
+        assert_eq!(held[1..], expected);
+        let who = |live: u64| {
+            let live = AddrRange::new(Addr(on(live)), Addr(STACK + SIZE * (live + 1)));
+            resumer(memory, live, &contexts, &tops, |index| index > 0 && held[index])
+        };
+        assert_eq!(who(2), expected[0].then_some(1));
+        assert_eq!(who(1), None);
+    }
+
+    #[test]
+    fn a_resumer_is_held_where_threads_are() {
+        check(IN_RESTING, [true, false]);
+    }
+
+    #[test]
+    fn where_some_only_rest_nobody_waits_for_another() {
+        check(IN_OUTER, [false, false]);
+    }
 }

@@ -158,7 +158,18 @@ fn resumers(
     let tops = suspended.iter().map(|found| found.context.top).chain(runs.iter().flatten().map(top));
     let tops = Tops::new(tops);
     let contexts: Vec<&Context> = suspended.iter().map(|found| &found.context).collect();
-    let mut resuming = resuming(starts, suspended);
+    let is_away = |(chain, run): (&Chain, &Option<Running>)| {
+        run.as_ref().is_some_and(|run| !is_home(chain, run.sp, known.ground))
+    };
+    if !known.threads.iter().zip(&runs).any(is_away) {
+        return Vec::new();
+    }
+    let parked = suspended.iter().filter(|found| found.thread.is_some()).map(|found| &found.context);
+    let held = lineage::held_as(memory, &contexts, &parked.collect::<Vec<_>>(), &tops);
+    let left = left_alike(starts, suspended);
+    let is_coroutine = suspended.iter().map(|found| found.thread.is_none());
+    let mut resuming: Vec<bool> =
+        is_coroutine.zip(held).zip(left).map(|((is_coroutine, held), left)| is_coroutine && (held || left)).collect();
     let mut chain_of = |(chain, run): (&Chain, &Option<Running>)| {
         let mut resumers = Vec::new();
         let Some(run) = run.as_ref().filter(|run| !is_home(chain, run.sp, known.ground)) else { return resumers };
@@ -178,9 +189,9 @@ fn is_home(chain: &Chain, at: Addr, ground: &Ground<'_>) -> bool {
     mapping_at(ground.mappings, at).is_none_or(|mapping| is_own_stack(chain, ground.pid, mapping, at))
 }
 
-/// Which contexts may wait for another that they resumed: those that stand where the threads that run coroutines left
-/// their own stacks. Where most stand there, the program switches to and fro by one function, and that says nothing.
-fn resuming(starts: &Starts<'_, '_>, suspended: &[Suspended]) -> Vec<bool> {
+/// Which contexts stand in the functions by which the threads that run coroutines left their own stacks, and so may wait for
+/// another that they resumed. Where most stand there, the program switches to and fro by one function, and that says nothing.
+fn left_alike(starts: &Starts<'_, '_>, suspended: &[Suspended]) -> Vec<bool> {
     let function = |found: &Suspended| {
         let pc = found.context.frames.first()?.pc.lookup();
         Some(starts.of(pc).unwrap_or(pc))

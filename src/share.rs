@@ -1,6 +1,7 @@
 //! Shares work among threads of our own.
 
 use std::num::NonZero;
+use std::thread::ScopedJoinHandle;
 
 /// More threads than this find nothing faster: each compiles the rules that it meets anew, and memory has its limits.
 const MOST_THREADS: usize = 4;
@@ -17,10 +18,24 @@ pub(crate) fn in_parts<T: Sync, R: Send>(all: &[T], work: impl Fn(&[T]) -> Vec<R
     const FEWEST_EACH: usize = 4096;
     let threads = threads(all.len(), FEWEST_EACH);
     let parts = all.chunks(all.len().div_ceil(threads).max(1)).collect();
-    let mut done = among(parts, work).into_iter();
-    let mut first = done.next().unwrap_or_default();
-    first.extend(done.flatten());
-    first
+    joined(among(parts, work))
+}
+
+/// One list of several, in their order.
+pub(crate) fn joined<T>(lists: Vec<Vec<T>>) -> Vec<T> {
+    let mut lists = lists.into_iter();
+    let mut all = lists.next().unwrap_or_default();
+    lists.for_each(|list| all.extend(list));
+    all
+}
+
+/// Does two things at once.
+pub(crate) fn both<L: Send, R>(left: impl FnOnce() -> L + Send, right: impl FnOnce() -> R) -> (L, R) {
+    std::thread::scope(|scope| {
+        let left = scope.spawn(left);
+        let right = right();
+        (came_of(left), right)
+    })
 }
 
 /// Frees what is large on a thread of its own: the kernel takes a while to take hundreds of megabytes back.
@@ -37,10 +52,12 @@ pub(crate) fn among<T: Send, R: Send>(parts: Vec<T>, work: impl Fn(T) -> R + Syn
         let first = parts.next();
         let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
         let mut done: Vec<R> = first.map(work).into_iter().collect();
-        for other in others {
-            // A panic there would be a mistake of ours, and goes on here.
-            done.push(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
+        done.extend(others.into_iter().map(came_of));
         done
     })
+}
+
+/// What a thread of ours made. A panic there would be a mistake of ours, and goes on here.
+fn came_of<R>(thread: ScopedJoinHandle<'_, R>) -> R {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -59,8 +59,10 @@ pub struct Chain {
     pub hypothesis: Hypothesis,
     /// The stack pointer with which it goes on, or where it has segments, with which the first of them was called.
     pub sp: Addr,
-    /// Its frames: a range of [`Chains::frames`].
+    /// Its frames: a range of a list in [`Chains::frames`].
     pub frames: Range<usize>,
+    /// Which list that is.
+    pub list: usize,
     /// Further memory that functions were called on to have more room, innermost first.
     pub segments: Vec<Segment>,
     /// Where it ended.
@@ -83,7 +85,7 @@ impl Chain {
 pub struct Segment {
     /// The stack pointer there.
     pub sp: Addr,
-    /// Its frames: a range of [`Chains::frames`].
+    /// Its frames: a range of the same list as its chain's.
     pub frames: Range<usize>,
     /// The highest address that they reach.
     pub top: Addr,
@@ -94,30 +96,21 @@ pub struct Segment {
 pub struct Chains {
     /// Those that unwind to a root.
     pub chains: Vec<Chain>,
-    /// The frames of all, each chain's innermost first.
-    pub frames: Vec<Frame>,
+    /// The frames of all, each chain's innermost first, in as many lists as threads made them.
+    pub frames: Vec<Vec<Frame>>,
     /// Whether the limit was reached, so that there may be more.
     pub cut: bool,
 }
 
 impl Chains {
-    fn append(&mut self, other: Chains) {
-        let offset = self.frames.len();
-        self.frames.extend(other.frames);
-        let moved = |frames: Range<usize>| frames.start + offset..frames.end + offset;
-        self.chains.extend(other.chains.into_iter().map(|mut chain| {
-            chain.frames = moved(chain.frames);
-            for segment in &mut chain.segments {
-                segment.frames = moved(segment.frames.clone());
-            }
-            chain
-        }));
-        self.cut |= other.cut;
-    }
-
     /// The frames of `chain`.
     pub fn frames_of(&self, chain: &Chain) -> &[Frame] {
-        &self.frames[chain.frames.clone()]
+        &self.frames[chain.list][chain.frames.clone()]
+    }
+
+    /// Those on one of its segments.
+    pub fn frames_on(&self, chain: &Chain, segment: &Segment) -> &[Frame] {
+        &self.frames[chain.list][segment.frames.clone()]
     }
 }
 
@@ -133,18 +126,22 @@ pub fn unwind(
     let threads = share::threads(hypotheses.len(), FEWEST_EACH);
     let bytes: u64 = scene.memory.known().iter().map(|range| range.len()).sum();
     let most_frames = MOST_FRAMES_IN_ALL.max(usize::try_from(bytes).unwrap_or(usize::MAX) / BYTES_FOR_A_FRAME);
-    let parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1)).collect();
-    let found = share::among(parts, |part: &[Hypothesis]| {
+    let parts = hypotheses.chunks(hypotheses.len().div_ceil(threads).max(1)).enumerate().collect();
+    let found = share::among(parts, |(list, part): (usize, &[Hypothesis])| {
         let nearby = Nearby::new(scene.memory);
         let scene = &scene.through(&nearby);
         let mut rules = Rules::new(tables);
         let (rules, known, left) = (&mut rules, Known::new(code), most_frames / threads);
-        Unwinding { scene, sites, mappings, rules, known, left }.unwind_all(part)
+        Unwinding { scene, sites, mappings, rules, known, list, left }.unwind_all(part)
     });
-    let mut found = found.into_iter();
-    let mut all = found.next().unwrap_or_default();
-    found.for_each(|others| all.append(others));
-    all
+    let mut all = Chains::default();
+    let mut chains = Vec::new();
+    for (of_part, frames, cut) in found {
+        chains.push(of_part);
+        all.frames.push(frames);
+        all.cut |= cut;
+    }
+    Chains { chains: share::joined(chains), ..all }
 }
 
 /// Unwinds hypotheses one after another.
@@ -154,27 +151,29 @@ struct Unwinding<'u, 'a, 't, 'd> {
     mappings: &'u [Mapping],
     rules: &'u mut Rules<'t, 'd>,
     known: Known<'u>,
+    /// The list of [`Chains::frames`] that its frames will be.
+    list: usize,
     /// How many more frames may be looked at.
     left: usize,
 }
 
 impl Unwinding<'_, '_, '_, '_> {
-    fn unwind_all(mut self, hypotheses: &[Hypothesis]) -> Chains {
-        let mut found = Chains::default();
+    /// The chains, their frames, and whether there may be more.
+    fn unwind_all(mut self, hypotheses: &[Hypothesis]) -> (Vec<Chain>, Vec<Frame>, bool) {
         // To grow a large list takes longer than to fill it in.
-        found.frames.reserve((FRAMES_EACH * hypotheses.len()).min(self.left));
+        let mut frames = Vec::with_capacity((FRAMES_EACH * hypotheses.len()).min(self.left));
+        let mut chains = Vec::with_capacity(hypotheses.len());
         for hypothesis in hypotheses {
             if self.left == 0 {
-                found.cut = true;
-                break;
+                return (chains, frames, true);
             }
-            let start = found.frames.len();
-            match self.unwind(hypothesis.clone(), &mut found.frames) {
-                Some(chain) => found.chains.push(chain),
-                None => found.frames.truncate(start),
+            let start = frames.len();
+            match self.unwind(hypothesis.clone(), &mut frames) {
+                Some(chain) => chains.push(chain),
+                None => frames.truncate(start),
             }
         }
-        found
+        (chains, frames, false)
     }
 
     fn unwind(&mut self, hypothesis: Hypothesis, frames: &mut Vec<Frame>) -> Option<Chain> {
@@ -197,7 +196,7 @@ impl Unwinding<'_, '_, '_, '_> {
             let (frames, segments) = (start..frames.len(), Vec::new());
             let is_function = self.rules.is_entry_of_called(pc.addr(), self.scene.memory);
             let root = if is_function { Root::Function } else { Root::StartCode };
-            return Some(Chain { hypothesis, sp, frames, segments, root, top, ended });
+            return Some(Chain { hypothesis, sp, frames, list: self.list, segments, root, top, ended });
         }
         let (climb, ended) = loop {
             frames.truncate(start);
@@ -227,7 +226,7 @@ impl Unwinding<'_, '_, '_, '_> {
         };
         let ended = if climb.stop.is_some() || root == Root::Marked { Ended::Root } else { ended };
         let (sp, frames, segments, top) = (climb.sp, climb.first..frames.len(), climb.segments, climb.top);
-        Some(Chain { hypothesis, sp, frames, segments, root, top, ended })
+        Some(Chain { hypothesis, sp, frames, list: self.list, segments, root, top, ended })
     }
 
     /// Whether a frame's return address is a number that can't be an address of a program's: a mark of the library's.

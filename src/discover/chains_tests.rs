@@ -56,7 +56,7 @@ fn a_chain_leads_up_to_a_root() {
 fn a_chain_that_leads_nowhere_is_dropped() {
     let program = program();
     let middle = program.at("middle", 0x20);
-    assert_eq!(unwound(&program, middle, &[7, 0x1234, 8], Origin::Switch, stack()), Chains::default());
+    assert_eq!(unwound(&program, middle, &[7, 0x1234, 8], Origin::Switch, stack()).chains, []);
 }
 
 #[test]
@@ -80,6 +80,6 @@ fn no_stack_lies_in_a_file_or_where_nothing_is_written() {
     let program = program();
     let (middle, outer) = (program.at("middle", 0x20), program.at("outer", 0x30));
     let read_only = Mapping { access: Access { read: true, write: false, execute: false }, ..stack() };
-    assert_eq!(unwound(&program, middle, &[7, outer, 8], Origin::Switch, read_only), Chains::default());
-    assert_eq!(unwound(&program, middle, &[7, outer, 8], Origin::Switch, writable(HEAP, HEAP + 8)), Chains::default());
+    assert_eq!(unwound(&program, middle, &[7, outer, 8], Origin::Switch, read_only).chains, []);
+    assert_eq!(unwound(&program, middle, &[7, outer, 8], Origin::Switch, writable(HEAP, HEAP + 8)).chains, []);
 }

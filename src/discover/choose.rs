@@ -4,9 +4,8 @@
 //! them apart is who keeps a pointer to them, and from where.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use super::chains::{Chain, Chains, Root};
 use super::ends::CodeView;
@@ -28,11 +27,21 @@ const PAGE: u64 = 4096;
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
 const RED_ZONE: i64 = 128;
 
-/// The chains with one top: those of one stack.
-struct Group {
+/// A chain, to be sorted by the stack that it lies on and by where it begins there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Placed {
     top: Addr,
-    /// Indices into [`Chains::chains`].
-    chains: Vec<usize>,
+    low: Addr,
+    /// An index into [`Chains::chains`].
+    chain: usize,
+}
+
+/// The chains with one top: those of one stack.
+struct Group<'p> {
+    top: Addr,
+    /// Where the longest of them ends.
+    root: (Pc, Root),
+    chains: &'p [Placed],
     /// From the lowest saved stack pointer to the top.
     extent: AddrRange,
 }
@@ -80,10 +89,11 @@ pub fn choose(
     running: &[Running],
     code: CodeView<'_>,
 ) -> Vec<Choice> {
-    let believable = believable(chains, code);
-    let mut groups = groups(chains, &believable);
-    drop_running(chains, &mut groups, mappings, running);
-    drop_leftovers(chains, &mut groups);
+    let roots = roots(chains, code);
+    let placed = placed(chains, &roots);
+    let mut groups = groups(chains, &roots, &placed);
+    drop_running(&mut groups, mappings, running);
+    drop_leftovers(&mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
     let choosing = |dead| Choosing { chains, sites, calls: Calls::new(code), extents: &extents, dead };
     let first: Vec<Option<Choice>> = share::in_parts(&groups, |part| {
@@ -91,23 +101,26 @@ pub fn choose(
         part.iter().map(|group| choosing.choose_one(group)).collect()
     });
     let dead = dead(chains, &groups, &first);
-    let choosing = choosing(&dead);
-    let again = |(group, choice): (&Group, Option<Choice>)| match choice {
-        Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(group),
-        choice => choice,
-    };
-    let mut choices: Vec<Choice> = groups.iter().zip(first).filter_map(again).collect();
+    let chosen: Vec<(&Group<'_>, Option<Choice>)> = groups.iter().zip(first).collect();
+    let mut choices = share::in_parts(&chosen, |part| {
+        let choosing = choosing(&dead);
+        let again = |(group, choice): &(&Group<'_>, Option<Choice>)| match choice {
+            Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(group),
+            choice => *choice,
+        };
+        part.iter().filter_map(again).collect()
+    });
     drop_begun(chains, sites, &mut choices);
     choices
 }
 
 /// What lies below the chosen contexts on their stacks, sorted: words there are left from earlier calls, and keep nothing.
-fn dead(chains: &Chains, groups: &[Group], choices: &[Option<Choice>]) -> Vec<AddrRange> {
+fn dead(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Vec<AddrRange> {
     let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
     // Above the frames of the next stack down there may be a structure of its library, of less than a page.
     let shortest = stride(&tops).map_or(0, |stride| stride.saturating_sub(PAGE));
     let mut former_top = Addr(0);
-    let below = |(group, choice): (&Group, &Option<Choice>)| {
+    let below = |(group, choice): (&Group<'_>, &Option<Choice>)| {
         // Further down it may be no stack any more.
         let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
         let low = low.max(std::mem::replace(&mut former_top, group.top));
@@ -132,13 +145,14 @@ fn drop_begun(chains: &Chains, sites: &Sites, choices: &mut Vec<Choice>) {
     });
 }
 
-/// For each chain, whether its root is one: code that stands in the middle of chains more often is none, and an ordinary
+/// For each chain its root, if that is one: code that stands in the middle of chains more often is none, and an ordinary
 /// function only where others have begun.
-fn believable(chains: &Chains, code: CodeView<'_>) -> Vec<bool> {
-    let root_of = |chain: &Chain| chains.frames_of(chain).last().map(|frame| frame.pc);
+fn roots(chains: &Chains, code: CodeView<'_>) -> Vec<Option<Pc>> {
+    let outermost = |chain: &Chain| Some(chains.frames_of(chain).last()?.pc);
+    let roots: Vec<Option<Pc>> = share::in_parts(&chains.chains, |part| part.iter().map(outermost).collect());
     let mut seen: HashMap<Pc, (usize, usize)> = HashMap::default();
-    for pc in chains.chains.iter().filter_map(root_of) {
-        seen.entry(pc).or_default().0 += 1;
+    for pc in roots.iter().flatten() {
+        seen.entry(*pc).or_default().0 += 1;
     }
     let inside = share::in_parts(&chains.chains, |part| {
         let mut inside: HashMap<Pc, usize> = HashMap::default();
@@ -154,11 +168,11 @@ fn believable(chains: &Chains, code: CodeView<'_>) -> Vec<bool> {
         seen.entry(pc).or_default().1 += count;
     }
     let begun = begun_in(chains, code);
-    let is_begun = |chain: &Chain| root_of(chain).is_some_and(|pc| begun.contains(&code.function_of(pc)));
-    let is_root = |chain: &Chain| {
-        root_of(chain).is_some_and(|pc| seen[&pc].0 > seen[&pc].1) && (chain.root != Root::Function || is_begun(chain))
+    let is_root = |chain: &Chain, pc: Pc| {
+        let (outermost, inside) = seen[&pc];
+        outermost > inside && (chain.root != Root::Function || begun.contains(&code.function_of(pc)))
     };
-    chains.chains.iter().map(is_root).collect()
+    chains.chains.iter().zip(roots).map(|(chain, pc)| pc.filter(|pc| is_root(chain, *pc))).collect()
 }
 
 /// The functions that contexts have begun in: the outermost, or where that only is returned to, the one that returns there.
@@ -173,31 +187,37 @@ fn begun_in(chains: &Chains, code: CodeView<'_>) -> HashSet<Addr> {
     places.into_iter().map(|pc| code.function_of(pc)).collect()
 }
 
-fn groups(chains: &Chains, believable: &[bool]) -> Vec<Group> {
-    let mut by_top: Vec<usize> = (0..chains.chains.len()).filter(|index| believable[*index]).collect();
-    by_top.sort_by_cached_key(|index| (chains.chains[*index].top, chains.chains[*index].low()));
-    let same_top = |left: &usize, right: &usize| chains.chains[*left].top == chains.chains[*right].top;
-    let group = |indices: &[usize]| {
-        let first = &chains.chains[indices[0]];
-        let low = first.low();
-        Group { top: first.top, chains: indices.to_vec(), extent: AddrRange::new(low, first.top) }
+/// The chains that end at a root, sorted.
+fn placed(chains: &Chains, roots: &[Option<Pc>]) -> Vec<Placed> {
+    let with_root = chains.chains.iter().zip(roots).enumerate().filter(|(_, (_, root))| root.is_some());
+    let place = |(index, (chain, _)): (usize, (&Chain, _))| Placed { top: chain.top, low: chain.low(), chain: index };
+    let mut placed: Vec<Placed> = with_root.map(place).collect();
+    placed.sort_unstable();
+    placed
+}
+
+fn groups<'p>(chains: &Chains, roots: &[Option<Pc>], placed: &'p [Placed]) -> Vec<Group<'p>> {
+    let group = |members: &'p [Placed]| {
+        let Placed { top, low, chain } = *members.first()?;
+        let root = (roots[chain]?, chains.chains[chain].root);
+        Some(Group { top, root, chains: members, extent: AddrRange::new(low, top) })
     };
-    by_top.chunk_by(same_top).map(group).collect()
+    placed.chunk_by(|left, right| left.top == right.top).filter_map(group).collect()
 }
 
 /// Drops the stacks that threads are on: those whose top a thread's frames reach, and where a thread stands in a switch
 /// routine that nothing unwinds, or whose rules already lead to the next stack, the one around its stack pointer.
-fn drop_running(chains: &Chains, groups: &mut Vec<Group>, mappings: &[Mapping], running: &[Running]) {
+fn drop_running(groups: &mut Vec<Group<'_>>, mappings: &[Mapping], running: &[Running]) {
     let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
     // What is left of an earlier use may have tops in the midst of a stack.
-    let common = common_tops(chains, groups);
+    let common = common_tops(groups);
     let around = |stack: &Running| {
         let top = *common.get(common.partition_point(|top| *top <= stack.sp))?;
         let same_mapping = mapping_at(mappings, stack.sp)?.range.contains(top.offset(-1));
         let is_near = stride(&common).is_none_or(|stride| top.0 - stack.sp.0 <= stride);
         (same_mapping && is_near).then_some(top)
     };
-    let mut dropped: HashSet<Addr> = HashSet::new();
+    let mut dropped: HashSet<Addr> = HashSet::default();
     for stack in running {
         let reached: Vec<Addr> = stack.cfas.iter().copied().filter(|cfa| tops.binary_search(cfa).is_ok()).collect();
         if !stack.is_whole && reached.iter().all(|top| *top <= stack.sp) {
@@ -209,8 +229,8 @@ fn drop_running(chains: &Chains, groups: &mut Vec<Group>, mappings: &[Mapping], 
 }
 
 /// Drops stacks with a rare root that lie less than one stack below one with a common root: what is left of an earlier use.
-fn drop_leftovers(chains: &Chains, groups: &mut Vec<Group>) {
-    let tops = common_tops(chains, groups);
+fn drop_leftovers(groups: &mut Vec<Group<'_>>) {
+    let tops = common_tops(groups);
     let Some(stride) = stride(&tops) else { return };
     groups.retain(|group| {
         let next = tops.partition_point(|top| *top < group.top);
@@ -219,18 +239,13 @@ fn drop_leftovers(chains: &Chains, groups: &mut Vec<Group>) {
 }
 
 /// The tops of the stacks whose root is a common one, sorted.
-fn common_tops(chains: &Chains, groups: &[Group]) -> Vec<Addr> {
-    let root_of = |group: &Group| {
-        let chain = &chains.chains[group.chains[0]];
-        chains.frames_of(chain).last().map(|frame| (frame.pc, chain.root))
-    };
+fn common_tops(groups: &[Group<'_>]) -> Vec<Addr> {
     let mut counts: HashMap<(Pc, Root), usize> = HashMap::default();
-    for root in groups.iter().filter_map(root_of) {
-        *counts.entry(root).or_default() += 1;
+    for group in groups {
+        *counts.entry(group.root).or_default() += 1;
     }
     let most = counts.values().copied().max().unwrap_or(0);
-    let is_common = |group: &&Group| root_of(group).is_some_and(|root| counts[&root] * COMMON >= most);
-    groups.iter().filter(is_common).map(|group| group.top).collect()
+    groups.iter().filter(|group| counts[&group.root] * COMMON >= most).map(|group| group.top).collect()
 }
 
 /// How far apart stacks are: the first percentile of the distances of their tops. `None` where there are too few to tell.
@@ -256,10 +271,10 @@ struct Choosing<'c> {
 }
 
 impl Choosing<'_> {
-    fn choose_one(&self, group: &Group) -> Option<Choice> {
+    fn choose_one(&self, group: &Group<'_>) -> Option<Choice> {
         let chains = &self.chains.chains;
         let held: Vec<(usize, Holder)> =
-            group.chains.iter().map(|index| (*index, self.holder(group, *index))).collect();
+            group.chains.iter().map(|placed| (placed.chain, self.holder(group, placed.chain))).collect();
         let (best, holder) = held.iter().copied().reduce(|best, next| match self.compare(best, next) {
             Ordering::Greater => best,
             _ => next,
@@ -292,7 +307,7 @@ impl Choosing<'_> {
         self.chains.chains[index].hypothesis.holder.is_some_and(|at| is_among(self.dead, at))
     }
 
-    fn holder(&self, group: &Group, index: usize) -> Holder {
+    fn holder(&self, group: &Group<'_>, index: usize) -> Holder {
         let Some(at) = self.chains.chains[index].hypothesis.holder.filter(|at| !is_among(self.dead, *at)) else {
             return Holder::None;
         };

@@ -30,10 +30,10 @@ impl Made {
 }
 
 fn chains(made: &[Made]) -> Chains {
-    let mut chains = Chains::default();
+    let (mut chains, mut frames) = (Chains::default(), Vec::new());
     for made in made {
-        let start = chains.frames.len();
-        chains.frames.extend(made.pcs.iter().enumerate().map(|(index, pc)| Frame {
+        let start = frames.len();
+        frames.extend(made.pcs.iter().enumerate().map(|(index, pc)| Frame {
             pc: Pc::After(Addr(*pc)),
             cfa: Some(Addr(made.top - 16 * (made.pcs.len() - 1 - index) as u64)),
             found_by: FoundBy::Cfi,
@@ -44,13 +44,15 @@ fn chains(made: &[Made]) -> Chains {
         chains.chains.push(Chain {
             hypothesis: Hypothesis { site: 0, layout: 0, word_at, saved_sp, holder, block: None },
             sp: saved_sp,
-            frames: start..chains.frames.len(),
+            frames: start..frames.len(),
+            list: 0,
             segments: Vec::new(),
             root: Root::Marked,
             top: Addr(made.top),
             ended: Ended::Root,
         });
     }
+    chains.frames.push(frames);
     chains
 }
 

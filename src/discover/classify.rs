@@ -4,6 +4,8 @@
 //! told from the others by where its outer frames stand: behind the place where those of its siblings stand, in code
 //! that leads neither back there nor out of its function.
 
+use std::hash::{Hash, Hasher};
+
 use foldhash::{HashMap, HashSet};
 
 use super::chains::{self, Chain, Chains, Root};
@@ -104,11 +106,8 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
 }
 
 fn segments(chains: &Chains, chain: &Chain) -> Vec<Segment> {
-    let segment = |part: &chains::Segment| Segment {
-        sp: part.sp,
-        top: part.top,
-        frames: chains.frames[part.frames.clone()].to_vec(),
-    };
+    let segment =
+        |part: &chains::Segment| Segment { sp: part.sp, top: part.top, frames: chains.frames_on(chain, part).to_vec() };
     chain.segments.iter().map(segment).collect()
 }
 
@@ -129,6 +128,29 @@ struct Siblings<'c> {
     shapes: HashMap<Pc, HashSet<(Addr, usize)>>,
 }
 
+/// Frames, compared by where they stand in the code.
+struct Path<'c>(&'c [Frame]);
+
+impl Path<'_> {
+    fn pcs(&self) -> impl Iterator<Item = Pc> {
+        self.0.iter().map(|frame| frame.pc)
+    }
+}
+
+impl PartialEq for Path<'_> {
+    fn eq(&self, other: &Path<'_>) -> bool {
+        self.pcs().eq(other.pcs())
+    }
+}
+
+impl Eq for Path<'_> {}
+
+impl Hash for Path<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pcs().for_each(|pc| pc.hash(state));
+    }
+}
+
 /// What is called from one place, over all contexts that have a frame there.
 #[derive(Clone, Copy)]
 struct Standing<'c> {
@@ -140,9 +162,8 @@ struct Standing<'c> {
 
 impl<'c> Standing<'c> {
     fn add(&mut self, inside: &'c [Frame]) {
-        let pcs = |frames: &'c [Frame]| frames.iter().map(|frame| frame.pc);
         self.deepest = self.deepest.max(inside.len());
-        self.inside = self.inside.filter(|known| pcs(known).eq(pcs(inside)));
+        self.inside = self.inside.filter(|known| Path(known) == Path(inside));
     }
 }
 
@@ -150,7 +171,10 @@ impl<'c> Siblings<'c> {
     fn new(chains: &'c Chains, choices: &[Choice], code: CodeView<'_>) -> Siblings<'c> {
         let mut siblings = Siblings { places: HashMap::default(), shapes: HashMap::default() };
         let held = choices.iter().filter(|choice| choice.holder != Holder::None);
-        for frames in held.map(|choice| chains.frames_of(&chains.chains[choice.chain])) {
+        let held = held.map(|choice| chains.frames_of(&chains.chains[choice.chain]));
+        // Most stand at the very places where others do, and add nothing to what those tell.
+        let mut known = HashSet::default();
+        for frames in held.filter(|frames| known.insert(Path(frames))) {
             let Some(root) = frames.last().map(|frame| frame.pc) else { continue };
             let outermost = code.function_of(root);
             for (distance, frame) in frames.iter().rev().enumerate().take(MOST_FINISHED) {

@@ -4,7 +4,7 @@
 //! Pure: two passes over memory that was copied while the target stood still. A find is a hypothesis; whether it is a
 //! context is for unwinding to confirm ([`super::chains`]) and for [`super::choose`] to decide.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::choose::is_among;
 use super::descriptors::{Layout, Mangling, Place};
@@ -78,23 +78,26 @@ pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Vec<Hypothesis> {
         return Vec::new();
     }
     let hits = Words::new(scene, sites).find(scene);
-    let mut found = Vec::new();
-    let mut implied: Vec<Hypothesis> = Vec::new();
-    for hit in hits {
-        let site = &sites.sites[hit.site as usize];
-        for layout in &site.layouts {
-            match imply(scene, sites, hit, *layout) {
-                Some(Implied::Whole(hypothesis)) => found.push(hypothesis),
-                Some(Implied::NeedsHolder(hypothesis)) => implied.push(hypothesis),
-                None => {}
-            }
+    let (mut whole, mut saved_sps) = (Vec::new(), Vec::new());
+    for implied in hits.iter().flat_map(|hit| all_implied(scene, sites, *hit)) {
+        match implied {
+            Implied::Whole(hypothesis) => whole.push(hypothesis),
+            Implied::NeedsHolder(hypothesis) => saved_sps.push(hypothesis.saved_sp.0),
         }
     }
-    let holders = Holders::find(scene, implied.iter().map(|hypothesis| hypothesis.saved_sp.0));
-    for hypothesis in implied {
-        let held = holders.of(hypothesis.saved_sp.0);
-        with_holders(scene, sites, hypothesis, held, &mut found);
-    }
+    let holders = Holders::find(scene, saved_sps);
+    // What a word implies is quicker worked out again than kept.
+    let mut found = share::in_parts(&hits, |part| {
+        let mut found = Vec::new();
+        for implied in part.iter().flat_map(|hit| all_implied(scene, sites, *hit)) {
+            if let Implied::NeedsHolder(hypothesis) = implied {
+                let held = holders.of(hypothesis.saved_sp.0);
+                with_holders(scene, sites, hypothesis, held, &mut found);
+            }
+        }
+        found
+    });
+    found.splice(0..0, whole);
     found
 }
 
@@ -104,6 +107,12 @@ enum Implied {
     Whole(Hypothesis),
     /// It lies on the stack; somebody must hold the saved stack pointer.
     NeedsHolder(Hypothesis),
+}
+
+/// What a resume word implies by each of its layouts.
+fn all_implied(scene: &Scene<'_>, sites: &Sites, hit: Hit) -> impl Iterator<Item = Implied> {
+    let layouts = &sites.sites[hit.site as usize].layouts;
+    layouts.iter().filter_map(move |layout| imply(scene, sites, hit, *layout))
 }
 
 fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Implied> {
@@ -220,7 +229,7 @@ struct Words {
 
 impl Words {
     fn new(scene: &Scene<'_>, sites: &Sites) -> Words {
-        let mut words: HashMap<u64, Vec<u32>> = HashMap::new();
+        let mut words: HashMap<u64, Vec<u32>> = HashMap::default();
         for (index, site) in sites.sites.iter().enumerate() {
             for layout in &site.layouts {
                 let mangling = sites.layouts[*layout as usize].mangling;
@@ -251,8 +260,7 @@ impl Words {
 struct Holders(Vec<(u64, u64)>);
 
 impl Holders {
-    fn find(scene: &Scene<'_>, values: impl Iterator<Item = u64>) -> Holders {
-        let mut values: Vec<u64> = values.collect();
+    fn find(scene: &Scene<'_>, mut values: Vec<u64>) -> Holders {
         values.sort_unstable();
         values.dedup();
         let filter = Filter::of(22, values.iter().copied());
@@ -331,10 +339,7 @@ fn matches<T: Send>(scene: &Scene<'_>, filter: &Filter, visit: impl Fn(u64, u64,
         }
         found
     });
-    let mut found = found.into_iter();
-    let mut all = found.next().unwrap_or_default();
-    all.extend(found.flatten());
-    all
+    share::joined(found)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use foldhash::HashMap;
 
 use crate::addr::Pc;
 use crate::filter::Filter;
+use crate::share;
 use crate::snapshot::{Confidence, Kind, Snapshot, Stack, State};
 use crate::unwind::{Ended, FoundBy};
 
@@ -51,8 +52,7 @@ pub(super) enum Code<'s> {
 
 /// The backtraces to show of those stacks that are wanted, each alone: one for each stack that no other of them leads to.
 pub(super) fn singly(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
-    let mut stacks = starts(snapshot, filter);
-    stacks.sort_by_cached_key(|id| deepest_first(snapshot, *id));
+    let stacks = sorted(snapshot, starts(snapshot, filter));
     stacks.into_iter().map(|id| Group { stacks: vec![id] }).collect()
 }
 
@@ -79,16 +79,21 @@ pub(super) fn common<'s>(snapshot: &'s Snapshot, group: &Group, key: GroupBy) ->
 }
 
 fn by_backtrace(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
+    let starts = starts(snapshot, filter);
+    let (sorted, shape_of) = share::both(|| sorted(snapshot, starts.clone()), || numbered_shapes(snapshot, &starts));
+    gathered(sorted.into_iter(), |id| shape_of[id])
+}
+
+/// A number for the backtrace of each of `starts`, the same where they are equal; by stack.
+fn numbered_shapes(snapshot: &Snapshot, starts: &[usize]) -> Vec<usize> {
     let mut numbers = Numbers::default();
     let mut known = HashMap::default();
-    // In the order in which they lie in memory.
     let mut shape_of = vec![0; snapshot.stacks.len()];
-    for id in starts(snapshot, filter) {
+    for id in starts {
         let next = known.len();
-        shape_of[id] = *known.entry(shapes(snapshot, id, |pc| numbers.of(snapshot, pc))).or_insert(next);
+        shape_of[*id] = *known.entry(shapes(snapshot, *id, |pc| numbers.of(snapshot, pc))).or_insert(next);
     }
-    let deepest_first = singly(snapshot, filter).into_iter().flat_map(|single| single.stacks);
-    gathered(deepest_first, |id| shape_of[id])
+    shape_of
 }
 
 /// A number for each function, to compare by. Names would be read anew for each of a hundred thousand stacks.
@@ -109,8 +114,7 @@ impl<'s> Numbers<'s> {
 
 /// Groups of equal keys, the largest first.
 fn largest_first<K: Eq + Hash>(snapshot: &Snapshot, filter: &Filter, key: impl Fn(usize) -> K) -> Vec<Group> {
-    let mut stacks: Vec<usize> = wanted(snapshot, filter).collect();
-    stacks.sort_by_cached_key(|id| deepest_first(snapshot, *id));
+    let stacks = sorted(snapshot, wanted(snapshot, filter).collect());
     let mut groups = gathered(stacks.into_iter(), key);
     groups.sort_by_key(|group| Reverse(group.stacks.len()));
     groups
@@ -165,6 +169,11 @@ fn starts(snapshot: &Snapshot, filter: &Filter) -> Vec<usize> {
         }
     }
     wanted(snapshot, filter).filter(|id| !is_reached[*id]).collect()
+}
+
+fn sorted(snapshot: &Snapshot, mut stacks: Vec<usize>) -> Vec<usize> {
+    stacks.sort_by_cached_key(|id| deepest_first(snapshot, *id));
+    stacks
 }
 
 /// Stacks in danger first, then by bytes in use, then by id.

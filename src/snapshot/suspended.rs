@@ -26,6 +26,7 @@ use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
+use crate::share;
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
 
 /// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
@@ -135,6 +136,7 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     }
     let resumers = resumers(memory, known, &starts, &suspended);
     let blocks = running.iter().filter_map(|run| Some((run.sp, block(run, memory, mappings)?))).collect();
+    share::free((hypotheses, chains));
     Found { suspended, resumers, blocks }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use foldhash::HashSet;
 use log::debug;
 
 use super::entry::Entries;
@@ -401,18 +402,17 @@ pub(super) fn named(
             warnings.push(format!("thread {} was not stopped: {reason}", chain.thread.tid));
         }
     }
-    let mut pcs: Vec<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
+    let distinct: HashSet<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
+    let mut pcs: Vec<Pc> = distinct.into_iter().collect();
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));
-    pcs.dedup();
     let resolve = |lines| names::resolve_telling(modules, &pcs, files, lines, &seen.progress);
     let names = seen.lines.map_or_else(Names::default, resolve);
     let places = Places::new(&pcs, modules, &names);
     debug!("{} places are named", pcs.len());
     segments::mark(&mut stacks, &places, seen.arch, modules, memory);
     let entries = Entries::of(&places);
-    for stack in &mut stacks {
-        stack.entry = entries.entry(&stack.frames);
-    }
+    let found = share::in_parts(&stacks, |part| part.iter().map(|stack| entries.entry(&stack.frames)).collect());
+    stacks.iter_mut().zip(found).for_each(|(stack, entry)| stack.entry = entry);
     warnings.extend(places.problems(modules));
     let shrunken = shrunken_files().into_iter();
     warnings.extend(shrunken.map(|path| format!("{}: the file shrank while it was read", path.display())));

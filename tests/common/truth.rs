@@ -129,18 +129,32 @@ fn chain<'t>(truth: &'t Truth, stack: &Stack) -> Vec<&'t str> {
     pcs.into_iter().filter_map(|pc| truth.name(pc)).collect()
 }
 
+/// What is wrong, and how often.
+type Wrong = BTreeMap<String, usize>;
+
+fn note(wrong: &mut Wrong, what: String) {
+    *wrong.entry(what).or_default() += 1;
+}
+
+/// What is shown of each coroutine, in their order. Notes what is shown of none, and of one more than once.
+fn by_coroutine<'d>(truth: &Truth, dump: &'d Dump, wrong: &mut Wrong) -> Vec<Vec<&'d Stack>> {
+    let mut shown = vec![Vec::new(); truth.coroutines.len()];
+    for stack in dump.stacks.iter().filter(|stack| stack.kind != "thread") {
+        match stack.sp.and_then(|sp| truth.at(sp)) {
+            Some(place) => shown[place].push(stack),
+            None => note(wrong, "invented".to_owned()),
+        }
+    }
+    let twice = shown.iter().filter(|stacks| stacks.len() > 1);
+    twice.for_each(|_| note(wrong, "shown twice".to_owned()));
+    shown
+}
+
 /// What is wrong with a look at a program whose coroutines have one of `possible` chains each, nobody knows which, and
 /// run on at any moment: a stack that is none, or shown twice, or a chain that no coroutine can have.
-pub(crate) fn impossible(truth: &Truth, dump: &Dump, possible: &[Vec<&str>]) -> BTreeMap<String, usize> {
-    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
-    let mut seen = vec![0; truth.coroutines.len()];
-    let mut note = |what: String| *wrong.entry(what).or_default() += 1;
-    for stack in dump.stacks.iter().filter(|stack| stack.kind != "thread") {
-        let Some(place) = stack.sp.and_then(|sp| truth.at(sp)) else {
-            note("invented".to_owned());
-            continue;
-        };
-        seen[place] += 1;
+pub(crate) fn impossible(truth: &Truth, dump: &Dump, possible: &[Vec<&str>]) -> Wrong {
+    let mut wrong = Wrong::new();
+    for stack in by_coroutine(truth, dump, &mut wrong).into_iter().flatten() {
         let chain = chain(truth, stack);
         let is_possible = match stack.state.as_str() {
             // Anywhere between two switches.
@@ -149,59 +163,50 @@ pub(crate) fn impossible(truth: &Truth, dump: &Dump, possible: &[Vec<&str>]) -> 
             state => state == "new" || state == "finished",
         };
         if !is_possible && stack.confidence != "guess" {
-            note(format!("{} in {}", stack.state, chain.join(" ")));
+            note(&mut wrong, format!("{} in {}", stack.state, chain.join(" ")));
         }
-    }
-    if seen.iter().any(|seen| *seen > 1) {
-        note("shown twice".to_owned());
     }
     wrong
 }
 
 /// How the truth and what was shown differ, by what is wrong: empty where nothing is.
-pub(crate) fn differences(truth: &Truth, dump: &Dump) -> BTreeMap<String, usize> {
-    let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
-    let mut seen = vec![0; truth.coroutines.len()];
-    let mut note = |what: String| *wrong.entry(what).or_default() += 1;
-    for stack in dump.stacks.iter().filter(|stack| stack.kind != "thread") {
-        let Some(place) = stack.sp.and_then(|sp| truth.at(sp)) else {
-            note("invented".to_owned());
-            continue;
-        };
-        seen[place] += 1;
-        let coroutine = &truth.coroutines[place];
-        let chain = chain(truth, stack);
-        // A fixture that goes on switching is running one of them.
-        let switches = coroutine.state == "suspended" && stack.state == "running";
-        if stack.state != coroutine.state && !switches {
-            note(format!("{} shown as {}", coroutine.state, stack.state));
+pub(crate) fn differences(truth: &Truth, dump: &Dump) -> Wrong {
+    let mut wrong = Wrong::new();
+    for (coroutine, stacks) in truth.coroutines.iter().zip(by_coroutine(truth, dump, &mut wrong)) {
+        // What has ended may have left nothing behind.
+        if stacks.is_empty() && coroutine.state != "finished" {
+            note(&mut wrong, format!("missed {}", coroutine.state));
         }
-        if (stack.kind == "segment") != coroutine.is_segment {
-            note(format!("{} shown as a {}", coroutine.state, stack.kind));
-        }
-        if !["new", "finished"].contains(&stack.state.as_str()) && !switches && chain != coroutine.chain {
-            note(format!("wrong chain, {}", stack.state));
-        }
-        let resumer = stack.resumed_by.as_ref().and_then(|resumer| truth.at(dump.stacks[resumer.stack].sp?));
-        if resumer.map(|place| truth.coroutines[place].low) != coroutine.resumed_by {
-            note(format!("wrong resumer, {}", stack.state));
-        }
-        if stack.state == "running" && stack.low.is_none() {
-            continue;
-        }
-        // A block of the heap is up to a header longer than was asked for.
-        let is_high = |high: Address| (coroutine.high.0..coroutine.high.0 + 32).contains(&high.0);
-        if stack.low != Some(coroutine.low) || !stack.high.is_some_and(is_high) {
-            note(format!("wrong bounds from {}", stack.bounds_from));
-        }
-    }
-    for (coroutine, seen) in truth.coroutines.iter().zip(seen) {
-        match seen {
-            1 => {}
-            0 if coroutine.state == "finished" => {} // What has ended may have left nothing behind.
-            0 => note(format!("missed {}", coroutine.state)),
-            _ => note("shown twice".to_owned()),
+        for stack in stacks {
+            compare(truth, dump, coroutine, stack, &mut wrong);
         }
     }
     wrong
+}
+
+/// Notes how `stack` differs from `coroutine`, of which it is said to be.
+fn compare(truth: &Truth, dump: &Dump, coroutine: &Coroutine, stack: &Stack, wrong: &mut Wrong) {
+    // A fixture that goes on switching is running one of them.
+    let switches = coroutine.state == "suspended" && stack.state == "running";
+    if stack.state != coroutine.state && !switches {
+        note(wrong, format!("{} shown as {}", coroutine.state, stack.state));
+    }
+    if (stack.kind == "segment") != coroutine.is_segment {
+        note(wrong, format!("{} shown as a {}", coroutine.state, stack.kind));
+    }
+    if !["new", "finished"].contains(&stack.state.as_str()) && !switches && chain(truth, stack) != coroutine.chain {
+        note(wrong, format!("wrong chain, {}", stack.state));
+    }
+    let resumer = stack.resumed_by.as_ref().and_then(|resumer| truth.at(dump.stacks[resumer.stack].sp?));
+    if resumer.map(|place| truth.coroutines[place].low) != coroutine.resumed_by {
+        note(wrong, format!("wrong resumer, {}", stack.state));
+    }
+    if stack.state == "running" && stack.low.is_none() {
+        return;
+    }
+    // A block of the heap is up to a header longer than was asked for.
+    let is_high = |high: Address| (coroutine.high.0..coroutine.high.0 + 32).contains(&high.0);
+    if stack.low != Some(coroutine.low) || !stack.high.is_some_and(is_high) {
+        note(wrong, format!("wrong bounds from {}", stack.bounds_from));
+    }
 }

@@ -39,39 +39,19 @@ enum Column {
 const WORDS: u16 = 115;
 
 /// Columns with their widths; that of width 0 takes what the others leave.
-fn columns(size: layout::Size) -> &'static [(Column, usize)] {
+fn columns(size: layout::Size) -> Vec<(Column, usize)> {
     use Column::*;
     match scale(size) {
-        Scale::Wide if size.width < WORDS => &[
-            (Number, 8),
-            (KindLetter, 1),
-            (Name, 16),
-            (StateLetter, 2),
-            (Bar, 18),
-            (Now, 6),
-            (Peak, 7),
-            (Size, 5),
-            (Head, 5),
-            (Guard, 5),
-            (Where, 0),
-        ],
-        Scale::Wide => &[
-            (Number, 8),
-            (Kind, 9),
-            (Name, 16),
-            (State, 9),
-            (Bar, 18),
-            (Now, 6),
-            (Peak, 7),
-            (Size, 5),
-            (Head, 5),
-            (Guard, 5),
-            (Where, 0),
-        ],
-        Scale::Middle => {
-            &[(Number, 8), (KindLetter, 1), (Name, 0), (StateLetter, 2), (Bar, 17), (Peak, 7), (Size, 5), (Head, 5)]
+        Scale::Wide => {
+            let letters = size.width < WORDS;
+            let (kind, state) = if letters { ((KindLetter, 1), (StateLetter, 2)) } else { ((Kind, 9), (State, 9)) };
+            let used = [(Bar, 18), (Now, 6), (Peak, 7), (Size, 5), (Head, 5), (Guard, 5)];
+            [&[(Number, 8), kind, (Name, 16), state][..], &used, &[(Where, 0)]].concat()
         }
-        Scale::Narrow | Scale::Line => &[(Number, 7), (Name, 0), (Bar, 8), (Peak, 7), (Head, 5)],
+        Scale::Middle => {
+            vec![(Number, 8), (KindLetter, 1), (Name, 0), (StateLetter, 2), (Bar, 17), (Peak, 7), (Size, 5), (Head, 5)]
+        }
+        Scale::Narrow | Scale::Line => vec![(Number, 7), (Name, 0), (Bar, 8), (Peak, 7), (Head, 5)],
     }
 }
 
@@ -79,7 +59,7 @@ fn columns(size: layout::Size) -> &'static [(Column, usize)] {
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     title(model, buffer, area);
     let columns = columns(model.size);
-    headings(model, columns, buffer, area);
+    headings(model, &columns, buffer, area);
     let list = model.list();
     empty::draw(model, buffer, area);
     let lines = area.height.saturating_sub(frame_lines(list.page));
@@ -89,8 +69,8 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
         let mut pen = Pen::new(buffer, model.look, area, line);
         let selected = at == list.cursor;
         pen.text(&if selected { model.look.pointer() } else { ' ' }.to_string(), model.look.strong());
-        let flexible = flexible(columns, area.width);
-        for (column, width) in columns {
+        let flexible = flexible(&columns, area.width);
+        for (column, width) in &columns {
             let width = if *width == 0 { flexible } else { *width };
             cell(&mut pen, *column, width, &model.picture, id, stack, model.look);
             pen.skip(1);

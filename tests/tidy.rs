@@ -104,7 +104,8 @@ fn files(folders: &[&str]) -> Vec<PathBuf> {
             let entry = entry.unwrap();
             let path = folder.join(entry.file_name());
             match entry.file_type().unwrap() {
-                kind if kind.is_dir() && entry.file_name() != "target" => open.push(path),
+                // Cargo marks the folders that it builds in.
+                kind if kind.is_dir() && !root().join(&path).join("CACHEDIR.TAG").exists() => open.push(path),
                 kind if kind.is_file() => found.push(path),
                 _ => {}
             }

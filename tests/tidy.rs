@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be read fails the test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use stackscope_harness::{RECIPES, Tool};
 
 /// The layers, lowest first: a module uses only itself and those before it.
 const LAYERS: [&str; 19] = [
@@ -345,13 +348,71 @@ fn paths_are_found_in_groups_too() {
     assert_eq!(paths[3].0, 2);
 }
 
+/// What stands in backquotes in the first cells of a page's tables.
+fn first_cells(page: &str) -> Vec<&str> {
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}
+
 #[test]
 fn every_fixture_is_described() {
-    let readme = read(Path::new("fixtures/README.md"));
-    let programs = files(&["fixtures/c", "fixtures/cxx", "fixtures/go", "fixtures/python", "fixtures/rust/src"]);
-    let missing = programs.iter().filter_map(|path| {
-        let name = path.strip_prefix("fixtures").unwrap().display().to_string();
-        (!readme.contains(&format!("`{name}`"))).then_some(name)
-    });
-    report("fixtures/README.md has a line for each program", missing.collect());
+    let page = read(Path::new("fixtures/README.md"));
+    let described = first_cells(&page);
+    let mut violations = Vec::new();
+    for path in files(&["fixtures"]) {
+        let name = path.strip_prefix("fixtures").unwrap().to_str().unwrap();
+        let is_source = !name.starts_with("harness/") && !name.ends_with("Cargo.toml") && name != "README.md";
+        if is_source && !described.contains(&name) {
+            violations.push(format!("{name} has no line"));
+        }
+    }
+    for name in described {
+        if !root().join("fixtures").join(name).exists() {
+            violations.push(format!("{name} does not exist"));
+        }
+    }
+    report("fixtures/README.md has a line for each source, and for no other", violations);
+}
+
+#[test]
+fn every_fixture_is_built() {
+    let page = read(Path::new("fixtures/README.md"));
+    let is_built = |source: &str| {
+        RECIPES.iter().any(|recipe| match recipe.tool {
+            Tool::Cargo => source.ends_with(&format!("/bin/{}.rs", recipe.source)),
+            _ => source == recipe.source,
+        })
+    };
+    let rows = page.lines().filter(|line| !line.contains("| (shared) ") && !line.contains("| (not a recipe: "));
+    let unused = rows.flat_map(first_cells).filter(|source| !is_built(source));
+    report("each fixture has a recipe", unused.map(str::to_owned).collect());
+}
+
+#[test]
+fn the_map_is_that_of_the_sources() {
+    let page = read(Path::new("docs/ARCHITECTURE.md"));
+    let mut violations = Vec::new();
+    if !page.contains(&LAYERS.join(" < ")) {
+        violations.push("the layers are others than here".to_owned());
+    }
+    let listed: Vec<&str> = first_cells(&page).into_iter().map(|name| name.trim_end_matches('/')).collect();
+    let sources = sources();
+    for layer in sources.iter().filter_map(Source::layer).collect::<BTreeSet<_>>() {
+        if !listed.contains(&layer) {
+            violations.push(format!("{layer} is not in the table"));
+        }
+    }
+    let exists = |path: &Path| sources.iter().any(|source| source.path == path);
+    let is_module = |path: &Path| exists(&path.with_extension("rs")) || exists(&path.join("mod.rs"));
+    for name in page.split('`').skip(1).step_by(2).chain(listed) {
+        let path = Path::new("src").join(name.replace("::", "/"));
+        let is_file = name.ends_with(".rs") && LAYERS.iter().any(|layer| name.starts_with(&format!("{layer}/")));
+        let is_path = name.split_once("::").is_some_and(|(layer, inner)| {
+            LAYERS.contains(&layer) && inner.chars().all(|c| c.is_lowercase() || "_:".contains(c))
+        });
+        if is_file && !exists(&path) || is_path && !is_module(&path) {
+            violations.push(format!("{name} does not exist"));
+        }
+    }
+    report("docs/ARCHITECTURE.md names the modules that there are", violations);
 }

@@ -15,6 +15,9 @@ const MOST_INSTRUCTIONS: usize = 512;
 /// Calls of functions that never return are followed this deep to find out.
 const DEEPEST: usize = 3;
 
+/// At most this many instructions are looked at in all: it bounds what a hostile target can make us do.
+const MOST_IN_ALL: usize = 1 << 23;
+
 /// Functions of which nothing is known are taken to be shorter than this, in bytes.
 const SHORT: u64 = 4096;
 
@@ -65,7 +68,10 @@ impl CodeView<'_> {
 /// What can come behind places in the code, each found out once.
 pub(super) struct Ends<'a> {
     pub(super) code: CodeView<'a>,
-    known: HashMap<(Addr, Sought), bool>,
+    /// By place, what is sought, and how deep calls are followed.
+    known: HashMap<(Addr, Sought, usize), bool>,
+    /// How many more instructions may be looked at.
+    left: usize,
 }
 
 /// What is looked for behind a place in the code.
@@ -81,12 +87,12 @@ enum Sought {
 
 impl<'a> Ends<'a> {
     pub(super) fn new(code: CodeView<'a>) -> Ends<'a> {
-        Ends { code, known: HashMap::default() }
+        Ends { code, known: HashMap::default(), left: MOST_IN_ALL }
     }
 
     /// Whether from this return address on neither a return nor the call before it can be reached again.
     pub(super) fn is_end(&mut self, at: Addr) -> bool {
-        !self.leads(at, Sought::Any)
+        !self.leads(at, Sought::Any, DEEPEST)
     }
 
     /// Whether from this return address on the call before it can be reached again: it stands in a loop.
@@ -96,22 +102,20 @@ impl<'a> Ends<'a> {
 
     /// Whether from a return address on the call with the return address `call` can be reached.
     pub(super) fn reaches(&mut self, at: Addr, call: Addr) -> bool {
-        self.leads(at, Sought::Call(call))
+        self.leads(at, Sought::Call(call), DEEPEST)
     }
 
-    fn leads(&mut self, at: Addr, sought: Sought) -> bool {
-        if let Some(known) = self.known.get(&(at, sought)) {
+    /// Whether code from `start` on leads to what is sought; what can't be followed is taken to return.
+    fn leads(&mut self, start: Addr, sought: Sought, depth: usize) -> bool {
+        if let Some(known) = self.known.get(&(start, sought, depth)) {
             return *known;
         }
-        let leads = self.code.leads(at, sought, DEEPEST);
-        self.known.insert((at, sought), leads);
+        let leads = self.search(start, sought, depth);
+        self.known.insert((start, sought, depth), leads);
         leads
     }
-}
 
-impl CodeView<'_> {
-    /// Whether code from `start` on leads to what is sought; what can't be followed is taken to return.
-    fn leads(&self, start: Addr, sought: Sought, depth: usize) -> bool {
+    fn search(&mut self, start: Addr, sought: Sought, depth: usize) -> bool {
         let returns_count = !matches!(sought, Sought::Call(_));
         let call = match sought {
             Sought::Return => None,
@@ -124,11 +128,14 @@ impl CodeView<'_> {
             if !visited.insert(at) {
                 continue;
             }
-            let instruction = self.instruction(at).filter(|_| visited.len() <= MOST_INSTRUCTIONS);
-            let Some(instruction) = instruction else { return returns_count };
+            if visited.len() > MOST_INSTRUCTIONS || self.left == 0 {
+                return returns_count;
+            }
+            self.left -= 1;
+            let Some(instruction) = self.code.instruction(at) else { return returns_count };
             let next = Addr(instruction.next_ip());
             match instruction.flow_control() {
-                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || self.runs_off(at, next) => {}
+                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || self.code.runs_off(at, next) => {}
                 FlowControl::Next => waiting.push(next),
                 FlowControl::UnconditionalBranch => waiting.push(Addr(instruction.near_branch_target())),
                 FlowControl::ConditionalBranch => waiting.extend([next, Addr(instruction.near_branch_target())]),
@@ -141,7 +148,7 @@ impl CodeView<'_> {
                     }
                 }
                 FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
-                    let target = self.through_slot(&instruction);
+                    let target = self.code.through_slot(&instruction);
                     waiting.extend(target);
                     if target.is_none() && returns_count {
                         return true;
@@ -155,23 +162,25 @@ impl CodeView<'_> {
         false
     }
 
-    /// Whether the instruction behind the one at `at` belongs to another function: nothing was meant to come there.
-    fn runs_off(&self, at: Addr, next: Addr) -> bool {
-        let function = (self.function_start)(at);
-        function.is_some() && (self.function_start)(next) != function
-    }
-
     /// Whether what is called by `call` returns.
-    fn comes_back(&self, call: &Instruction, depth: usize) -> bool {
+    fn comes_back(&mut self, call: &Instruction, depth: usize) -> bool {
         let called = match call.op0_kind() {
             OpKind::NearBranch64 => Some(Addr(call.near_branch_target())),
-            OpKind::Memory if call.is_ip_rel_memory_operand() => self.through_slot(call),
+            OpKind::Memory if call.is_ip_rel_memory_operand() => self.code.through_slot(call),
             _ => None,
         };
         let Some(called) = called else { return true };
         // Behind a call that never returns, the compiler puts nothing.
-        let is_last = self.runs_off(Addr(call.ip()), Addr(call.next_ip()));
+        let is_last = self.code.runs_off(Addr(call.ip()), Addr(call.next_ip()));
         !is_last && (depth == 0 || self.leads(called, Sought::Return, depth - 1))
+    }
+}
+
+impl CodeView<'_> {
+    /// Whether the instruction behind the one at `at` belongs to another function: nothing was meant to come there.
+    fn runs_off(&self, at: Addr, next: Addr) -> bool {
+        let function = (self.function_start)(at);
+        function.is_some() && (self.function_start)(next) != function
     }
 
     /// Where a jump or call through memory leads that names its table entry.
@@ -187,5 +196,77 @@ impl CodeView<'_> {
         let length = (1..=bytes.len()).rev().find(|length| (self.read)(at, &mut bytes[..*length]))?;
         let instruction = Decoder::with_ip(64, &bytes[..length], at.0, DecoderOptions::NONE).decode();
         (!instruction.is_invalid()).then_some(instruction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::memory::Slices;
+
+    const CODE: u64 = 0x40_0000;
+    /// So far apart functions lie.
+    const FUNCTION: u64 = 0x1000;
+    const CALLS: u64 = 400;
+
+    /// Functions that each call the next one again and again and return, as deep as calls are followed and one more.
+    fn nested() -> Vec<u8> {
+        let mut code = vec![0x90; (DEEPEST + 2) * FUNCTION as usize];
+        for function in code.chunks_mut(FUNCTION as usize) {
+            for call in 0..CALLS {
+                let at = 5 * call as usize;
+                let distance = (FUNCTION - 5 * (call + 1)) as u32;
+                function[at] = 0xe8;
+                function[at + 1..at + 5].copy_from_slice(&distance.to_le_bytes());
+            }
+            function[5 * CALLS as usize] = 0xc3;
+        }
+        code
+    }
+
+    /// What `ask` answers of the places in `code`, and how many instructions it looked at.
+    fn asked(code: &[u8], ask: impl Fn(&mut Ends<'_>) -> bool) -> (bool, usize) {
+        let count = AtomicUsize::new(0);
+        let read = |at: Addr, into: &mut [u8]| {
+            let tail = at.0.checked_sub(CODE).and_then(|offset| code.get(offset as usize..));
+            let bytes = tail.and_then(|tail| tail.get(..into.len()));
+            count.fetch_add(usize::from(bytes.is_some()), Ordering::Relaxed);
+            bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+        };
+        let view =
+            CodeView { read: &read, function_start: &|_| None, memory: &Slices::default(), unbound: &|_, _| None };
+        let answer = ask(&mut Ends::new(view));
+        (answer, count.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn what_may_come_behind_a_place_is_told_by_the_code() {
+        // call +5, ret, hlt; and there: call to itself, jmp back.
+        let code = [0xe8, 0, 0, 0, 0, 0xc3, 0xf4, 0xe8, 0xf4, 0xff, 0xff, 0xff, 0xeb, 0xf9, 0xf4];
+        let at = |offset: u64| Addr(CODE + offset);
+        assert!(!asked(&code, |ends| ends.is_end(at(5))).0);
+        assert!(asked(&code, |ends| ends.is_end(at(6))).0);
+        assert!(asked(&code, |ends| ends.is_in_loop(at(12))).0);
+        assert!(!asked(&code, |ends| ends.is_in_loop(at(5))).0);
+        assert!(asked(&code, |ends| ends.reaches(at(0), at(5))).0);
+    }
+
+    #[test]
+    fn each_function_is_looked_at_once() {
+        let (is_end, count) = asked(&nested(), |ends| ends.is_end(Addr(CODE)));
+        assert!(!is_end);
+        assert_eq!(count as u64, (CALLS + 1) * (DEEPEST as u64 + 1));
+    }
+
+    #[test]
+    fn no_more_is_looked_at_than_may_be() {
+        let (is_end, count) = asked(&nested(), |ends| {
+            ends.left = 1000;
+            ends.is_end(Addr(CODE))
+        });
+        assert!(!is_end);
+        assert_eq!(count, 1000);
     }
 }

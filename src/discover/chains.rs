@@ -7,9 +7,9 @@ use super::contexts::{self, Hypothesis, Scene};
 use super::ends::CodeView;
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, Pc};
+use crate::arch::X86_64;
 use crate::mapping::{Mapping, mapping_at};
 use crate::memory::{Memory as _, Nearby};
-use crate::registers::Register;
 use crate::share;
 use crate::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk_from};
 
@@ -32,9 +32,6 @@ const NEAR: u64 = 1024;
 
 /// Addresses of programs have so many bits (Linux, `Documentation/arch/x86/x86_64/mm.rst`).
 const USER_BITS: u32 = 47;
-
-/// The stack pointer (DWARF number, System V ABI figure 3.36).
-const STACK_POINTER: Register = Register(7);
 
 /// Why a chain has no more frames on its stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -180,7 +177,7 @@ impl Unwinding<'_, '_, '_, '_> {
         let registers = contexts::registers(self.scene, self.sites, &hypothesis);
         let pc = contexts::resumes_at(self.scene, self.sites, &hypothesis)?;
         let is_fresh = self.sites.sites[hypothesis.site as usize].origin == Origin::Fresh;
-        let sp = if is_fresh { hypothesis.saved_sp } else { Addr(registers.get(STACK_POINTER)?) };
+        let sp = if is_fresh { hypothesis.saved_sp } else { Addr(registers.get(X86_64.sp)?) };
         // A stack lies in memory of no file; tables of addresses, which look like fresh ones, often do not.
         let mapping = mapping_at(self.mappings, hypothesis.saved_sp)?;
         let memory = mapping.range;

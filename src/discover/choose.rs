@@ -7,11 +7,13 @@ use std::cmp::Ordering;
 
 use foldhash::{HashMap, HashSet};
 
+use super::bounds::PAGE;
 use super::chains::{Chain, Chains, Root};
 use super::ends::CodeView;
 use super::meeting::Calls;
 use super::sites::{Origin, Sites};
 use crate::addr::{Addr, AddrRange, Pc};
+use crate::arch::X86_64;
 use crate::mapping::{Mapping, mapping_at};
 use crate::share;
 
@@ -20,12 +22,6 @@ const COMMON: usize = 10;
 
 /// A pointer this shortly below the lowest stack pointer of a stack is taken to lie on that stack, in bytes.
 const LEFTOVER: i64 = 4096;
-
-/// The length of a page.
-const PAGE: u64 = 4096;
-
-/// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
-const RED_ZONE: i64 = 128;
 
 /// A chain, to be sorted by the stack that it lies on and by where it begins there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +120,7 @@ fn dead(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Ve
         // Further down it may be no stack any more.
         let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
         let low = low.max(std::mem::replace(&mut former_top, group.top));
-        let high = chains.chains[(*choice)?.chain].low().offset(-RED_ZONE);
+        let high = chains.chains[(*choice)?.chain].low().offset(-(X86_64.red_zone as i64));
         (low < high).then(|| AddrRange::new(low, high))
     };
     groups.iter().zip(choices).filter_map(below).collect()
@@ -211,10 +207,11 @@ fn drop_running(groups: &mut Vec<Group<'_>>, mappings: &[Mapping], running: &[Ru
     let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
     // What is left of an earlier use may have tops in the midst of a stack.
     let common = common_tops(groups);
+    let stride = stride(&common);
     let around = |stack: &Running| {
         let top = *common.get(common.partition_point(|top| *top <= stack.sp))?;
         let same_mapping = mapping_at(mappings, stack.sp)?.range.contains(top.offset(-1));
-        let is_near = stride(&common).is_none_or(|stride| top.0 - stack.sp.0 <= stride);
+        let is_near = stride.is_none_or(|stride| top.0 - stack.sp.0 <= stride);
         (same_mapping && is_near).then_some(top)
     };
     let mut dropped: HashSet<Addr> = HashSet::default();

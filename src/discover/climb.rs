@@ -11,17 +11,14 @@ use super::chains::Segment;
 use super::ends::{CodeView, Ends};
 use super::sites::Sites;
 use crate::addr::{Addr, AddrRange, Pc};
+use crate::arch::X86_64;
 use crate::mapping::{Mapping, mapping_at};
-use crate::registers::{Register, Registers};
+use crate::registers::Registers;
 use crate::unwind::{FoundBy, Frame};
 
 /// A CFA that an expression gives may lie this far above a register of its frame, in bytes, to count as one of the
 /// same stack: functions that realign their stack keep the caller's stack pointer close by.
 const REALIGNED: u64 = 1024;
-
-/// The DWARF numbers of `rsp` and `rbp` (System V ABI, figure 3.36).
-const STACK_POINTER: Register = Register(7);
-const FRAME_POINTER: Register = Register(6);
 
 /// Why a walk was stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,7 +124,7 @@ impl<'c, 'e> Climb<'c, 'e> {
         let on_this_stack = self.at.top < cfa && cfa <= self.at.memory.high;
         let is_stand_in = is_behind_mark && (!on_this_stack || self.known.ends.is_end(frame.pc.addr()));
         let is_close = |register| registers.get(register).is_some_and(|value| cfa.0.wrapping_sub(value) <= REALIGNED);
-        let is_plain = is_close(STACK_POINTER) || is_close(FRAME_POINTER) || self.known.big_frames.contains(&frame.pc);
+        let is_plain = is_close(X86_64.sp) || is_close(X86_64.fp) || self.known.big_frames.contains(&frame.pc);
         if on_this_stack && is_plain && !is_stand_in {
             self.at.top = cfa;
             frames.push(*frame);

@@ -10,8 +10,9 @@ use super::choose::is_among;
 use super::descriptors::{Layout, Mangling, Place};
 use super::sites::{Origin, Site, Sites};
 use crate::addr::{Addr, AddrRange, Pc};
+use crate::arch::X86_64;
 use crate::memory::{Memory, Nearby, Slices};
-use crate::registers::{Register, Registers};
+use crate::registers::Registers;
 use crate::share;
 
 /// More resume words than this in memory are not looked at: it bounds what a hostile target can make us do.
@@ -19,10 +20,6 @@ const MOST_HITS: usize = 1 << 22;
 
 /// At most this many places that hold one saved stack pointer are kept.
 const MOST_HOLDERS: usize = 8;
-
-/// `rbp`, which `setjmp` hides like the stack pointer (DWARF number, System V ABI figure 3.36).
-const FRAME_POINTER: Register = Register(6);
-const STACK_POINTER: Register = Register(7);
 
 /// Fewer bytes than this are not worth a thread of their own.
 const WORTH_A_THREAD: usize = 1 << 20;
@@ -183,14 +180,15 @@ pub fn registers<M: Memory>(scene: &Scene<'_, M>, sites: &Sites, hypothesis: &Hy
     let site = &sites.sites[hypothesis.site as usize];
     let mut registers = Registers::unknown();
     for (register, place) in &layout.registers {
-        let hidden = layout.mangling.filter(|_| *register == FRAME_POINTER);
+        // `setjmp` hides the frame pointer like the stack pointer.
+        let hidden = layout.mangling.filter(|_| *register == X86_64.fp);
         let value = place_of(hypothesis, *place).and_then(|at| reveal(scene, hidden, scene.memory.read_u64(at).ok()?));
         if let Some(value) = value {
             registers.set(*register, value);
         }
     }
     let after = if is_fresh_block(layout, site) { 0 } else { layout.sp_after };
-    registers.set(STACK_POINTER, hypothesis.saved_sp.offset(after).0);
+    registers.set(X86_64.sp, hypothesis.saved_sp.offset(after).0);
     registers
 }
 

@@ -85,7 +85,7 @@ fn registers_come_from_stack_and_block() {
         let sites = sites(Origin::Switch, layout);
         let hypothesis = hypotheses(&scene, &sites).pop().unwrap();
         let registers = registers(&scene, &sites, &hypothesis);
-        assert_eq!([RBX, RBP, STACK_POINTER].map(|register| registers.get(register)), expected);
+        assert_eq!([RBX, RBP, X86_64.sp].map(|register| registers.get(register)), expected);
         assert_eq!(resumes_at(&scene, &sites, &hypothesis), Some(Pc::After(Addr(RESUME))));
     };
     check(held_on_stack(), [Some(1), Some(2), Some(STACK + 24)]);

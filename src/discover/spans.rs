@@ -2,6 +2,7 @@
 //!
 //! [`super::bounds`] looks at one stack; here what is known of all of them is put together.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::bounds::{Bounds, BoundsFrom, Guard, PAGE};
@@ -45,7 +46,8 @@ fn cut_joined(spans: &mut [Span]) -> Option<u64> {
     for range in &ranges {
         *sizes.entry(range.len()).or_default() += 1;
     }
-    let (common, count) = sizes.into_iter().max_by_key(|(_, count)| *count)?;
+    // Of sizes that are equally common the joined one is the larger.
+    let (common, count) = sizes.into_iter().max_by_key(|(size, count)| (*count, Reverse(*size)))?;
     if count * 2 < ranges.len() || count < 2 {
         return None;
     }

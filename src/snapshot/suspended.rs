@@ -11,6 +11,7 @@ use super::survey::Chain;
 use super::whole::shown_pc;
 use super::{Kind, Peak, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
+use crate::arch::X86_64;
 use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, Owner};
 use crate::discover::chain::Part;
 use crate::discover::chains;
@@ -28,9 +29,6 @@ use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::share;
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
-
-/// Below its stack pointer, a function may use this many bytes (System V ABI, AMD64 supplement, section 3.2.2).
-const RED_ZONE: i64 = 128;
 
 /// Whether the target has code that makes a look through its memory worth while.
 pub(super) fn worth_a_look(sites: &Sites) -> bool {
@@ -316,7 +314,7 @@ fn dead(threads: &[Chain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
         let sp = chain.sp?;
         let mapping = mapping_at(mappings, sp)?;
         let is_own = is_own_stack(chain, pid, mapping, sp);
-        is_own.then(|| AddrRange::new(mapping.range.low, sp.offset(-RED_ZONE)))
+        is_own.then(|| AddrRange::new(mapping.range.low, sp.offset(-(X86_64.red_zone as i64))))
     };
     let mut dead: Vec<AddrRange> = threads.iter().filter_map(below).collect();
     dead.sort_unstable();

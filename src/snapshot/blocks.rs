@@ -1,5 +1,7 @@
 //! Stacks in blocks of the heap that threads run on: their bounds by the allocator's own headers.
 
+use std::collections::BTreeMap;
+
 use super::{Kind, Stack};
 use crate::addr::{Addr, AddrRange};
 use crate::discover::bounds::{Bounds, BoundsFrom, Guard};
@@ -7,29 +9,40 @@ use crate::discover::heap;
 use crate::mapping::{Mapping, mapping_at};
 use crate::memory::{Memory, Slices};
 
-/// Longer heaps are not read for the sake of one stack's bounds.
+/// Longer heaps, in bytes, are not read for the sake of a stack's bounds.
 const LONGEST_HEAP: u64 = 64 << 20;
 
 /// Gives bounds to the stacks of which nothing but their place is known.
 pub(super) fn measure(stacks: &mut [Stack], mappings: &[Mapping], memory: &dyn Memory) {
-    let is_unknown =
-        |stack: &&mut Stack| stack.thread.is_some() && stack.kind != Kind::Thread && stack.bounds.range().is_none();
-    for stack in stacks.iter_mut().filter(is_unknown) {
-        if let Some(block) = block(stack, mappings, memory) {
-            stack.bounds = Bounds::of(block, BoundsFrom::Malloc, Guard::None);
+    let mut by_heap: BTreeMap<AddrRange, Vec<(usize, Addr)>> = BTreeMap::new();
+    for (id, stack) in stacks.iter().enumerate() {
+        if stack.thread.is_some()
+            && stack.kind != Kind::Thread
+            && stack.bounds.range().is_none()
+            && let Some((heap, top)) = heap_and_top(stack, mappings)
+        {
+            by_heap.entry(heap).or_default().push((id, top));
+        }
+    }
+    for (range, tops) in by_heap {
+        let mut bytes = vec![0; range.len() as usize];
+        if memory.read(range.low, &mut bytes).is_err() {
+            continue;
+        }
+        let heap = Slices::new(vec![(range.low, &bytes)]);
+        for (id, top) in tops {
+            // Its stack pointer may lie below the block that it begins in: a block has no guard.
+            let block = heap::blocks_around(&heap, range, &[top.offset(-8)]).pop().flatten();
+            if let Some(block) = block.filter(|block| top <= block.high) {
+                stacks[id].bounds = Bounds::of(block, BoundsFrom::Malloc, Guard::None);
+            }
         }
     }
 }
 
-/// The block that the stack begins in. Its stack pointer may lie below: a block has no guard.
-fn block(stack: &Stack, mappings: &[Mapping], memory: &dyn Memory) -> Option<AddrRange> {
-    let top: Addr = stack.frames.iter().filter_map(|frame| frame.frame.cfa).max()?;
+/// The heap that a stack may lie in, and the highest address that its frames reach.
+fn heap_and_top(stack: &Stack, mappings: &[Mapping]) -> Option<(AddrRange, Addr)> {
+    let top = stack.frames.iter().filter_map(|frame| frame.frame.cfa).max()?;
     let range = mapping_at(mappings, stack.sp?)?.range;
-    if range.len() > LONGEST_HEAP || !range.contains(top.offset(-1)) {
-        return None;
-    }
-    let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
-    memory.read(range.low, &mut bytes).ok()?;
-    let heap = Slices::new(vec![(range.low, &bytes)]);
-    heap::blocks_around(&heap, range, &[top.offset(-8)]).pop()?.filter(|block| top <= block.high)
+    (range.len() <= LONGEST_HEAP && range.contains(top.offset(-1))).then_some((range, top))
 }

@@ -73,10 +73,18 @@ fuzz_target!(|input: Input| {
         let site = |word| Site { word, pc: Pc::After(Addr(word)), origin, layouts: vec![layout] };
         sites.sites.extend(words.into_iter().map(site));
         sites.layouts.push(descriptor.layout);
+        let (starts, layout) = match descriptor.fresh {
+            Some(fresh) => {
+                sites.layouts.push(fresh);
+                (&switches.named_by_blocks, layout + 1)
+            }
+            None => (&switches.starts, layout),
+        };
+        let site = |word| Site { word, pc: Pc::At(Addr(word)), origin: Origin::Fresh, layouts: vec![layout] };
+        sites.sites.extend(starts.iter().map(|start| site(start.0)));
     }
-    let fresh = switches.starts.iter().filter(|_| !sites.layouts.is_empty()).map(|start| start.0);
-    let fresh = fresh.map(|word| Site { word, pc: Pc::At(Addr(word)), origin: Origin::Fresh, layouts: vec![0] });
-    sites.sites.extend(fresh.collect::<Vec<_>>());
+    sites.sites.sort_by_key(|site| site.word);
+    sites.sites.dedup_by_key(|site| site.word);
 
     let word = |(is_code, value): &(bool, u16)| match is_code {
         true if !sites.sites.is_empty() => sites.sites[usize::from(*value) % sites.sites.len()].word,

@@ -224,10 +224,12 @@ impl Usage {
         }
     }
 
-    /// Takes in one look. `told` is whether the starts and ends of threads are told: then a thread of which nothing was
-    /// told is one whose start, or the `execve` that it came with, is still to be told. `named` is whether what it shows the stacks to be for is to be believed: at the end of a
-    /// thread, what it was started for has returned. Gives the stacks that have come closer to their end than 85 % of
-    /// their size since they were last seen, or past it.
+    /// Takes in one look. Gives the stacks that have come closer to their end than 85 % of their size since they were last
+    /// seen, or past it.
+    ///
+    /// `told` is whether the starts and ends of threads are told: then a thread of which nothing was told is one whose start,
+    /// or the `execve` that it came with, is still to be told. `named` is whether what the look shows the stacks to be for is
+    /// to be believed: at the end of a thread, what it was started for has returned.
     pub(super) fn look(&mut self, snapshot: &Snapshot, told: bool, named: bool) -> Vec<usize> {
         let pid = snapshot.process.pid;
         let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();

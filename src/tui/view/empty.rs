@@ -16,8 +16,9 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     }
     let lines = area.height.saturating_sub(frame_lines(list.page));
     let words = words(model, list.page);
-    for (line, text) in
-        (frame_lines(list.page)..).zip(super::pen::wrap(&words, usize::from(area.width) - 2)).take(usize::from(lines))
+    for (line, text) in (frame_lines(list.page)..)
+        .zip(super::pen::wrap(&words, usize::from(area.width).saturating_sub(2)))
+        .take(usize::from(lines))
     {
         Pen::new(buffer, model.look, area, line).skip(1).text(&text, model.look.dim());
     }

@@ -106,7 +106,7 @@ fn what_happened(model: &Model, buffer: &mut Buffer, area: Rect) {
     let thread = event.thread.map_or(String::new(), |tid| format!(" in thread {tid}"));
     let title = format!("{} {}{thread}", event.kind.word(), number + 1);
     Pen::new(buffer, model.look, area, 0).rule(&title, &clock(event, true));
-    let lines = wrap(&printable(&event.message), usize::from(area.width) - 2);
+    let lines = wrap(&printable(&event.message), usize::from(area.width).saturating_sub(2));
     for (line, text) in (1..frame_lines(Page::Happened(0))).zip(lines) {
         Pen::new(buffer, model.look, area, line).skip(1).text(&text, model.look.strong());
     }

@@ -267,6 +267,15 @@ impl<'s, 'a> Nearby<'s, 'a> {
         }
     }
 
+    /// Reads `length` bytes from `at` on, as far as they are held, so that they are in the processor's cache: read in order,
+    /// many lines come at once, where a walk waits for one before it knows the next.
+    pub(crate) fn warm(&self, at: Addr, length: usize) {
+        const LINE: usize = 64;
+        let ahead = self.tail(at);
+        let lines = ahead[..length.min(ahead.len())].iter().step_by(LINE);
+        std::hint::black_box(lines.fold(0, |all, byte| all ^ byte));
+    }
+
     #[cold]
     fn tail_elsewhere(&self, at: Addr) -> &'a [u8] {
         let tail = self.all.tail(at);

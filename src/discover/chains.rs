@@ -24,6 +24,9 @@ const BYTES_FOR_A_FRAME: usize = 32;
 /// Chains have about so many frames.
 const FRAMES_EACH: usize = 8;
 
+/// So many bytes of a stack are read ahead of a walk.
+const READ_AHEAD: usize = 1024;
+
 /// A thread is not worth starting for fewer hypotheses than this.
 const FEWEST_EACH: usize = 4096;
 
@@ -174,6 +177,7 @@ impl Unwinding<'_, '_, '_, '_> {
     }
 
     fn unwind(&mut self, hypothesis: Hypothesis, frames: &mut Vec<Frame>) -> Option<Chain> {
+        self.scene.memory.warm(hypothesis.saved_sp, READ_AHEAD);
         let registers = contexts::registers(self.scene, self.sites, &hypothesis);
         let pc = contexts::resumes_at(self.scene, self.sites, &hypothesis)?;
         let is_fresh = self.sites.sites[hypothesis.site as usize].origin == Origin::Fresh;

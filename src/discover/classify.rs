@@ -167,14 +167,21 @@ impl<'c> Standing<'c> {
     }
 }
 
+/// The chains of contexts that are held, without those that stand at the very places where others do: most add nothing to
+/// what those tell.
+fn distinct_paths<'c>(chains: &'c Chains, choices: &[Choice]) -> HashSet<Path<'c>> {
+    let distinct = |part: &[Choice]| {
+        let held = part.iter().filter(|choice| choice.holder != Holder::None);
+        let paths = held.map(|choice| Path(chains.frames_of(&chains.chains[choice.chain])));
+        paths.collect::<HashSet<_>>().into_iter().collect()
+    };
+    share::in_parts(choices, distinct).into_iter().collect()
+}
+
 impl<'c> Siblings<'c> {
     fn new(chains: &'c Chains, choices: &[Choice], code: CodeView<'_>) -> Siblings<'c> {
         let mut siblings = Siblings { places: HashMap::default(), shapes: HashMap::default() };
-        let held = choices.iter().filter(|choice| choice.holder != Holder::None);
-        let held = held.map(|choice| chains.frames_of(&chains.chains[choice.chain]));
-        // Most stand at the very places where others do, and add nothing to what those tell.
-        let mut known = HashSet::default();
-        for frames in held.filter(|frames| known.insert(Path(frames))) {
+        for Path(frames) in distinct_paths(chains, choices) {
             let Some(root) = frames.last().map(|frame| frame.pc) else { continue };
             let outermost = code.function_of(root);
             for (distance, frame) in frames.iter().rev().enumerate().take(MOST_FINISHED) {

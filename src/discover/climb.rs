@@ -4,8 +4,9 @@
 //! A *link* leads to whoever resumed the stack last, as debuggers want to see it while the stack runs. Both look alike in
 //! the rules. What tells them apart is the code at the other end: a link's has left by a switch.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
+
+use foldhash::HashSet;
 
 use super::chains::Segment;
 use super::ends::{CodeView, Ends};
@@ -47,7 +48,7 @@ pub(super) struct Known<'e> {
 impl<'e> Known<'e> {
     /// Nothing yet of the places in `code`.
     pub(super) fn new(code: CodeView<'e>) -> Known<'e> {
-        Known { ends: Ends::new(code), big_frames: HashSet::new(), links: HashSet::new() }
+        Known { ends: Ends::new(code), big_frames: HashSet::default(), links: HashSet::default() }
     }
 }
 

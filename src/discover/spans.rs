@@ -3,7 +3,9 @@
 //! [`super::bounds`] looks at one stack; here what is known of all of them is put together.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
+
+use foldhash::{HashMap, HashSet};
 
 use super::bounds::{Bounds, BoundsFrom, Guard, PAGE};
 use super::heap;
@@ -42,7 +44,7 @@ fn cut_joined(spans: &mut [Span]) -> Option<u64> {
     let guarded = |span: &Span| span.bounds.range().filter(|_| matches!(span.bounds.guard, Guard::Ok(_)));
     // Each guard counts once, whatever else lies in the mapping above it.
     let ranges: HashSet<AddrRange> = spans.iter().filter_map(guarded).collect();
-    let mut sizes: HashMap<u64, usize> = HashMap::new();
+    let mut sizes: HashMap<u64, usize> = HashMap::default();
     for range in &ranges {
         *sizes.entry(range.len()).or_default() += 1;
     }
@@ -86,7 +88,7 @@ fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize], guarded_si
         !matches!(bounds.guard, Guard::Ok(_)) && matches!(bounds.from, BoundsFrom::Mapping | BoundsFrom::Inferred)
     };
     // One guard may lie below all; it guards the lowest of them.
-    let mut above: HashMap<Option<Addr>, usize> = HashMap::new();
+    let mut above: HashMap<Option<Addr>, usize> = HashMap::default();
     members.iter().for_each(|index| *above.entry(spans[*index].bounds.low).or_default() += 1);
     let is_cut = |bounds: &Bounds| guarded_size.is_some() && bounds.range().map(|range| range.len()) == guarded_size;
     let shares_guard = |bounds: &Bounds| matches!(bounds.guard, Guard::Ok(_)) && above[&bounds.low] > 1;

@@ -154,16 +154,16 @@ fn resumers(
 ) -> Vec<Vec<usize>> {
     let outermost = |chain: &Chain| running(chain, known.ground).pop();
     let runs: Vec<Option<Running>> = known.threads.iter().map(outermost).collect();
-    let top = |run: &Running| run.cfas.last().copied().unwrap_or(run.sp);
-    let tops = suspended.iter().map(|found| found.context.top).chain(runs.iter().flatten().map(top));
-    let tops = Tops::new(tops);
-    let contexts: Vec<&Context> = suspended.iter().map(|found| &found.context).collect();
     let is_away = |(chain, run): (&Chain, &Option<Running>)| {
         run.as_ref().is_some_and(|run| !is_home(chain, run.sp, known.ground))
     };
     if !known.threads.iter().zip(&runs).any(is_away) {
         return Vec::new();
     }
+    let top = |run: &Running| run.cfas.last().copied().unwrap_or(run.sp);
+    let tops = suspended.iter().map(|found| found.context.top).chain(runs.iter().flatten().map(top));
+    let tops = Tops::new(tops);
+    let contexts: Vec<&Context> = suspended.iter().map(|found| &found.context).collect();
     let parked = suspended.iter().filter(|found| found.thread.is_some()).map(|found| &found.context);
     let held = lineage::held_as(memory, &contexts, &parked.collect::<Vec<_>>(), &tops);
     let left = left_alike(starts, suspended);
@@ -335,11 +335,12 @@ fn is_own_stack(chain: &Chain, pid: i32, mapping: &Mapping, at: Addr) -> bool {
 pub(super) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
     let mut parked = Vec::new();
     let mut ids = Vec::with_capacity(found.suspended.len());
+    stacks.reserve(found.suspended.len());
     for found in found.suspended {
         ids.push(stacks.len());
         match found.thread.and_then(|thread| threads.get(thread)) {
             Some(chain) => parked.push((found, chain)),
-            None => stacks.extend(parts(found, stacks.len())),
+            None => add_parts(stacks, found),
         }
     }
     for (chain, resumers) in threads.iter().zip(found.resumers) {
@@ -385,23 +386,18 @@ fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
     if stacks[outermost].kind == Kind::Unknown {
         stacks[outermost].kind = Kind::Coroutine;
     }
-    stacks[outermost].resumed_by = Some(stacks.len());
-    let mut parked = parts(found, stacks.len());
-    parked.iter_mut().for_each(|stack| stack.state = State::Resuming);
-    if let Some(own) = parked.last_mut() {
+    let first = stacks.len();
+    stacks[outermost].resumed_by = Some(first);
+    add_parts(stacks, found);
+    stacks[first..].iter_mut().for_each(|stack| stack.state = State::Resuming);
+    if let Some(own) = stacks.last_mut() {
         (own.kind, own.name) = (Kind::Thread, chain.thread.name.clone());
     }
-    stacks.extend(parked);
 }
 
-/// The stacks of a context, of which the innermost will have the place `first`: its segments, and the one it began on.
-fn parts(found: Suspended, first: usize) -> Vec<Stack> {
+/// Adds the stacks of a context, the innermost first: its segments, and the one it began on.
+fn add_parts(stacks: &mut Vec<Stack>, found: Suspended) {
     let context = found.context;
-    let state = match context.state {
-        classify::State::Suspended => State::Suspended,
-        classify::State::New => State::New,
-        classify::State::Finished => State::Finished,
-    };
     let of = |kind, sp: Addr, frames: &[Frame], place: Place| Stack {
         kind,
         name: None,
@@ -418,20 +414,22 @@ fn parts(found: Suspended, first: usize) -> Vec<Stack> {
         confidence: context.confidence,
         registers: None,
     };
-    let segments = context.segments.iter().zip(found.segments);
-    let mut stacks: Vec<Stack> =
-        segments.map(|(segment, place)| of(Kind::Segment, segment.sp, &segment.frames, place)).collect();
-    for (index, segment) in stacks.iter_mut().enumerate() {
-        segment.resumed_by = Some(first + index + 1);
+    let first = stacks.len();
+    for (segment, place) in context.segments.iter().zip(found.segments) {
+        let resumed_by = Some(stacks.len() + 1);
+        stacks.push(Stack { resumed_by, ..of(Kind::Segment, segment.sp, &segment.frames, place) });
     }
-    let began_on = of(Kind::Coroutine, context.sp, &context.frames, found.place);
-    stacks.push(Stack { ended: context.ended, ..began_on });
-    let innermost = &mut stacks[0];
-    (innermost.state, innermost.registers) = (state, found.registers);
+    stacks.push(Stack { ended: context.ended, ..of(Kind::Coroutine, context.sp, &context.frames, found.place) });
+    let innermost = &mut stacks[first];
+    innermost.registers = found.registers;
+    innermost.state = match context.state {
+        classify::State::Suspended => State::Suspended,
+        classify::State::New => State::New,
+        classify::State::Finished => State::Finished,
+    };
     if let Some(frame) = innermost.frames.first_mut() {
         frame.frame.found_by = FoundBy::Descriptor;
     }
-    stacks
 }
 
 /// Frames with the bytes that each takes.

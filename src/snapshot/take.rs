@@ -1,6 +1,5 @@
 //! Takes a snapshot: look, let go, and only then find out what it all means.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -93,13 +92,13 @@ pub(super) fn take(
     kept: &mut Option<Kept>,
     remains: Option<&mut Remains>,
 ) -> Result<Snapshot, StopError> {
-    let mappings = live.mappings().unwrap_or_default();
+    let map = live.known_map();
     let Kept { modules, mut derived, progress } = kept.take().unwrap_or_default();
-    let modules = modules.reload(&mappings, &live.memory(), live);
-    debug!("{} modules in {} mappings", modules.iter().count(), mappings.len());
+    let modules = modules.reload(map.mappings(), &live.memory(), live);
+    debug!("{} modules in {} mappings", modules.iter().count(), map.mappings().len());
     let search = lines.is_some().then_some(&mut derived);
     let keeps = remains.is_some();
-    let Look { stopped, mut chains, modules, pages, sites, copy } = look(live, &mappings, modules, search, keeps)?;
+    let Look { stopped, mut chains, modules, pages, sites, copy } = look(live, map, modules, search, keeps)?;
     let mut warnings = Vec::new();
     if !stopped.all_threads_seen() {
         warnings.push("the program starts threads faster than they can be stopped: some may be missing".to_owned());
@@ -221,23 +220,22 @@ struct Look<'l> {
 /// any more, as while it starts, it goes on meanwhile and is stopped again; at last that is done while it stands.
 fn look<'l>(
     live: &'l Live,
-    mappings: &[Mapping],
-    modules: Modules,
+    mut map: KnownMap,
+    mut modules: Modules,
     mut search: Option<&mut Derived>,
     keeps: bool,
 ) -> Result<Look<'l>, StopError> {
-    let (mut mappings, mut modules) = (Cow::Borrowed(mappings), modules);
     for _ in 1..TRIES {
-        match try_look(live, &mappings, modules, search.as_deref_mut(), keeps)? {
+        match try_look(live, &map, modules, search.as_deref_mut(), keeps)? {
             Tried::Seen(look) => return Ok(*look),
             Tried::Changed(before) => modules = before,
         }
         debug!("the program's code changed meanwhile");
-        mappings = Cow::Owned(live.mappings().unwrap_or_default());
-        modules = modules.reload(&mappings, &live.memory(), live);
+        map = live.known_map();
+        modules = modules.reload(map.mappings(), &live.memory(), live);
     }
     let tables = Tables::new(live.arch(), &modules);
-    let Prepared { mut copy, map, .. } = prepare(live, &mappings, &modules, &tables, search.as_deref_mut(), keeps);
+    let Prepared { mut copy, map, .. } = prepare(live, &map, &modules, &tables, search.as_deref_mut(), keeps);
     let stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
     let pages = copied(&stopped, &mut copy);
     let modules = modules.reload(stopped.mappings(), &stopped, live);
@@ -291,17 +289,17 @@ enum Tried<'l> {
 /// Prepares all that can be before the stop, and stops the process once.
 fn try_look<'l>(
     live: &'l Live,
-    mappings: &[Mapping],
+    known: &KnownMap,
     modules: Modules,
     search: Option<&mut Derived>,
     keeps: bool,
 ) -> Result<Tried<'l>, StopError> {
     let tables = Tables::new(live.arch(), &modules);
     let mut rules = Rules::new(&tables);
-    let Prepared { sites, mut copy, map } = prepare(live, mappings, &modules, &tables, search, keeps);
+    let Prepared { sites, mut copy, map } = prepare(live, known, &modules, &tables, search, keeps);
     debug!("unwind tables and {} resume words are ready", sites.sites.len());
     let stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
-    if !code(mappings).eq(code(stopped.mappings())) {
+    if !code(known.mappings()).eq(code(stopped.mappings())) {
         return Ok(Tried::Changed(modules));
     }
     let pages = copied(&stopped, &mut copy);
@@ -318,26 +316,26 @@ struct Prepared {
 }
 
 /// Reads the code for what a suspended context looks like, makes room for a copy of the memory to look for them in, and
-/// reads the map once more.
+/// brings the map that is known up to date.
 ///
 /// The room takes about as long as the others, so it has a thread of its own, unless it is little; where the code switches
 /// no stacks, there is no copy but one that is to be kept.
 fn prepare(
     live: &Live,
-    mappings: &[Mapping],
+    known: &KnownMap,
     modules: &Modules,
     tables: &Tables<'_>,
     search: Option<&mut Derived>,
     keeps: bool,
 ) -> Prepared {
     let Some(derived) = search else {
-        return Prepared { sites: Sites::default(), copy: None, map: live.known_map() };
+        return Prepared { sites: Sites::default(), copy: None, map: live.known_map_after(known) };
     };
     let given_up = &AtomicBool::new(false);
     let (say, said) = mpsc::channel();
     std::thread::scope(|scope| {
         let room = scope.spawn(move || {
-            let pages = live.pages(bounds::EVERYTHING, mappings).ok()?;
+            let pages = live.pages(bounds::EVERYTHING, known.mappings()).ok()?;
             let is_wanted = TouchedCopy::bytes_for(&pages) > LITTLE_ROOM || said.recv().unwrap_or(false);
             is_wanted.then(|| TouchedCopy::with_room_for(&pages, &live.memory(), given_up))
         });
@@ -346,7 +344,7 @@ fn prepare(
         given_up.store(!is_worth_it, Ordering::Relaxed);
         // It is not listened to where there is more to copy.
         let _ = say.send(is_worth_it);
-        let map = live.known_map();
+        let map = live.known_map_after(known);
         Prepared { sites, copy: room.join().ok().flatten().filter(|_| is_worth_it), map }
     })
 }

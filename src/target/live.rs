@@ -151,6 +151,11 @@ impl Live {
         KnownMap::read(self)
     }
 
+    /// The same where `earlier` was read a moment ago.
+    pub fn known_map_after(&self, earlier: &KnownMap) -> KnownMap {
+        if earlier.is_worth_reading_again(self) { self.known_map() } else { earlier.clone() }
+    }
+
     /// The `/proc` directory through which the process's memory and files are seen.
     pub(super) fn directory(&self) -> PathBuf {
         procfs::directory(self.living_thread())

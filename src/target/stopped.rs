@@ -66,7 +66,7 @@ pub struct Released {
 }
 
 /// A process's map as it was before a stop, and what tells whether it still holds. A large one takes long to be read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KnownMap {
     before: Fingerprint,
     mappings: Arc<[Mapping]>,
@@ -76,6 +76,16 @@ impl KnownMap {
     pub(super) fn read(live: &Live) -> KnownMap {
         let before = Fingerprint::take(&live.directory());
         KnownMap { before, mappings: live.mappings().unwrap_or_default().into() }
+    }
+
+    /// Whether it is better read again before a stop: a large one only where it has changed.
+    pub(super) fn is_worth_reading_again(&self, live: &Live) -> bool {
+        self.mappings.len() <= MAPPINGS_READ_IN_STOP || Fingerprint::take(&live.directory()) != self.before
+    }
+
+    /// The mappings, sorted by address.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.mappings
     }
 }
 
@@ -256,7 +266,7 @@ impl Memory for Released {
 }
 
 /// What differs, as good as always, when a process's map does.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Fingerprint {
     /// Sizes in pages: of all mappings, of code, of data (proc(5), `statm`).
     sizes: Vec<u8>,

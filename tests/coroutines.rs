@@ -98,6 +98,8 @@ fn contexts_of_the_c_library() {
 #[test]
 fn boost_contexts() {
     check("co_fcontext", ALL);
+    // Here what has ended could still return, to the end of the program.
+    check("co_fcontext_debug", ALL);
     check("co_fcontext_stripped", &["guard"]);
     check("co_fcontext_static", &["guard", "madvise"]);
     // Here pointers to finished ones stay below the frames of others.

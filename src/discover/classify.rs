@@ -2,7 +2,7 @@
 //!
 //! A library that finishes a coroutine with one more switch leaves behind what looks like a suspended context. It is
 //! told from the others by where its outer frames stand: behind the place where those of its siblings stand, in code
-//! that leads neither back there nor out of its function.
+//! that leads neither back there nor out of its function, or out to the end of the program only.
 
 use std::hash::{Hash, Hasher};
 
@@ -212,7 +212,10 @@ impl<'c> Siblings<'c> {
         let outermost = ends.code.function_of(root);
         for (distance, frame) in frames.iter().rev().enumerate() {
             let caller = match frames.get(frames.len() - distance) {
-                Some(caller) if ends.is_end(caller.pc.addr()) => Caller::Ends,
+                Some(caller) if ends.is_end(caller.pc.addr()) => match ends.is_stuck(caller.pc.addr()) {
+                    true => Caller::Stuck,
+                    false => Caller::Ends,
+                },
                 None if end == Root::Marked => Caller::None,
                 _ => Caller::GoesOn,
             };
@@ -232,7 +235,9 @@ impl<'c> Siblings<'c> {
     /// `function` have.
     fn over(&self, function: (Addr, usize), at: Pc, caller: Caller, ends: &mut Ends<'_>) -> Over {
         let (Some(places), Pc::After(address)) = (self.places.get(&function), at) else { return Over::No };
-        let Some(standing) = places.get(&at).filter(|standing| standing.inside.is_some()) else { return Over::No };
+        let Some((standing, inside)) = places.get(&at).and_then(|standing| Some((standing, standing.inside?))) else {
+            return Over::No;
+        };
         let (code, is_end) = (ends.code, ends.is_end(address));
         if !is_end && (caller == Caller::GoesOn || ends.is_in_loop(address)) {
             return Over::No;
@@ -247,6 +252,8 @@ impl<'c> Siblings<'c> {
             // A library calls what is given to it by its address. Else this may be the last thing that work waits for.
             (false, _) => match working.filter(is_earlier).map(|other| code.called(other).is_none()).max() {
                 Some(true) if caller == Caller::None => Over::Yes,
+                // No coroutine rests for the end of the whole program to come next.
+                Some(_) if caller == Caller::Stuck && ends.only_return(inside, address) => Over::Yes,
                 Some(_) => Over::Maybe,
                 None => Over::No,
             },
@@ -261,6 +268,8 @@ enum Caller {
     None,
     /// To code that then has nothing more to do.
     Ends,
+    /// To code that can only end the program.
+    Stuck,
     /// To code that goes on.
     GoesOn,
 }

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use foldhash::HashMap;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::addr::{Addr, Pc};
 use crate::arch::X86_64;
 use crate::memory::Memory;
+use crate::unwind::Frame;
 
 /// At most this many instructions of a function are looked at.
 const MOST_INSTRUCTIONS: usize = 512;
@@ -70,6 +71,8 @@ pub(super) struct Ends<'a> {
     pub(super) code: CodeView<'a>,
     /// By place, what is sought, and how deep calls are followed.
     known: HashMap<(Addr, Sought, usize), bool>,
+    /// By place, whether what stands there is stuck.
+    stuck: HashMap<Addr, bool>,
     /// How many more instructions may be looked at.
     left: usize,
 }
@@ -83,11 +86,13 @@ enum Sought {
     Call(Addr),
     /// A return, or once more the call that the search begins behind.
     Any,
+    /// A call that comes back.
+    Act,
 }
 
 impl<'a> Ends<'a> {
     pub(super) fn new(code: CodeView<'a>) -> Ends<'a> {
-        Ends { code, known: HashMap::default(), left: MOST_IN_ALL }
+        Ends { code, known: HashMap::default(), stuck: HashMap::default(), left: MOST_IN_ALL }
     }
 
     /// Whether from this return address on neither a return nor the call before it can be reached again.
@@ -105,7 +110,25 @@ impl<'a> Ends<'a> {
         self.leads(at, Sought::Call(call), DEEPEST)
     }
 
-    /// Whether code from `start` on leads to what is sought; what can't be followed is taken to return.
+    /// Whether from these frames on, which stand inside the one at `at`, nothing is done any more but to return from them and
+    /// from that one.
+    pub(super) fn only_return(&mut self, inside: &[Frame], at: Addr) -> bool {
+        let mut places = inside.iter().map(|frame| frame.pc.addr()).chain([at]);
+        places.all(|place| !self.leads(place, Sought::Act, DEEPEST))
+    }
+
+    /// Whether from this return address on the stack is not left any more, by no return and by no switch: all that can come
+    /// is the end of the program.
+    pub(super) fn is_stuck(&mut self, at: Addr) -> bool {
+        if let Some(known) = self.stuck.get(&at) {
+            return *known;
+        }
+        let is_stuck = !self.may_leave(at);
+        self.stuck.insert(at, is_stuck);
+        is_stuck
+    }
+
+    /// Whether code from `start` on leads to what is sought; what can't be followed is taken to return, and to act.
     fn leads(&mut self, start: Addr, sought: Sought, depth: usize) -> bool {
         if let Some(known) = self.known.get(&(start, sought, depth)) {
             return *known;
@@ -116,9 +139,10 @@ impl<'a> Ends<'a> {
     }
 
     fn search(&mut self, start: Addr, sought: Sought, depth: usize) -> bool {
-        let returns_count = !matches!(sought, Sought::Call(_));
+        let returns_count = matches!(sought, Sought::Return | Sought::Any);
+        let unknown_counts = !matches!(sought, Sought::Call(_));
         let call = match sought {
-            Sought::Return => None,
+            Sought::Return | Sought::Act => None,
             Sought::Call(call) => Some(call),
             Sought::Any => Some(start),
         };
@@ -129,10 +153,10 @@ impl<'a> Ends<'a> {
                 continue;
             }
             if visited.len() > MOST_INSTRUCTIONS || self.left == 0 {
-                return returns_count;
+                return unknown_counts;
             }
             self.left -= 1;
-            let Some(instruction) = self.code.instruction(at) else { return returns_count };
+            let Some(instruction) = self.code.instruction(at) else { return unknown_counts };
             let next = Addr(instruction.next_ip());
             match instruction.flow_control() {
                 FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || self.code.runs_off(at, next) => {}
@@ -144,18 +168,22 @@ impl<'a> Ends<'a> {
                         return true;
                     }
                     if self.comes_back(&instruction, depth) {
+                        if sought == Sought::Act {
+                            return true;
+                        }
                         waiting.push(next);
                     }
                 }
                 FlowControl::IndirectBranch if instruction.is_ip_rel_memory_operand() => {
                     let target = self.code.through_slot(&instruction);
                     waiting.extend(target);
-                    if target.is_none() && returns_count {
+                    if target.is_none() && unknown_counts {
                         return true;
                     }
                 }
                 FlowControl::Exception => {}
-                _ if returns_count => return true,
+                FlowControl::Return if !returns_count => {}
+                _ if unknown_counts => return true,
                 _ => {}
             }
         }
@@ -164,15 +192,55 @@ impl<'a> Ends<'a> {
 
     /// Whether what is called by `call` returns.
     fn comes_back(&mut self, call: &Instruction, depth: usize) -> bool {
-        let called = match call.op0_kind() {
-            OpKind::NearBranch64 => Some(Addr(call.near_branch_target())),
-            OpKind::Memory if call.is_ip_rel_memory_operand() => self.code.through_slot(call),
-            _ => None,
-        };
-        let Some(called) = called else { return true };
+        let Some(called) = self.code.target(call) else { return true };
         // Behind a call that never returns, the compiler puts nothing.
         let is_last = self.code.runs_off(Addr(call.ip()), Addr(call.next_ip()));
         !is_last && (depth == 0 || self.leads(called, Sought::Return, depth - 1))
+    }
+
+    /// Whether code from `start` on may leave the stack: return from its function, or, in the functions that it calls too,
+    /// load the stack pointer from elsewhere. What can't be followed is taken to do so, and so is a loop.
+    fn may_leave(&mut self, start: Addr) -> bool {
+        let code = self.code;
+        // Places, and whether they are in the function itself.
+        let mut waiting = vec![(start, true)];
+        let mut visited = HashSet::new();
+        while let Some((at, is_own)) = waiting.pop() {
+            if !visited.insert((at, is_own)) {
+                continue;
+            }
+            if visited.len() > MOST_INSTRUCTIONS || self.left == 0 {
+                return true;
+            }
+            self.left -= 1;
+            let Some(instruction) = code.instruction(at) else { return true };
+            let next = Addr(instruction.next_ip());
+            match instruction.flow_control() {
+                _ if instruction.mnemonic() == Mnemonic::Syscall => waiting.push((next, is_own)),
+                FlowControl::Next if loads_stack_pointer(&instruction) => return true,
+                FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || code.runs_off(at, next) => {}
+                FlowControl::Next => waiting.push((next, is_own)),
+                FlowControl::UnconditionalBranch => waiting.push((Addr(instruction.near_branch_target()), is_own)),
+                FlowControl::ConditionalBranch => {
+                    waiting.extend([(next, is_own), (Addr(instruction.near_branch_target()), is_own)]);
+                }
+                FlowControl::IndirectBranch => match code.target(&instruction) {
+                    Some(target) => waiting.push((target, is_own)),
+                    None => return true,
+                },
+                FlowControl::Call | FlowControl::IndirectCall => {
+                    let Some(called) = code.target(&instruction).filter(|_| next != start) else { return true };
+                    waiting.push((called, false));
+                    if self.comes_back(&instruction, DEEPEST) {
+                        waiting.push((next, is_own));
+                    }
+                }
+                FlowControl::Return if !is_own => {}
+                FlowControl::Exception => {}
+                _ => return true,
+            }
+        }
+        false
     }
 }
 
@@ -181,6 +249,15 @@ impl CodeView<'_> {
     fn runs_off(&self, at: Addr, next: Addr) -> bool {
         let function = (self.function_start)(at);
         function.is_some() && (self.function_start)(next) != function
+    }
+
+    /// Where a jump or call leads; `None` where the instruction does not tell.
+    fn target(&self, instruction: &Instruction) -> Option<Addr> {
+        match instruction.op0_kind() {
+            OpKind::NearBranch64 => Some(Addr(instruction.near_branch_target())),
+            OpKind::Memory if instruction.is_ip_rel_memory_operand() => self.through_slot(instruction),
+            _ => None,
+        }
     }
 
     /// Where a jump or call through memory leads that names its table entry.
@@ -196,6 +273,19 @@ impl CodeView<'_> {
         let length = (1..=bytes.len()).rev().find(|length| (self.read)(at, &mut bytes[..*length]))?;
         let instruction = Decoder::with_ip(64, &bytes[..length], at.0, DecoderOptions::NONE).decode();
         (!instruction.is_invalid()).then_some(instruction)
+    }
+}
+
+/// Whether an instruction may set the stack pointer to a place on another stack: to what was in memory, or in a register
+/// other than the frame pointer.
+fn loads_stack_pointer(instruction: &Instruction) -> bool {
+    let is_written = (0..instruction.op_count())
+        .any(|index| instruction.op_kind(index) == OpKind::Register && instruction.op_register(index) == Register::RSP);
+    match instruction.mnemonic() {
+        Mnemonic::Mov => instruction.op0_register() == Register::RSP && instruction.op1_register() != Register::RBP,
+        Mnemonic::Lea => is_written && ![Register::RSP, Register::RBP].contains(&instruction.memory_base()),
+        Mnemonic::Xchg | Mnemonic::Pop => is_written,
+        _ => false,
     }
 }
 
@@ -251,6 +341,31 @@ mod tests {
         assert!(asked(&code, |ends| ends.is_in_loop(at(12))).0);
         assert!(!asked(&code, |ends| ends.is_in_loop(at(5))).0);
         assert!(asked(&code, |ends| ends.reaches(at(0), at(5))).0);
+    }
+
+    #[test]
+    fn what_can_only_end_the_program_is_stuck() {
+        // call +1, hlt; and there: mov eax, 231, syscall, hlt, jmp to the hlt.
+        let exits = [0xe8, 1, 0, 0, 0, 0xf4, 0xb8, 231, 0, 0, 0, 0x0f, 0x05, 0xf4, 0xeb, 0xfd];
+        // call +2, ud2; and there: mov rsp, rsi, ret.
+        let switches = [0xe8, 2, 0, 0, 0, 0x0f, 0x0b, 0x48, 0x89, 0xf4, 0xc3];
+        let is_stuck = |code: &[u8]| asked(code, |ends| ends.is_stuck(Addr(CODE))).0;
+        assert!(is_stuck(&exits));
+        assert!(!is_stuck(&switches));
+        assert!(asked(&switches, |ends| ends.is_end(Addr(CODE))).0);
+        // Neither what returns nor what can't be read is.
+        assert!(!is_stuck(&[0xc3]));
+        assert!(!is_stuck(&[]));
+    }
+
+    #[test]
+    fn what_only_returns_calls_nothing() {
+        let only_returns = |code: &[u8]| asked(code, |ends| ends.only_return(&[], Addr(CODE))).0;
+        // nop, leave, ret.
+        assert!(only_returns(&[0x90, 0xc9, 0xc3]));
+        // call +1, ret; and there: ret.
+        assert!(!only_returns(&[0xe8, 1, 0, 0, 0, 0xc3, 0xc3]));
+        assert!(!only_returns(&[]));
     }
 
     #[test]

@@ -43,6 +43,12 @@ pub fn time(time: Duration) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// A time in whole seconds: `00:41:07`.
+pub fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
 /// A count with a space between each three digits: `1 304`.
 pub fn count(count: usize) -> String {
     let digits = count.to_string();
@@ -91,6 +97,12 @@ mod tests {
         assert_eq!(time(Duration::from_micros(6100)), "6.10 ms");
         assert_eq!(time(Duration::from_millis(205)), "205 ms");
         assert_eq!(time(Duration::from_millis(41_000)), "41.0 s");
+    }
+
+    #[test]
+    fn clocks_show_hours_minutes_and_seconds() {
+        assert_eq!(clock(Duration::from_secs(2467)), "00:41:07");
+        assert_eq!(clock(Duration::from_millis(360_000_999)), "100:00:00");
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn head(out: &mut impl Write, watched: &Watched, style: Style, width: Option<usi
         }
     };
     let when = if watched.end == End::Left { "watched for" } else { "after" };
-    let title = style.fit(&format!("{program} {ended} {when} {}", clock(watched.duration)));
+    let title = style.fit(&format!("{program} {ended} {when} {}", lasted(watched.duration)));
     let counts = format!(
         "{} in all, {} at most at once",
         of(watched.usage.total, "stack"),
@@ -88,12 +88,8 @@ fn of(count: usize, what: &str) -> String {
 }
 
 /// `6.10 ms`, `2.05 s`, and from a minute on `00:41:07`.
-fn clock(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    if seconds < 60 {
-        return units::time(duration);
-    }
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+fn lasted(duration: Duration) -> String {
+    if duration < Duration::from_secs(60) { units::time(duration) } else { units::clock(duration) }
 }
 
 fn table(out: &mut impl Write, groups: &[Group], margin: f64, style: Style, width: Option<usize>) -> fmt::Result {
@@ -369,7 +365,7 @@ worker        8     8M   2.38M   2.38M  > 2.38M  ######............|   . 70 %   
 
     #[test]
     fn long_times_are_clocks() {
-        assert_eq!(clock(Duration::from_secs(2467)), "00:41:07");
-        assert_eq!(clock(Duration::from_millis(6)), "6.00 ms");
+        assert_eq!(lasted(Duration::from_secs(2467)), "00:41:07");
+        assert_eq!(lasted(Duration::from_millis(6)), "6.00 ms");
     }
 }

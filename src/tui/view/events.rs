@@ -75,9 +75,8 @@ fn clock_width(exact: bool) -> usize {
 
 /// `00:03:44.118`, or without the parts of a second.
 fn clock(event: &Event, exact: bool) -> String {
-    let (seconds, milliseconds) = (event.time.as_secs(), event.time.subsec_millis());
-    let clock = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if exact { format!("{clock}.{milliseconds:03}") } else { clock }
+    let clock = units::clock(event.time);
+    if exact { format!("{clock}.{:03}", event.time.subsec_millis()) } else { clock }
 }
 
 /// Draws where the selected event happened, as far as there is room.

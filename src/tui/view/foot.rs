@@ -21,7 +21,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
         let room = pen.left();
         // Of a text that is too long its end is seen, where the next letter goes.
         let typed = look.signs().tail(&look.fit(&typed), room);
-        let left = room - typed.chars().count();
+        let left = room.saturating_sub(typed.chars().count());
         let note = notes.into_iter().find(|note| note.chars().count() + 3 <= left);
         pen.text(&typed, look.strong()).skip(3).text(&note.unwrap_or_default(), Style::new());
         return;

@@ -32,7 +32,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let program = process.command.first().map_or("", |program| program.rsplit('/').next().unwrap_or(program));
     let (what, number) = match scale(model.size) {
         Scale::Wide => (command.as_str(), format!("   pid {}", process.pid)),
-        Scale::Middle => (program, format!("[{}]  {}", process.pid, time(model))),
+        Scale::Middle => (program, format!("[{}]  {}", process.pid, units::clock(picture.time))),
         Scale::Narrow | Scale::Line => (program, String::new()),
     };
     let gap = if wide { 3 } else { 1 };
@@ -78,12 +78,6 @@ fn stacks(model: &Model) -> String {
     format!("{} {}", units::count(count), if count == 1 { "stack" } else { "stacks" })
 }
 
-/// When the picture was taken, from the start of the watch.
-fn time(model: &Model) -> String {
-    let seconds = model.picture.time.as_secs();
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
 /// Whether the display shows the newest look, an older one, or the last one of all.
 fn live(pen: &mut Pen<'_>, model: &Model) {
     let mark = |mark: &'static str, ascii: &'static str| if model.look.ascii { ascii } else { mark };
@@ -105,7 +99,7 @@ fn clock(model: &Model) -> String {
     let picture = &model.picture;
     let stopped = units::time(picture.snapshot.stopped);
     let next = units::time(picture.next);
-    let time = time(model);
+    let time = units::clock(picture.time);
     let warnings = match picture.snapshot.warnings.len() {
         0 => String::new(),
         1 => "1 warning   ".to_owned(),

@@ -2,24 +2,21 @@
 #![allow(unsafe_code)]
 
 use std::arch::asm;
-use std::fs;
-use std::io;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 
-use stackscope::addr::{Addr, AddrRange};
-use stackscope::image::{Bytes, Files, Modules, Opened};
-use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
+use stackscope::addr::Addr;
+use stackscope::image::Modules;
 use stackscope::memory::{Memory, Unreadable};
 use stackscope::registers::{Register, Registers};
+use stackscope::target::{Target, This};
 
 /// Our own memory, read through the kernel, which refuses what is not mapped.
-pub(crate) struct OwnMemory(fs::File);
+pub(crate) struct OwnMemory(File);
 
 impl OwnMemory {
     pub(crate) fn open() -> OwnMemory {
-        OwnMemory(fs::File::open("/proc/self/mem").expect("our own memory"))
+        OwnMemory(File::open("/proc/self/mem").expect("our own memory"))
     }
 }
 
@@ -29,48 +26,8 @@ impl Memory for OwnMemory {
     }
 }
 
-struct OwnFiles;
-
-impl Files for OwnFiles {
-    fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {
-        let bytes = self.open(&mapping.file().ok_or(io::ErrorKind::NotFound)?.path)?;
-        Ok(Opened { bytes, same_file: true, stamp: None })
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Bytes> {
-        Ok(Arc::new(fs::read(path)?))
-    }
-}
-
-fn mapping(line: &str) -> Mapping {
-    let mut words = line.split_ascii_whitespace();
-    let (low, high) = words.next().unwrap().split_once('-').unwrap();
-    let access = words.next().unwrap().as_bytes();
-    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
-    let offset = number(words.next().unwrap());
-    let inode = words.nth(1).unwrap().parse().unwrap();
-    let origin = match words.next() {
-        None => Origin::Anonymous,
-        Some("[vdso]") => Origin::Vdso,
-        Some(name) if name.starts_with('[') => Origin::Special(name.into()),
-        Some(path) => Origin::File(MappedFile {
-            path: path.into(),
-            deleted: false,
-            offset,
-            identity: Some(FileIdentity { device: 0, inode }),
-        }),
-    };
-    Mapping {
-        range: AddrRange::new(Addr(number(low)), Addr(number(high))),
-        access: Access { read: access[0] == b'r', write: access[1] == b'w', execute: access[2] == b'x' },
-        shared: access[3] == b's',
-        origin,
-    }
-}
-
 pub(crate) fn modules() -> Modules {
-    let mappings: Vec<_> = fs::read_to_string("/proc/self/maps").unwrap().lines().map(mapping).collect();
-    Modules::load(&mappings, &OwnMemory::open(), &OwnFiles)
+    This::with(|this| Modules::load(this.mappings(), this, this)).expect("our own map")
 }
 
 /// Calls `then` with the registers of this function as they were just before.

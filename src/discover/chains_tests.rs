@@ -31,8 +31,8 @@ fn unwound(program: &Program, word: u64, above: &[u64], origin: Origin, mapping:
     let scene = Scene { memory: &slices, dead: &[], thread_pointer: None };
     let code = CodeView { read: &|_, _| false, function_start: &|_| None, memory: &slices, unbound: &|_, _| None };
     let hypotheses = contexts::hypotheses(&scene, &sites);
-    assert_eq!(hypotheses.len(), 1);
-    program.with_tables(|tables| unwind(&scene, &sites, &[mapping], tables, code, &hypotheses))
+    assert_eq!((hypotheses.found.len(), hypotheses.cut), (1, false));
+    program.with_tables(|tables| unwind(&scene, &sites, &[mapping], tables, code, &hypotheses.found))
 }
 
 fn stack() -> Mapping {

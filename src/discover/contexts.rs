@@ -69,12 +69,27 @@ struct Hit {
     site: u32,
 }
 
-/// All hypotheses that memory allows, by the address of the resume word.
-pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Vec<Hypothesis> {
+/// What memory allows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Hypotheses {
+    /// Those that a block holds whole, and then the others; both by the address of the resume word.
+    pub found: Vec<Hypothesis>,
+    /// Whether the limit was reached, so that there may be more.
+    pub cut: bool,
+}
+
+/// All hypotheses that memory allows.
+pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Hypotheses {
+    hypotheses_of(scene, sites, MOST_HITS)
+}
+
+/// The same where not more than `most` words are looked at.
+fn hypotheses_of(scene: &Scene<'_>, sites: &Sites, most: usize) -> Hypotheses {
     if sites.sites.is_empty() {
-        return Vec::new();
+        return Hypotheses::default();
     }
-    let hits = Words::new(scene, sites).find(scene);
+    let hits = Words::new(scene, sites).find(scene, most);
+    let (hits, cut) = (hits.found, hits.cut);
     let (mut whole, mut saved_sps) = (Vec::new(), Vec::new());
     for implied in hits.iter().flat_map(|hit| all_implied(scene, sites, *hit)) {
         match implied {
@@ -82,7 +97,7 @@ pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Vec<Hypothesis> {
             Implied::NeedsHolder(hypothesis) => saved_sps.push(hypothesis.saved_sp.0),
         }
     }
-    let holders = Holders::find(scene, saved_sps);
+    let holders = Holders::find(scene, saved_sps, most);
     // What a word implies is quicker worked out again than kept.
     let mut found = share::in_parts(&hits, |part| {
         let mut found = Vec::new();
@@ -95,7 +110,7 @@ pub fn hypotheses(scene: &Scene<'_>, sites: &Sites) -> Vec<Hypothesis> {
         found
     });
     found.splice(0..0, whole);
-    found
+    Hypotheses { found, cut: cut || holders.cut }
 }
 
 /// What a resume word at its place implies.
@@ -246,36 +261,41 @@ impl Words {
     }
 
     /// In the order of the addresses.
-    fn find(&self, scene: &Scene<'_>) -> Vec<Hit> {
-        matches(scene, &self.filter, |at, word, hits| {
+    fn find(&self, scene: &Scene<'_>, most: usize) -> Matches<Hit> {
+        matches(scene, &self.filter, most, |at, word, hits| {
             let sites = self.sites.get(&word).map_or(&[][..], Vec::as_slice);
             hits.extend(sites.iter().map(|site| Hit { at, site: *site }));
         })
     }
 }
 
-/// Where each of a set of values is held: values and places, sorted.
-struct Holders(Vec<(u64, u64)>);
+/// Where each of a set of values is held.
+struct Holders {
+    /// Values and places, sorted.
+    held: Vec<(u64, u64)>,
+    /// Whether there may be more.
+    cut: bool,
+}
 
 impl Holders {
-    fn find(scene: &Scene<'_>, mut values: Vec<u64>) -> Holders {
+    fn find(scene: &Scene<'_>, mut values: Vec<u64>, most: usize) -> Holders {
         values.sort_unstable();
         values.dedup();
         let filter = Filter::of(22, values.iter().copied());
-        let mut held = matches(scene, &filter, |at, word, held| {
+        let Matches { found: mut held, cut } = matches(scene, &filter, most, |at, word, held| {
             if values.binary_search(&word).is_ok() {
                 held.push((word, at));
             }
         });
         held.sort_unstable();
-        Holders(held)
+        Holders { held, cut }
     }
 
     /// The first of those that hold `value`.
     fn of(&self, value: u64) -> &[(u64, u64)] {
-        let first = self.0.partition_point(|(held, _)| *held < value);
-        let count = self.0[first..].iter().take(MOST_HOLDERS).take_while(|(held, _)| *held == value).count();
-        &self.0[first..first + count]
+        let first = self.held.partition_point(|(held, _)| *held < value);
+        let count = self.held[first..].iter().take(MOST_HOLDERS).take_while(|(held, _)| *held == value).count();
+        &self.held[first..first + count]
     }
 }
 
@@ -314,30 +334,46 @@ impl Filter {
     }
 }
 
+/// What was made of words.
+struct Matches<T> {
+    found: Vec<T>,
+    /// Whether there may be more.
+    cut: bool,
+}
+
 /// What `visit` makes of each aligned word that `filter` lets through, and that lies in no dead part, in the order of the
-/// addresses. The work is shared by as many threads as help.
-fn matches<T: Send>(scene: &Scene<'_>, filter: &Filter, visit: impl Fn(u64, u64, &mut Vec<T>) + Sync) -> Vec<T> {
+/// addresses, until that is about `most`. The work is shared by as many threads as help.
+fn matches<T: Send>(
+    scene: &Scene<'_>,
+    filter: &Filter,
+    most: usize,
+    visit: impl Fn(u64, u64, &mut Vec<T>) + Sync,
+) -> Matches<T> {
     let bytes: usize = scene.memory.iter().map(|(_, bytes)| bytes.len()).sum();
     let shares = scene.memory.shared_out(share::threads(bytes, WORTH_A_THREAD));
     let dead = scene.dead;
-    let most = MOST_HITS / shares.len();
+    let most = most / shares.len();
     let found = share::among(shares, |pieces| {
-        let mut found = Vec::new();
+        let (mut found, mut cut) = (Vec::new(), false);
         for (start, bytes) in pieces {
             // Pieces are whole words.
             for (index, word) in bytes.as_chunks::<8>().0.iter().enumerate() {
                 let word = u64::from_le_bytes(*word);
-                if filter.may_have(word) && found.len() < most {
-                    let at = start.0 + 8 * index as u64;
-                    if !is_among(dead, Addr(at)) {
-                        visit(at, word, &mut found);
-                    }
+                let at = start.0 + 8 * index as u64;
+                if !filter.may_have(word) || is_among(dead, Addr(at)) {
+                    continue;
                 }
+                if found.len() >= most {
+                    cut = true;
+                    break;
+                }
+                visit(at, word, &mut found);
             }
         }
-        found
+        (found, cut)
     });
-    share::joined(found)
+    let (found, cut): (Vec<Vec<T>>, Vec<bool>) = found.into_iter().unzip();
+    Matches { found: share::joined(found), cut: cut.contains(&true) }
 }
 
 #[cfg(test)]

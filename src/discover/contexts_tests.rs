@@ -7,7 +7,7 @@ use crate::discover::testing::{BLOCK, HEAP, RBP, RBX, RESUME, STACK, Words, held
 fn found(words: &[(u64, &[u64])], sites: &Sites, dead: &[AddrRange]) -> Vec<Hypothesis> {
     let words = Words::new(words);
     let slices = words.slices();
-    hypotheses(&Scene { memory: &slices, dead, thread_pointer: Some(HEAP) }, sites)
+    hypotheses(&Scene { memory: &slices, dead, thread_pointer: Some(HEAP) }, sites).found
 }
 
 fn on_stack(saved_sp: u64, holder: Option<u64>) -> Hypothesis {
@@ -25,6 +25,19 @@ fn a_resume_word_and_who_points_to_what_was_saved() {
     assert_eq!(twice, [on_stack(STACK, Some(HEAP)), on_stack(STACK, Some(HEAP + 16))]);
     // A pointer to somewhere near is none.
     assert_eq!(found(&[(STACK, stack), (HEAP, &[STACK + 8])], &sites, &[]), [on_stack(STACK, None)]);
+}
+
+#[test]
+fn it_is_told_where_not_all_words_were_looked_at() {
+    let sites = sites(Origin::Switch, held_on_stack());
+    let words = Words::new(&[(STACK, &[1, 2, RESUME, 3, 4, RESUME]), (HEAP, &[STACK, STACK + 24, STACK])]);
+    let slices = words.slices();
+    let found = |most| hypotheses_of(&Scene { memory: &slices, dead: &[], thread_pointer: None }, &sites, most);
+    let (first, second) = (on_stack(STACK, Some(HEAP)), on_stack(STACK + 24, Some(HEAP + 8)));
+    let again = on_stack(STACK, Some(HEAP + 16));
+    assert_eq!(found(3), Hypotheses { found: vec![first.clone(), again, second.clone()], cut: false });
+    assert_eq!(found(2), Hypotheses { found: vec![first.clone(), second], cut: true });
+    assert_eq!(found(1), Hypotheses { found: vec![first], cut: true });
 }
 
 #[test]
@@ -83,7 +96,7 @@ fn registers_come_from_stack_and_block() {
     let scene = Scene { memory: &slices, dead: &[], thread_pointer: None };
     let check = |layout: Layout, expected: [Option<u64>; 3]| {
         let sites = sites(Origin::Switch, layout);
-        let hypothesis = hypotheses(&scene, &sites).pop().unwrap();
+        let hypothesis = hypotheses(&scene, &sites).found.pop().unwrap();
         let registers = registers(&scene, &sites, &hypothesis);
         assert_eq!([RBX, RBP, X86_64.sp].map(|register| registers.get(register)), expected);
         assert_eq!(resumes_at(&scene, &sites, &hypothesis), Some(Pc::After(Addr(RESUME))));

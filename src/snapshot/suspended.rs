@@ -105,7 +105,7 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     let thread_pointer = threads.iter().find_map(|chain| chain.thread.thread_pointer);
     let scene = Scene { memory, dead: &dead, thread_pointer };
     let hypotheses = hypotheses(&scene, sites);
-    debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.len());
+    debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.found.len());
     let starts = Starts::new(tables);
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
@@ -113,9 +113,9 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
         memory: all,
         unbound: &|slot, value| modules.unbound(slot, value),
     };
-    let chains = chains::unwind(&scene, sites, mappings, tables, code, &hypotheses);
+    let chains = chains::unwind(&scene, sites, mappings, tables, code, &hypotheses.found);
     debug!("{} of them unwind to a root", chains.chains.len());
-    if chains.cut {
+    if hypotheses.cut || chains.cut {
         warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
     }
     let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();

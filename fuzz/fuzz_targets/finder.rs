@@ -1,7 +1,10 @@
 //! Arbitrary code and memory: derives switch descriptors, looks for contexts, unwinds, chooses and measures them.
 #![no_main]
 
+mod code;
+
 use arbitrary::Arbitrary;
+use code::{CODE, CodeAt};
 use libfuzzer_sys::fuzz_target;
 use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::X86_64;
@@ -19,7 +22,6 @@ use stackscope::mapping::{Access, Mapping, Origin as MappingOrigin};
 use stackscope::memory::Slices;
 use stackscope::unwind::{Code, Placed, Tables};
 
-const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x2_0000;
 
 /// A call of a switch routine, and the routine: six registers pushed, stack pointers exchanged, six popped.
@@ -39,20 +41,6 @@ struct Input<'a> {
     /// Pairs: whether to lay down a code address or a place in this memory, and which.
     words: Vec<(bool, u16)>,
     running: u16,
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Code for Bytes<'_> {
-    fn is_executable(&self, at: Addr) -> bool {
-        at.0.checked_sub(CODE).is_some_and(|offset| offset < self.0.len() as u64)
-    }
-
-    fn code(&self, at: Addr, into: &mut [u8]) -> bool {
-        let tail = at.0.checked_sub(CODE).and_then(|offset| self.0.get(offset as usize..));
-        let bytes = tail.and_then(|tail| tail.get(..into.len()));
-        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
-    }
 }
 
 fuzz_target!(|input: Input| {
@@ -102,7 +90,7 @@ fuzz_target!(|input: Input| {
     let scene = Scene { memory: &memory, dead: &[], thread_pointer: Some(STACK) };
 
     let ranges = [AddrRange::new(Addr(CODE), Addr(CODE + code.len() as u64))];
-    let code = Bytes(&code);
+    let code = CodeAt(&code);
     let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
     let tables = Tables::of(&X86_64, &code, [placed]);
     let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new(), is_whole: false }];
@@ -112,7 +100,7 @@ fuzz_target!(|input: Input| {
         memory: &memory,
         unbound: &|_, _| None,
     };
-    let chains = chains::unwind(&scene, &sites, &mappings, &tables, view, &hypotheses(&scene, &sites));
+    let chains = chains::unwind(&scene, &sites, &mappings, &tables, view, &hypotheses(&scene, &sites).found);
     let choices = choose(&chains, &sites, &mappings, &running, view);
     let contexts = classify(&chains, &sites, &choices, view);
     let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };

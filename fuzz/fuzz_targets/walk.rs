@@ -1,9 +1,12 @@
 //! Arbitrary registers, stack, code and rules: walks to the end, twice.
 #![no_main]
 
+mod code;
+
 use std::ops::ControlFlow;
 
 use arbitrary::Arbitrary;
+use code::{CODE, CodeAt};
 use libfuzzer_sys::fuzz_target;
 use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::{AARCH64, X86_64};
@@ -12,7 +15,6 @@ use stackscope::memory::Copied;
 use stackscope::registers::{Register, Registers};
 use stackscope::unwind::{Code, Placed, Rules, Tables, walk};
 
-const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x2_0000;
 const LIMIT: usize = 4096;
 
@@ -26,20 +28,6 @@ struct Input<'a> {
     /// The instructions of the one CIE, and of the one entry that covers all code.
     cie: &'a [u8],
     fde: &'a [u8],
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Code for Bytes<'_> {
-    fn is_executable(&self, at: Addr) -> bool {
-        at.0.checked_sub(CODE).is_some_and(|offset| offset < self.0.len() as u64)
-    }
-
-    fn code(&self, at: Addr, into: &mut [u8]) -> bool {
-        let tail = at.0.checked_sub(CODE).and_then(|offset| self.0.get(offset as usize..));
-        let bytes = tail.and_then(|tail| tail.get(..into.len()));
-        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
-    }
 }
 
 /// A CIE with its FDE: version 1, factors 1 and -8, addresses in eight bytes.
@@ -58,7 +46,7 @@ fn eh_frame(column: Register, input: &Input<'_>) -> Vec<u8> {
 
 fuzz_target!(|input: Input| {
     let arch = if input.is_aarch64 { &AARCH64 } else { &X86_64 };
-    let code = Bytes(input.code);
+    let code = CodeAt(input.code);
     let range = [AddrRange::new(Addr(CODE), Addr(CODE + input.code.len() as u64))];
     let bytes = eh_frame(arch.link.unwrap_or(arch.pc), &input);
     let eh_frame = Some(SectionBytes { svma: 0x1000, bytes: &bytes });

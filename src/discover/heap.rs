@@ -39,21 +39,20 @@ pub fn blocks_around(memory: &Slices<'_>, range: AddrRange, places: &[Addr]) -> 
     let first = first_header(memory, range);
     let mut at = first;
     for _ in 0..MOST_BLOCKS {
-        let lost = || (at != first).then(|| block_without_header(memory, range, at, *places.get(next)?)).flatten();
-        let Some(block) = block(memory, range, at) else {
-            if let Some(found) = found.get_mut(next) {
-                *found = lost();
-            }
-            break;
-        };
-        while let Some(place) = places.get(next).filter(|place| **place < block.high) {
-            found[next] = block.contains(*place).then_some(block);
-            next += 1;
+        let known = block(memory, range, at);
+        let lost = || (at != first).then(|| block_without_header(memory, range, at, places[next])).flatten();
+        let Some(block) = known.or_else(lost) else { break };
+        let count = places[next..].iter().take_while(|place| **place < block.high).count();
+        // Where two stacks have run over their headers, it is not known where the first one ends.
+        let is_told = known.is_some() || count == 1;
+        for (found, place) in found[next..].iter_mut().zip(&places[next..]).take(count) {
+            *found = (is_told && block.contains(*place)).then_some(block);
         }
+        next += count;
         if next == places.len() {
             break;
         }
-        at = chunk_end(memory, at);
+        at = if known.is_some() { chunk_end(memory, at) } else { block.high.offset(-8) };
     }
     found
 }
@@ -153,6 +152,20 @@ mod tests {
         let memory = Slices::new(vec![(range.low, &bytes)]);
         let expected = AddrRange::new(Addr(0x12a0), Addr(0x12d8));
         assert_eq!(blocks_around(&memory, range, &[Addr(0x12b8)]), [Some(expected)]);
+    }
+
+    #[test]
+    fn of_two_that_ran_over_their_headers_nothing_is_told() {
+        let mut bytes = heap(&[0x291, 0x41, 0x101, 0x41, 0x201]);
+        bytes[0x298..0x2a0].fill(0xee);
+        let range = AddrRange::new(Addr(0x1000), Addr(0x1000 + bytes.len() as u64));
+        let (first, second, last) = (Addr(0x12b8), Addr(0x13f0), Addr(0x1500));
+        let block = |low, high| Some(AddrRange::new(Addr(low), Addr(high)));
+        let told = |bytes: &[u8], places: &[Addr]| blocks_around(&Slices::new(vec![(range.low, bytes)]), range, places);
+        let of_last = block(0x1420, 0x1618);
+        assert_eq!(told(&bytes, &[first, second, last]), [block(0x12a0, 0x12d8), block(0x13e0, 0x1418), of_last]);
+        bytes[0x3d8..0x3e0].fill(0xee);
+        assert_eq!(told(&bytes, &[first, second, last]), [None, None, of_last]);
     }
 
     #[test]

@@ -24,15 +24,16 @@ pub(super) fn measure(stacks: &mut [Stack], mappings: &[Mapping], memory: &dyn M
             by_heap.entry(heap).or_default().push((id, top));
         }
     }
-    for (range, tops) in by_heap {
+    for (range, mut tops) in by_heap {
         let mut bytes = vec![0; range.len() as usize];
         if memory.read(range.low, &mut bytes).is_err() {
             continue;
         }
         let heap = Slices::new(vec![(range.low, &bytes)]);
-        for (id, top) in tops {
-            // Its stack pointer may lie below the block that it begins in: a block has no guard.
-            let block = heap::blocks_around(&heap, range, &[top.offset(-8)]).pop().flatten();
+        // Their stack pointers may lie below the blocks that they begin in: a block has no guard.
+        tops.sort_unstable_by_key(|(_, top)| *top);
+        let places: Vec<Addr> = tops.iter().map(|(_, top)| top.offset(-8)).collect();
+        for ((id, top), block) in tops.into_iter().zip(heap::blocks_around(&heap, range, &places)) {
             if let Some(block) = block.filter(|block| top <= block.high) {
                 stacks[id].bounds = Bounds::of(block, BoundsFrom::Malloc, Guard::None);
             }

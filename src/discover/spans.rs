@@ -84,6 +84,9 @@ fn in_malloc(spans: &mut [Span], mapping: AddrRange, members: &[usize], memory: 
 /// Tops are known to a page only: a distance of one page is no measure, and such stacks stay without bounds. Those that
 /// are as long as guarded stacks are, `guarded_size`, have their bounds.
 fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize], guarded_size: Option<u64>) {
+    if members.len() < 2 {
+        return;
+    }
     let is_bare = |bounds: &Bounds| {
         !matches!(bounds.guard, Guard::Ok(_)) && matches!(bounds.from, BoundsFrom::Mapping | BoundsFrom::Inferred)
     };

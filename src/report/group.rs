@@ -1,16 +1,16 @@
 //! Puts stacks together that are equal in something: their stitched backtraces, what they were started for, where they are.
 
 use std::cmp::Reverse;
-use std::hash::Hash;
 #[cfg(feature = "tui")]
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::DefaultHasher;
+use std::hash::{Hash, Hasher};
 
 use foldhash::HashMap;
 
 use crate::addr::Pc;
 use crate::filter::Filter;
 use crate::share;
-use crate::snapshot::{Confidence, Kind, Snapshot, Stack, State};
+use crate::snapshot::{Confidence, Kind, Snapshot, Stack, StackFrame, State};
 use crate::unwind::{Ended, FoundBy};
 
 /// By what stacks are put together.
@@ -87,13 +87,48 @@ fn by_backtrace(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
 /// A number for the backtrace of each of `starts`, the same where they are equal; by stack.
 fn numbered_shapes(snapshot: &Snapshot, starts: &[usize]) -> Vec<usize> {
     let mut numbers = Numbers::default();
-    let mut known = HashMap::default();
+    let (mut known, mut by_address) = (HashMap::default(), HashMap::default());
     let mut shape_of = vec![0; snapshot.stacks.len()];
     for id in starts {
-        let next = known.len();
-        shape_of[*id] = *known.entry(shapes(snapshot, *id, |pc| numbers.of(snapshot, pc))).or_insert(next);
+        shape_of[*id] = *by_address.entry(Backtrace { snapshot, id: *id }).or_insert_with(|| {
+            let next = known.len();
+            *known.entry(shapes(snapshot, *id, |pc| numbers.of(snapshot, pc))).or_insert(next)
+        });
     }
     shape_of
+}
+
+/// A stitched backtrace, compared by code addresses. Equal ones are equal in functions as well, and most have many equals.
+struct Backtrace<'s> {
+    snapshot: &'s Snapshot,
+    id: usize,
+}
+
+impl Backtrace<'_> {
+    fn stacks(&self) -> impl Iterator<Item = &Stack> {
+        self.snapshot.stitched(self.id).map(|id| &self.snapshot.stacks[id])
+    }
+}
+
+impl PartialEq for Backtrace<'_> {
+    fn eq(&self, other: &Backtrace<'_>) -> bool {
+        let head = |stack: &Stack| (stack.kind, stack.state, stack.confidence, stack.ended);
+        let place = |frame: &StackFrame| (frame.frame.pc, frame.frame.found_by);
+        let alike = |left: &Stack, right: &Stack| {
+            head(left) == head(right) && left.frames.iter().map(place).eq(right.frames.iter().map(place))
+        };
+        self.stacks().count() == other.stacks().count()
+            && self.stacks().zip(other.stacks()).all(|(left, right)| alike(left, right))
+    }
+}
+
+impl Eq for Backtrace<'_> {}
+
+impl Hash for Backtrace<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let frames = self.stacks().flat_map(|stack| &stack.frames);
+        frames.for_each(|frame| frame.frame.pc.addr().hash(state));
+    }
 }
 
 /// A number for each function, to compare by. Names would be read anew for each of a hundred thousand stacks.

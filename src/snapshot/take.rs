@@ -400,9 +400,12 @@ pub(super) fn named(
             warnings.push(format!("thread {} was not stopped: {reason}", chain.thread.tid));
         }
     }
-    let distinct: HashSet<Pc> = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
-    let mut pcs: Vec<Pc> = distinct.into_iter().collect();
+    let mut pcs = share::in_parts(&stacks, |part| {
+        let distinct: HashSet<Pc> = part.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc).collect();
+        distinct.into_iter().collect()
+    });
     pcs.sort_unstable_by_key(|pc| (pc.addr(), pc.lookup()));
+    pcs.dedup();
     let resolve = |lines| names::resolve_telling(modules, &pcs, files, lines, &seen.progress);
     let names = seen.lines.map_or_else(Names::default, resolve);
     let places = Places::new(&pcs, modules, &names);

@@ -1,15 +1,19 @@
 //! Shares work among threads of our own.
 
 use std::num::NonZero;
-use std::thread::ScopedJoinHandle;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 
 /// More threads than this find nothing faster: each compiles the rules that it meets anew, and memory has its limits.
 const MOST_THREADS: usize = 4;
 
 /// How many threads are worth starting for so much work, if each should have at least `worth_one`.
 pub(crate) fn threads(work: usize, worth_one: usize) -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    processors.min(MOST_THREADS).min(work.div_ceil(worth_one)).max(1)
+    match work.div_ceil(worth_one).min(MOST_THREADS) {
+        // To ask for the processors takes some calls of the kernel's.
+        0 | 1 => 1,
+        worth => worth.min(thread::available_parallelism().map_or(1, NonZero::get)),
+    }
 }
 
 /// Does `work` on parts of `all`, on as many threads as are worth it, and gives what came of them in their order.
@@ -29,35 +33,69 @@ pub(crate) fn joined<T>(lists: Vec<Vec<T>>) -> Vec<T> {
     all
 }
 
-/// Does two things at once.
-pub(crate) fn both<L: Send, R>(left: impl FnOnce() -> L + Send, right: impl FnOnce() -> R) -> (L, R) {
-    std::thread::scope(|scope| {
-        let left = scope.spawn(left);
+/// Does two things at once, or one after the other where no thread can be started.
+pub(crate) fn both<L: Send, R>(left: impl Fn() -> L + Sync, right: impl FnOnce() -> R) -> (L, R) {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, &left);
         let right = right();
-        (came_of(left), right)
+        (thread.map_or_else(|_| left(), came_of), right)
     })
 }
 
 /// Frees what is large on a thread of its own: the kernel takes a while to take hundreds of megabytes back.
 pub(crate) fn free<T: Send + 'static>(large: T) {
     // Where there is no thread for it, it is freed here.
-    let _ = std::thread::Builder::new().name("stackscope-free".into()).spawn(move || drop(large));
+    let _ = thread::Builder::new().name("stackscope-free".into()).spawn(move || drop(large));
 }
 
 /// Does `work` on each part, each on a thread of its own, and gives what came of them in the order of the parts.
 pub(crate) fn among<T: Send, R: Send>(parts: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let mut parts = parts.into_iter();
-        let first = parts.next();
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
-        let mut done: Vec<R> = first.map(work).into_iter().collect();
-        done.extend(others.into_iter().map(came_of));
+    let threads = parts.len();
+    worked_off(parts, threads, work)
+}
+
+/// Has up to so many threads, this one among them, work off the parts, first come first served, and gives what came of
+/// them in the order of the parts. Threads that can't be started, as there may be no more, are done without.
+pub(crate) fn worked_off<T: Send, R: Send>(parts: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let waiting = Mutex::new(parts.into_iter().enumerate());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work_off = || {
+        let mut done = Vec::new();
+        while let Some((index, part)) = next() {
+            done.push((index, work(part)));
+        }
         done
-    })
+    };
+    let mut done = thread::scope(|scope| {
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work_off).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
+        let mut done = work_off();
+        others.into_iter().for_each(|other| done.extend(came_of(other)));
+        done
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, done)| done).collect()
 }
 
 /// What a thread of ours made. A panic there would be a mistake of ours, and goes on here.
 fn came_of<R>(thread: ScopedJoinHandle<'_, R>) -> R {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_of_parts_stands_in_their_order() {
+        let squares: Vec<usize> = (0..100).map(|number| number * number).collect();
+        for threads in [0, 1, 3, 200] {
+            assert_eq!(worked_off((0..100).collect(), threads, |number: usize| number * number), squares);
+        }
+        assert_eq!(among(vec![3, 1, 2], |number| number * 2), [6, 2, 4]);
+        assert_eq!(worked_off(Vec::<u8>::new(), 4, |part| part), Vec::<u8>::new());
+        assert_eq!(both(|| 1, || 2), (1, 2));
+        let numbers: Vec<usize> = (0..100_000).collect();
+        assert_eq!(in_parts(&numbers, <[usize]>::to_vec), numbers);
+    }
 }

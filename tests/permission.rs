@@ -1,5 +1,5 @@
 //! Where the kernel does not let us trace: one screen of text with the exact setting and the fix, exit code 125, no screen
-//! taken over, and no hang.
+//! taken over, and no hang. And where it lets us start no thread: what can be done without.
 //!
 //! Each way is brought about for the command alone. A kernel without Yama is made to look as if it had it: a mount namespace
 //! shows the setting, and a seccomp filter answers to an attach what Yama would.
@@ -9,10 +9,12 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use stackscope_harness::{Running, scratch};
+use stackscope_harness::{Running, gcore, scratch};
 
 /// The user that owns nothing.
 const NOBODY: &str = "65534";
@@ -184,4 +186,24 @@ fn the_terminal_is_not_taken_over() {
         terminal.is_restored();
     }
     assert!(!written().contains("\x1b[?1049h"), "{:?}", written());
+}
+
+#[test]
+fn where_no_thread_can_be_started_a_core_file_is_shown_all_the_same() {
+    if !is_root() {
+        return;
+    }
+    let public = Public::new("threads");
+    let fixture = Running::start("co_asm", &["50", "slab"]);
+    let core = gcore(fixture.pid(), &public.0);
+    std::fs::set_permissions(&core, Permissions::from_mode(0o644)).unwrap();
+    let dump = |limit: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "prlimit", limit]);
+        command.arg(public.command()).args(["dump", "--all"]).arg(&core).output().unwrap()
+    };
+    let (with, without) = (dump("--core=0"), dump("--nproc=0"));
+    assert!(with.status.success() && with.stdout.len() > 1000, "{with:?}");
+    assert_eq!(String::from_utf8(without.stdout), String::from_utf8(with.stdout));
+    assert_eq!((without.status, without.stderr), (with.status, with.stderr));
 }

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::calls::{Calls, Wanted, calls_of};
 use super::descriptors::{ImageCode, Layout, Resume, Switches, derive};
@@ -15,6 +14,7 @@ use crate::addr::{Addr, Pc};
 use crate::arch::X86_64;
 use crate::image::{Image, Module, Modules, indirect_calls};
 use crate::memory::Memory;
+use crate::share;
 use crate::target::CacheFolder;
 use crate::unwind::Tables;
 
@@ -151,21 +151,7 @@ fn of_each<'m, T: Send>(modules: &[&'m Module], work: impl Fn(usize, &'m Module)
     let size = |module: &Module| module.ranges.iter().map(|range| range.len()).sum::<u64>();
     let mut order: Vec<usize> = (0..modules.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(size(modules[*index])));
-    let next = AtomicUsize::new(0);
-    let work_off = || {
-        let mut done = Vec::new();
-        while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((*index, work(*index, modules[*index])));
-        }
-        done
-    };
-    let mut done = std::thread::scope(|scope| {
-        let other = scope.spawn(work_off);
-        let mut done = work_off();
-        // A panic there would be a mistake of ours, and goes on here.
-        done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        done
-    });
+    let mut done = share::worked_off(order, 2, |index| (index, work(index, modules[index])));
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()
 }

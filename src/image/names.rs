@@ -10,7 +10,6 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -19,6 +18,7 @@ use super::dwarf::{self, Aside, Frame};
 use super::symbols::{Symbol, Table};
 use super::{Files, Image, Module, Modules, Progress, debug_files, perf_map};
 use crate::addr::{Addr, Pc};
+use crate::share;
 
 /// A function that an address lies in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,25 +75,15 @@ pub fn resolve(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines) -
 pub fn resolve_telling(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines, progress: &Progress) -> Names {
     let jobs = jobs(modules, pcs);
     progress.begin(jobs.len());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // The parsers below promise not to panic on damaged files. Should one break it, its module has no names.
-            let names = catch_unwind(AssertUnwindSafe(|| names(job, files, lines))).unwrap_or_default();
-            progress.step();
-            done.extend(job.addrs.iter().map(|addr| Addr(*addr)).zip(names));
-        }
-        done
+    let named = |job: &Job<'_>| {
+        // The parsers below promise not to panic on damaged files. Should one break it, its module has no names.
+        let names = catch_unwind(AssertUnwindSafe(|| names(job, files, lines))).unwrap_or_default();
+        progress.step();
+        job.addrs.iter().map(|addr| Addr(*addr)).zip(names).collect::<Vec<_>>()
     };
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
-    let by_addr = thread::scope(|scope| {
-        let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
-        let own = work();
-        let others = others.into_iter().flat_map(|other| other.join().unwrap_or_default());
-        own.into_iter().chain(others).collect()
-    });
-    Names { by_addr }
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let by_addr = share::worked_off(jobs.iter().collect(), threads, named);
+    Names { by_addr: by_addr.into_iter().flatten().collect() }
 }
 
 /// Groups `pcs` by module, the largest files first, so that they don't come last to one worker.

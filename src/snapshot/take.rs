@@ -1,8 +1,8 @@
 //! Takes a snapshot: look, let go, and only then find out what it all means.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use foldhash::HashSet;
@@ -333,20 +333,22 @@ fn prepare(
     };
     let given_up = &AtomicBool::new(false);
     let (say, said) = mpsc::channel();
-    std::thread::scope(|scope| {
-        let room = scope.spawn(move || {
-            let pages = live.pages(bounds::EVERYTHING, known.mappings()).ok()?;
-            let is_wanted = TouchedCopy::bytes_for(&pages) > LITTLE_ROOM || said.recv().unwrap_or(false);
-            is_wanted.then(|| TouchedCopy::with_room_for(&pages, &live.memory(), given_up))
-        });
+    let said = Mutex::new(said);
+    let room = || {
+        let pages = live.pages(bounds::EVERYTHING, known.mappings()).ok()?;
+        let is_wanted = TouchedCopy::bytes_for(&pages) > LITTLE_ROOM || said.lock().ok()?.recv().unwrap_or(false);
+        is_wanted.then(|| TouchedCopy::with_room_for(&pages, &live.memory(), given_up))
+    };
+    let others = move || {
         let sites = sites_of(modules, tables, &live.memory(), derived);
         let is_worth_it = keeps || suspended::worth_a_look(&sites);
         given_up.store(!is_worth_it, Ordering::Relaxed);
         // It is not listened to where there is more to copy.
         let _ = say.send(is_worth_it);
-        let map = live.known_map_after(known);
-        Prepared { sites, copy: room.join().ok().flatten().filter(|_| is_worth_it), map }
-    })
+        (sites, is_worth_it, live.known_map_after(known))
+    };
+    let (copy, (sites, is_worth_it, map)) = share::both(room, others);
+    Prepared { sites, copy: copy.filter(|_| is_worth_it), map }
 }
 
 /// What decides which code lies where.

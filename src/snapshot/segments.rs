@@ -11,7 +11,7 @@ use crate::arch::Arch;
 use crate::discover::bounds::Guard;
 use crate::image::Modules;
 use crate::memory::Memory;
-use crate::unwind::Tables;
+use crate::unwind::{FoundBy, Tables};
 
 /// Marks the coroutines among `stacks` that are segments.
 pub(super) fn mark(stacks: &mut [Stack], places: &Places, arch: &'static Arch, modules: &Modules, memory: &dyn Memory) {
@@ -47,8 +47,12 @@ fn routine(pc: Pc, places: &Places, tables: &Tables<'_>) -> Option<Addr> {
 
 /// The routine that was called where the chain goes on.
 fn called_routine(stacks: &[Stack], id: usize, arch: &Arch, modules: &Modules, memory: &dyn Memory) -> Option<Addr> {
-    let caller = stacks.get(stacks[id].resumed_by?)?.frames.first()?.frame.pc;
-    let Pc::After(return_address) = caller else { return None };
+    let caller = stacks.get(stacks[id].resumed_by?)?.frames.first()?.frame;
+    // What was found in memory left by a switch, wherever the stack's own frames lead.
+    let Pc::After(return_address) = caller.pc else { return None };
+    if caller.found_by == FoundBy::Descriptor {
+        return None;
+    }
     let mut before = vec![0; arch.longest_call];
     if !modules.code(return_address.offset(-(before.len() as i64)), &mut before) {
         return None;

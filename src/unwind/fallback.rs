@@ -1,7 +1,8 @@
 //! Guessing a frame's caller where nothing describes the code.
 //!
-//! In this order: a routine that has pushed nothing yet, or never does; the chain of frame pointers; a search of the
-//! stack for a return address. Each guess is checked, and the frame that it gives is marked with how it was found.
+//! In this order: a routine that has pushed nothing yet, or never does; one that was called from right here, while the
+//! frame pointer is of another stack; the chain of frame pointers; a search of the stack for a return address: its call
+//! leads to where we are, or the rules for it lead on to another return address or to a root. Each guess is checked, and the frame that it gives is marked with how it was found.
 //! Where the checks fail there is no caller: a wrong frame is worse than a missing one.
 
 use super::follow::{Lead, lead};
@@ -16,6 +17,8 @@ use crate::registers::Registers;
 const SCANNED_WORDS: u64 = 256;
 /// How far into a routine that nothing describes we believe to be, in bytes: hand-written ones are short.
 const LONGEST_ROUTINE: u64 = 4096;
+/// A caller's frame is rarely larger, in bytes; and where it is, its callers go missing, rather than to be another's.
+const LARGE_FRAME: i64 = 4096;
 
 /// Turns the registers of a frame whose code nothing describes into its caller's, and says how they were found.
 pub(super) fn caller(
@@ -27,10 +30,37 @@ pub(super) fn caller(
     if matches!(pc, Pc::At(_)) && leaf(rules, pc, registers, memory).is_some() {
         return Some(FoundBy::Scan);
     }
+    if let Some(caller) = beside_foreign_pointer(rules, pc, registers, memory) {
+        *registers = caller;
+        return Some(FoundBy::Scan);
+    }
     if frame_pointer(rules, registers, memory).is_some() {
         return Some(FoundBy::FramePointer);
     }
-    scan(rules, pc, registers, memory).map(|()| FoundBy::Scan)
+    let looks_right = |rules: &mut Rules<'_, '_>, address: Addr, caller: &Registers| {
+        let row = *rules.row(Pc::After(address), memory);
+        calls(rules, address, pc, memory) || lead(rules, &row, caller, memory) != Lead::Astray
+    };
+    *registers = scan(rules, registers, memory, looks_right)?;
+    Some(FoundBy::Scan)
+}
+
+/// The caller of a routine that execution stands in, where the frame pointer lies far above the place that the routine will
+/// return from. A routine that switches stacks loads the stack pointer first, and the frame pointer is of the other stack.
+fn beside_foreign_pointer(
+    rules: &mut Rules<'_, '_>,
+    pc: Pc,
+    registers: &Registers,
+    memory: &dyn Memory,
+) -> Option<Registers> {
+    let arch = rules.tables().arch();
+    if arch.link.is_some() || matches!(pc, Pc::After(_)) {
+        return None;
+    }
+    let fp = registers.addr(arch.fp)?;
+    let caller = scan(rules, registers, memory, |rules, address, _| calls(rules, address, pc, memory))?;
+    let is_far = caller.addr(arch.sp).is_some_and(|sp| sp.offset(LARGE_FRAME) < fp);
+    is_far.then_some(caller)
 }
 
 /// A routine that execution stands in, and that has left its return address where the call put it. That is taken for
@@ -77,9 +107,13 @@ pub(super) fn frame_pointer(rules: &mut Rules<'_, '_>, registers: &mut Registers
     Some(())
 }
 
-/// The nearest word above the stack pointer that is a return address and bears a second look: its call leads to where
-/// we are, or the rules for it lead on to another return address or to a root.
-fn scan(rules: &mut Rules<'_, '_>, pc: Pc, registers: &mut Registers, memory: &dyn Memory) -> Option<()> {
+/// The registers at the nearest word above the stack pointer that is a return address and `looks_right`.
+fn scan(
+    rules: &mut Rules<'_, '_>,
+    registers: &Registers,
+    memory: &dyn Memory,
+    mut looks_right: impl FnMut(&mut Rules<'_, '_>, Addr, &Registers) -> bool,
+) -> Option<Registers> {
     let arch = rules.tables().arch();
     let sp = registers.addr(arch.sp)?.align_up(8);
     for word in 0..SCANNED_WORDS {
@@ -93,10 +127,8 @@ fn scan(rules: &mut Rules<'_, '_>, pc: Pc, registers: &mut Registers, memory: &d
         if arch.link.is_none() {
             caller.set(arch.sp, at.0.wrapping_add(8));
         }
-        let row = *rules.row(Pc::After(address), memory);
-        if calls(rules, address, pc, memory) || lead(rules, &row, &caller, memory) != Lead::Astray {
-            *registers = caller;
-            return Some(());
+        if looks_right(rules, address, &caller) {
+            return Some(caller);
         }
     }
     None

@@ -350,6 +350,25 @@ fn frame_pointers_are_followed_where_there_are_no_rules() {
     assert_eq!(ended, Ended::Root);
 }
 
+/// A routine that switches stacks, which has loaded the stack pointer and not yet the frame pointer.
+#[test]
+fn a_frame_pointer_of_another_stack_is_not_followed() {
+    let mut program = undescribed();
+    let call = program.at("caller", 0x20);
+    let distance = program.at("bare", 0).wrapping_sub(call + 5) as u32;
+    program.write("caller", 0x20, &[&[0xe8][..], &distance.to_le_bytes()].concat());
+    let names = |skipped| {
+        let stack = Stack::default().label("sp").skip(6).word(call + 5).skip(1).word(program.at("main", 2));
+        let stack = stack.skip(skipped).label("fp").word(0).word(program.at("caller", 8)).skip(1);
+        let stack = stack.word(program.at("main", 8));
+        let mut start = start(&X86_64, program.at("bare", 7), stack.at("sp"));
+        start.set(RBP, stack.at("fp"));
+        program.walk(start, &stack, 9).0
+    };
+    assert_eq!(names(600), ["at bare+7 Context", "caller+37 Scan", "main+2 Cfi"]);
+    assert_eq!(names(60), ["at bare+7 Context", "caller+8 FramePointer", "main+8 Cfi"]);
+}
+
 #[test]
 fn a_search_takes_only_what_leads_on() {
     let program = undescribed();

@@ -75,6 +75,11 @@ impl Registers {
         self.known &= mask;
     }
 
+    /// The values of those that are known.
+    pub fn values(&self) -> impl Iterator<Item = u64> {
+        (0..Registers::LIMIT as u8).filter_map(|number| self.get(Register(number)))
+    }
+
     /// The registers that are known, a bit for each.
     pub fn known_mask(&self) -> u64 {
         self.known

@@ -74,6 +74,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// The stack pointer with which it goes on, on a segment or on its stack.
+    pub fn innermost_sp(&self) -> Addr {
+        self.segments.first().map_or(self.sp, |segment| segment.sp)
+    }
+
     /// The lowest address of its stack that is in use.
     pub fn low(&self) -> Addr {
         if self.segments.is_empty() { self.hypothesis.saved_sp } else { self.sp }
@@ -103,7 +108,13 @@ pub struct Chains {
 }
 
 impl Chains {
-    /// The frames of `chain`.
+    /// All frames of `chain`, those on segments too, innermost first.
+    pub fn all_frames_of(&self, chain: &Chain) -> impl Iterator<Item = &Frame> {
+        let segments = chain.segments.iter().map(|segment| self.frames_on(chain, segment));
+        segments.chain([self.frames_of(chain)]).flatten()
+    }
+
+    /// The frames of `chain` on the stack that it began on.
     pub fn frames_of(&self, chain: &Chain) -> &[Frame] {
         &self.frames[chain.list][chain.frames.clone()]
     }

@@ -27,7 +27,12 @@ fn unwound(program: &Program, word: u64, above: &[u64], origin: Origin, mapping:
     let slices: Slices<'_> = words.slices();
     let pc = if origin == Origin::Fresh { Pc::At(Addr(word)) } else { Pc::After(Addr(word)) };
     let site = Site { word, pc, origin, layouts: vec![0] };
-    let sites = Sites { layouts: vec![held_on_stack()], sites: vec![site], entries: vec![program.at("inner", 0)] };
+    let sites = Sites {
+        layouts: vec![held_on_stack()],
+        sites: vec![site],
+        entries: vec![program.at("inner", 0)],
+        switches: Vec::new(),
+    };
     let scene = Scene { memory: &slices, dead: &[], thread_pointer: None };
     let code = CodeView { read: &|_, _| false, function_start: &|_| None, memory: &slices, unbound: &|_, _| None };
     let hypotheses = contexts::hypotheses(&scene, &sites);

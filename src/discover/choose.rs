@@ -77,21 +77,31 @@ pub struct Running {
     pub is_whole: bool,
 }
 
-/// Chooses one chain for each stack that none of `running` is on, by address.
+/// What is known of the threads.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Threads {
+    /// The stacks that they are on.
+    pub running: Vec<Running>,
+    /// What those have in registers that are about to switch, sorted: nothing else may hold where they will go on.
+    pub held: Vec<u64>,
+}
+
+/// Chooses one chain for each stack that no thread is on, by address.
 pub fn choose(
     chains: &Chains,
     sites: &Sites,
     mappings: &[Mapping],
-    running: &[Running],
+    threads: &Threads,
     code: CodeView<'_>,
 ) -> Vec<Choice> {
     let roots = roots(chains, code);
     let placed = placed(chains, &roots);
     let mut groups = groups(chains, &roots, &placed);
-    drop_running(&mut groups, mappings, running);
+    drop_running(&mut groups, mappings, &threads.running);
     drop_leftovers(&mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
-    let choosing = |dead| Choosing { chains, sites, calls: Calls::new(code), extents: &extents, dead };
+    let choosing =
+        |dead| Choosing { chains, sites, calls: Calls::new(code), extents: &extents, dead, held: &threads.held };
     let first: Vec<Option<Choice>> = share::in_parts(&groups, |part| {
         let choosing = choosing(&[]);
         part.iter().map(|group| choosing.choose_one(group)).collect()
@@ -106,7 +116,7 @@ pub fn choose(
         };
         part.iter().filter_map(again).collect()
     });
-    drop_begun(chains, sites, &mut choices);
+    drop_begun(chains, sites, &threads.running, &mut choices);
     choices
 }
 
@@ -126,8 +136,8 @@ fn dead(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Ve
     groups.iter().zip(choices).filter_map(below).collect()
 }
 
-/// Drops fresh contexts on stacks where another context shows that they have begun.
-fn drop_begun(chains: &Chains, sites: &Sites, choices: &mut Vec<Choice>) {
+/// Drops fresh contexts on stacks where another context, or a thread's stack pointer, shows that they have begun.
+fn drop_begun(chains: &Chains, sites: &Sites, running: &[Running], choices: &mut Vec<Choice>) {
     let is_fresh =
         |choice: &Choice| sites.sites[chains.chains[choice.chain].hypothesis.site as usize].origin == Origin::Fresh;
     let held = choices.iter().filter(|choice| !is_fresh(choice) && choice.holder != Holder::None);
@@ -135,9 +145,14 @@ fn drop_begun(chains: &Chains, sites: &Sites, choices: &mut Vec<Choice>) {
         held.map(|choice| &chains.chains[choice.chain]).map(|chain| AddrRange::new(chain.sp, chain.top)).collect();
     begun.sort_unstable_by_key(|range| range.high);
     choices.retain(|choice| {
-        let at = chains.chains[choice.chain].hypothesis.word_at;
+        let chain = &chains.chains[choice.chain];
+        let at = chain.hypothesis.word_at;
         let next = begun.partition_point(|range| range.high <= at);
-        !(is_fresh(choice) && begun.get(next).is_some_and(|range| range.contains(at)))
+        let has_begun = || {
+            let runs = running.iter().any(|stack| (chain.low()..=chain.top).contains(&stack.sp));
+            runs || begun.get(next).is_some_and(|range| range.contains(at))
+        };
+        !(is_fresh(choice) && has_begun())
     });
 }
 
@@ -265,6 +280,8 @@ struct Choosing<'c> {
     extents: &'c [AddrRange],
     /// What lies below the contexts on their stacks, sorted.
     dead: &'c [AddrRange],
+    /// What threads have in registers, sorted.
+    held: &'c [u64],
 }
 
 impl Choosing<'_> {
@@ -305,8 +322,10 @@ impl Choosing<'_> {
     }
 
     fn holder(&self, group: &Group<'_>, index: usize) -> Holder {
-        let Some(at) = self.chains.chains[index].hypothesis.holder.filter(|at| !is_among(self.dead, *at)) else {
-            return Holder::None;
+        let hypothesis = &self.chains.chains[index].hypothesis;
+        let Some(at) = hypothesis.holder.filter(|at| !is_among(self.dead, *at)) else {
+            let is_in_register = self.held.binary_search(&hypothesis.saved_sp.0).is_ok();
+            return if is_in_register { Holder::Elsewhere } else { Holder::None };
         };
         // The functions of a stack's earlier use kept pointers shortly below its top.
         let low = group.extent.low.offset(-LEFTOVER);

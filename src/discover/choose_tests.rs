@@ -58,10 +58,14 @@ fn chains(made: &[Made]) -> Chains {
 
 /// Which of the chains are chosen where these stacks run.
 fn chosen_of(made: &[Made], origin: Origin, running: &[Running]) -> Vec<Choice> {
+    chosen_beside(made, origin, &Threads { running: running.to_vec(), held: Vec::new() })
+}
+
+fn chosen_beside(made: &[Made], origin: Origin, threads: &Threads) -> Vec<Choice> {
     let code =
         CodeView { read: &|_, _| false, function_start: &|_| None, memory: &Slices::default(), unbound: &|_, _| None };
     let mappings = [writable(HEAP, HEAP + 0x10000), writable(STACK, STACK + 0x100_0000)];
-    choose(&chains(made), &sites(origin, held_on_stack()), &mappings, running, code)
+    choose(&chains(made), &sites(origin, held_on_stack()), &mappings, threads, code)
 }
 
 fn chosen(made: &[Made]) -> Vec<usize> {
@@ -130,4 +134,28 @@ fn what_was_only_prepared_needs_a_pointer_from_outside() {
     let from_heap = Made::new(top(1), 128, Some(HEAP));
     let choices = chosen_of(&[from_itself, from_heap], Origin::Fresh, &[]);
     assert_eq!(choices.iter().map(|choice| choice.chain).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn what_was_prepared_has_begun_where_a_thread_stands_on_it() {
+    let stacks = [Made::new(top(0), 128, Some(HEAP)), Made::new(top(1), 128, Some(HEAP + 8))];
+    let chosen = |sp| {
+        let running = Running { sp: Addr(sp), cfas: Vec::new(), is_whole: true };
+        chosen_of(&stacks, Origin::Fresh, &[running]).iter().map(|choice| choice.chain).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(top(1) - 64), [0]);
+    assert_eq!(chosen(top(1)), [0]);
+    assert_eq!(chosen(top(1) - 256), [0, 1]);
+}
+
+/// A routine has taken the stack pointer from where it was kept, and has not given it to the processor yet.
+#[test]
+fn a_register_may_be_all_that_holds_a_stack_pointer() {
+    let taken = Made::new(top(0), 128, None);
+    let held = |values: Vec<u64>| {
+        let threads = Threads { running: Vec::new(), held: values };
+        chosen_beside(&[taken], Origin::Switch, &threads)[0].holder
+    };
+    assert_eq!(held(vec![1, taken.saved_sp(), u64::MAX]), Holder::Elsewhere);
+    assert_eq!(held(vec![1, taken.saved_sp() + 8]), Holder::None);
 }

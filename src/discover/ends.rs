@@ -38,7 +38,7 @@ pub struct CodeView<'a> {
 
 impl CodeView<'_> {
     /// What tells the function that `pc` lies in from others: where it begins, or `pc` itself where no table tells.
-    pub(super) fn function_of(&self, pc: Pc) -> Addr {
+    pub fn function_of(&self, pc: Pc) -> Addr {
         (self.function_start)(pc.lookup()).unwrap_or(pc.addr())
     }
 

@@ -15,6 +15,7 @@ pub mod ends;
 pub mod heap;
 pub mod lineage;
 mod meeting;
+pub mod midway;
 pub mod roster;
 pub mod sites;
 pub mod spans;

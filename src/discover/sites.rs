@@ -66,6 +66,8 @@ pub struct Sites {
     pub sites: Vec<Site>,
     /// Where the routines begin that switch, and the labels of inlined switch code; sorted.
     pub entries: Vec<u64>,
+    /// The instructions that give the stack pointer a value from elsewhere; sorted.
+    pub switches: Vec<u64>,
 }
 
 impl Sites {
@@ -243,6 +245,7 @@ struct Collected {
     layouts: Vec<Layout>,
     sites: HashMap<u64, Site>,
     entries: Vec<u64>,
+    switches: Vec<u64>,
 }
 
 impl Collected {
@@ -280,6 +283,7 @@ impl Collected {
                     self.add(at(label), Pc::At(Addr(at(goes_on))), Origin::Switch, layout);
                 }
             }
+            self.switches.push(at(descriptor.site));
             if !descriptor.saves_only {
                 self.entries.push(at(match descriptor.resume {
                     Resume::AfterCallsOf(entry) => entry,
@@ -326,9 +330,11 @@ impl Collected {
     fn finish(self) -> Sites {
         let mut sites: Vec<Site> = self.sites.into_values().collect();
         sites.sort_by_key(|site| site.word);
-        let mut entries = self.entries;
-        entries.sort_unstable();
-        entries.dedup();
-        Sites { layouts: self.layouts, sites, entries }
+        let sorted = |mut addresses: Vec<u64>| {
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        };
+        Sites { layouts: self.layouts, sites, entries: sorted(self.entries), switches: sorted(self.switches) }
     }
 }

@@ -24,8 +24,8 @@ pub struct Span {
     pub bounds: Bounds,
 }
 
-/// Betters the bounds of `spans`, which are sorted by top.
-pub fn refine(spans: &mut [Span], mappings: &[Mapping], memory: &Slices<'_>) {
+/// Betters the bounds of `spans`, which are sorted by top; gives how long most guarded stacks are.
+pub fn refine(spans: &mut [Span], mappings: &[Mapping], memory: &Slices<'_>) -> Option<u64> {
     let mut by_mapping: BTreeMap<Addr, (AddrRange, Vec<usize>)> = BTreeMap::new();
     for (index, span) in spans.iter().enumerate() {
         if let Some(mapping) = mapping_at(mappings, span.sp) {
@@ -37,13 +37,28 @@ pub fn refine(spans: &mut [Span], mappings: &[Mapping], memory: &Slices<'_>) {
         in_malloc(spans, *range, members, memory);
         in_slab(spans, *range, members, guarded_size);
     }
+    guarded_size
 }
 
-/// Cuts guarded stacks that seem longer than most, as another mapping's pages are joined to their own; how long most are.
+/// The range of a guarded stack.
+fn guarded(bounds: &Bounds) -> Option<AddrRange> {
+    bounds.range().filter(|_| matches!(bounds.guard, Guard::Ok(_)))
+}
+
+/// The bounds of a stack that reaches up to `top`, where those are longer than most guarded ones, which have `length`
+/// bytes: another mapping's pages are joined to its own.
+pub fn cut_to(bounds: &mut Bounds, top: Addr, length: u64) {
+    let Some(range) = guarded(bounds) else { return };
+    let high = range.low.offset(length as i64);
+    if range.high > high && top <= high {
+        (bounds.high, bounds.from) = (Some(high), BoundsFrom::Inferred);
+    }
+}
+
+/// Cuts guarded stacks that seem longer than most; how long most are.
 fn cut_joined(spans: &mut [Span]) -> Option<u64> {
-    let guarded = |span: &Span| span.bounds.range().filter(|_| matches!(span.bounds.guard, Guard::Ok(_)));
     // Each guard counts once, whatever else lies in the mapping above it.
-    let ranges: HashSet<AddrRange> = spans.iter().filter_map(guarded).collect();
+    let ranges: HashSet<AddrRange> = spans.iter().filter_map(|span| guarded(&span.bounds)).collect();
     let mut sizes: HashMap<u64, usize> = HashMap::default();
     for range in &ranges {
         *sizes.entry(range.len()).or_default() += 1;
@@ -53,14 +68,7 @@ fn cut_joined(spans: &mut [Span]) -> Option<u64> {
     if count * 2 < ranges.len() || count < 2 {
         return None;
     }
-    for span in spans {
-        let Some(range) = guarded(span) else { continue };
-        let high = range.low.offset(common as i64);
-        if range.high > high && span.top <= high {
-            span.bounds.high = Some(high);
-            span.bounds.from = BoundsFrom::Inferred;
-        }
-    }
+    spans.iter_mut().for_each(|span| cut_to(&mut span.bounds, span.top, common));
     Some(common)
 }
 

@@ -46,7 +46,7 @@ pub(super) fn held_in_block(mangling: Option<Mangling>) -> Layout {
 pub(super) fn sites(origin: Origin, layout: Layout) -> Sites {
     let pc = if origin == Origin::Fresh { Pc::At(Addr(RESUME)) } else { Pc::After(Addr(RESUME)) };
     let site = Site { word: RESUME, pc, origin, layouts: vec![0] };
-    Sites { layouts: vec![layout], sites: vec![site], entries: vec![RESUME] }
+    Sites { layouts: vec![layout], sites: vec![site], entries: vec![RESUME], switches: vec![RESUME - 0x10] }
 }
 
 /// Words at addresses.

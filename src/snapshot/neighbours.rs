@@ -8,6 +8,7 @@ use super::stacks::Ground;
 use super::{Peak, Stack};
 use crate::addr::{Addr, AddrRange};
 use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, PAGE};
+use crate::discover::spans;
 
 /// A stack is judged by at most so many neighbours on either side: many stacks may each seem to hold all the others.
 const NEAREST: usize = 64;
@@ -25,12 +26,24 @@ pub(super) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
         Some((id, between(stack, others.map(|(_, other)| &stacks[*other]))))
     };
     let better: Vec<(usize, Bounds)> = stacks.iter().enumerate().filter_map(judged).collect();
-    for (id, bounds) in better {
-        let stack = &mut stacks[id];
-        stack.bounds = bounds;
-        let pages = bounds.range().and_then(|range| (ground.pages)(range).ok());
-        stack.peak = pages.and_then(|pages| bounds::touched(&bounds, &pages)).map(Peak::by_pages);
+    better.into_iter().for_each(|(id, bounds)| correct(&mut stacks[id], bounds, ground));
+}
+
+/// Corrects the bounds of guarded stacks that seem longer than most, which have `length` bytes.
+pub(super) fn cut(stacks: &mut [Stack], length: u64, ground: &Ground<'_>) {
+    for stack in stacks.iter_mut().filter(|stack| stack.bounds.from == BoundsFrom::Guard) {
+        let mut bounds = stack.bounds;
+        spans::cut_to(&mut bounds, top(stack), length);
+        if bounds != stack.bounds {
+            correct(stack, bounds, ground);
+        }
     }
+}
+
+fn correct(stack: &mut Stack, bounds: Bounds, ground: &Ground<'_>) {
+    stack.bounds = bounds;
+    let pages = bounds.range().and_then(|range| (ground.pages)(range).ok());
+    stack.peak = pages.and_then(|pages| bounds::touched(&bounds, &pages)).map(Peak::by_pages);
 }
 
 /// The range of a stack whose bounds are where its mapping, a guard or a thread's descriptor ends it, and no more.

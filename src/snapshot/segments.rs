@@ -15,7 +15,10 @@ use crate::unwind::{FoundBy, Tables};
 
 /// Marks the coroutines among `stacks` that are segments.
 pub(super) fn mark(stacks: &mut [Stack], places: &Places, arch: &'static Arch, modules: &Modules, memory: &dyn Memory) {
-    let may_be = |stack: &Stack| stack.kind == Kind::Coroutine && stack.resumed_by.is_some();
+    // Who called a function on more room did not leave by a switch.
+    let has_switched =
+        |id: usize| stacks[id].frames.first().is_some_and(|frame| frame.frame.found_by == FoundBy::Descriptor);
+    let may_be = |stack: &Stack| stack.kind == Kind::Coroutine && stack.resumed_by.is_some_and(|id| !has_switched(id));
     let candidates: Vec<usize> = (0..stacks.len()).filter(|id| may_be(&stacks[*id])).collect();
     if candidates.is_empty() {
         return;

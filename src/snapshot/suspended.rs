@@ -14,13 +14,14 @@ use crate::addr::{Addr, AddrRange};
 use crate::arch::X86_64;
 use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, Owner};
 use crate::discover::chain::Part;
-use crate::discover::chains;
-use crate::discover::choose::{Running, choose};
+use crate::discover::chains::{self, Chains};
+use crate::discover::choose::{Running, Threads, choose};
 use crate::discover::classify::{self, Context, Segment, classify};
 use crate::discover::contexts::{self, Hypothesis, Scene, hypotheses};
 use crate::discover::ends::CodeView;
 use crate::discover::heap;
 use crate::discover::lineage::{self, Tops};
+use crate::discover::midway;
 use crate::discover::sites::{Origin, Sites};
 use crate::discover::spans::{self, Span};
 use crate::image::Modules;
@@ -45,7 +46,6 @@ pub(super) struct Known<'k> {
     pub(super) sites: &'k Sites,
     pub(super) modules: &'k Modules,
     pub(super) tables: &'k Tables<'k>,
-    pub(super) threads: &'k [Chain],
     pub(super) ground: &'k Ground<'k>,
     /// The memory that is searched and, where it is known, what may not be written to: calls go through tables there.
     pub(super) all: &'k (dyn Memory + Sync),
@@ -53,18 +53,35 @@ pub(super) struct Known<'k> {
     pub(super) keeps_registers: bool,
 }
 
+/// Code that no table covers belongs to a label at most so many bytes below, if it belongs to one: it is some library's
+/// assembly.
+const SHORT: u64 = 256;
+
 /// Where functions begin, each place looked up once: the same few stand in all contexts.
-struct Starts<'t, 'd>(Mutex<(FunctionStarts<'t, 'd>, HashMap<Addr, Option<Addr>>)>);
+struct Starts<'t, 'd> {
+    /// Where the code begins that switches stacks, and that contexts begin with, sorted.
+    labels: Vec<u64>,
+    known: Mutex<(FunctionStarts<'t, 'd>, HashMap<Addr, Option<Addr>>)>,
+}
 
 impl<'t, 'd> Starts<'t, 'd> {
-    fn new(tables: &'t Tables<'d>) -> Starts<'t, 'd> {
-        Starts(Mutex::new((tables.function_starts(), HashMap::default())))
+    fn new(tables: &'t Tables<'d>, sites: &Sites) -> Starts<'t, 'd> {
+        let fresh = sites.sites.iter().filter(|site| site.origin == Origin::Fresh).map(|site| site.word);
+        let mut labels: Vec<u64> = fresh.chain(sites.entries.iter().copied()).collect();
+        labels.sort_unstable();
+        Starts { labels, known: Mutex::new((tables.function_starts(), HashMap::default())) }
     }
 
     fn of(&self, at: Addr) -> Option<Addr> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (starts, known) = &mut *known;
-        *known.entry(at).or_insert_with(|| starts.of(at))
+        *known.entry(at).or_insert_with(|| starts.of(at).or_else(|| self.label_below(at)))
+    }
+
+    fn label_below(&self, at: Addr) -> Option<Addr> {
+        let next = self.labels.partition_point(|label| *label <= at.0);
+        let label = self.labels[next.checked_sub(1)?];
+        (at.0 - label < SHORT).then_some(Addr(label))
     }
 }
 
@@ -95,18 +112,20 @@ pub(super) struct Found {
     resumers: Vec<Vec<usize>>,
     /// The blocks of `malloc` that coroutines run on, by the stack pointer in them.
     blocks: Vec<(Addr, AddrRange)>,
+    /// How long most guarded stacks are, in bytes.
+    pub(super) guarded_size: Option<u64>,
 }
 
-/// Finds the suspended contexts in `memory`.
-pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<String>) -> Found {
-    let Known { sites, modules, tables, threads, ground, all, keeps_registers } = *known;
+/// Finds the suspended contexts in `memory`; a thread that is in the midst of going on with one has its frames then.
+pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, threads: &mut [Chain], warnings: &mut Vec<String>) -> Found {
+    let Known { sites, modules, tables, ground, all, keeps_registers } = *known;
     let (mappings, pid) = (ground.mappings, ground.pid);
     let dead = dead(threads, pid, mappings);
     let thread_pointer = threads.iter().find_map(|chain| chain.thread.thread_pointer);
     let scene = Scene { memory, dead: &dead, thread_pointer };
     let hypotheses = hypotheses(&scene, sites);
     debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.found.len());
-    let starts = Starts::new(tables);
+    let starts = Starts::new(tables, sites);
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
         function_start: &|at| starts.of(at),
@@ -118,11 +137,15 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
     if hypotheses.cut || chains.cut {
         warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
     }
+    threads.iter_mut().for_each(|thread| go_on(thread, &chains, sites, code));
+    let threads = &*threads;
+    let held = in_registers(threads, sites, code);
     let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
-    let choices = choose(&chains, sites, mappings, &running, code);
+    let at_work = Threads { running, held };
+    let choices = choose(&chains, sites, mappings, &at_work, code);
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
-    let mut suspended = located(contexts, memory, threads, ground);
+    let (mut suspended, guarded_size) = located(contexts, memory, threads, ground);
     debug!("their stacks are measured");
     if keeps_registers {
         let chosen = choices.iter().map(|choice| &chains.chains[choice.chain]);
@@ -132,10 +155,28 @@ pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, warnings: &mut Vec<St
             found.registers = hypothesis.map(|hypothesis| Box::new(registers(&scene, sites, hypothesis, tables)));
         }
     }
-    let resumers = resumers(memory, known, &starts, &suspended);
-    let blocks = running.iter().filter_map(|run| Some((run.sp, block(run, memory, mappings)?))).collect();
+    let resumers = resumers(memory, threads, ground, &starts, &suspended);
+    let blocks = at_work.running.iter().filter_map(|run| Some((run.sp, block(run, memory, mappings)?))).collect();
     share::free((hypotheses, chains));
-    Found { suspended, resumers, blocks }
+    Found { suspended, resumers, blocks, guarded_size }
+}
+
+/// Gives a thread that is in the midst of a switch the frames of the context that it goes on with.
+fn go_on(thread: &mut Chain, chains: &Chains, sites: &Sites, code: CodeView<'_>) {
+    let (Some(sp), Some(here)) = (thread.sp, thread.frames.first().copied()) else { return };
+    if let Some(context) = midway::context(chains, sites, code, (here.pc.addr(), sp), &thread.frames) {
+        thread.frames = midway::frames(chains, code, context, here);
+        thread.ended = Ok(context.ended);
+    }
+}
+
+/// All that threads have in registers which are about to switch, sorted.
+fn in_registers(threads: &[Chain], sites: &Sites, code: CodeView<'_>) -> Vec<u64> {
+    let switches = |chain: &&Chain| chain.frames.first().is_some_and(|it| midway::is_before(sites, code, it.pc.addr()));
+    let registers = threads.iter().filter(switches).filter_map(|chain| chain.thread.registers.as_ref().ok());
+    let mut values: Vec<u64> = registers.flat_map(Registers::values).collect();
+    values.sort_unstable();
+    values
 }
 
 /// The block of `malloc` that holds what runs.
@@ -148,16 +189,16 @@ fn block(run: &Running, memory: &Slices<'_>, mappings: &[Mapping]) -> Option<Add
 /// Finds out for each thread that runs a coroutine who resumed that.
 fn resumers(
     memory: &Slices<'_>,
-    known: &Known<'_>,
+    threads: &[Chain],
+    ground: &Ground<'_>,
     starts: &Starts<'_, '_>,
     suspended: &[Suspended],
 ) -> Vec<Vec<usize>> {
-    let outermost = |chain: &Chain| running(chain, known.ground).pop();
-    let runs: Vec<Option<Running>> = known.threads.iter().map(outermost).collect();
-    let is_away = |(chain, run): (&Chain, &Option<Running>)| {
-        run.as_ref().is_some_and(|run| !is_home(chain, run.sp, known.ground))
-    };
-    if !known.threads.iter().zip(&runs).any(is_away) {
+    let outermost = |chain: &Chain| running(chain, ground).pop();
+    let runs: Vec<Option<Running>> = threads.iter().map(outermost).collect();
+    let is_away =
+        |(chain, run): (&Chain, &Option<Running>)| run.as_ref().is_some_and(|run| !is_home(chain, run.sp, ground));
+    if !threads.iter().zip(&runs).any(is_away) {
         return Vec::new();
     }
     let top = |run: &Running| run.cfas.last().copied().unwrap_or(run.sp);
@@ -172,7 +213,7 @@ fn resumers(
         is_coroutine.zip(held).zip(left).map(|((is_coroutine, held), left)| is_coroutine && (held || left)).collect();
     let mut chain_of = |(chain, run): (&Chain, &Option<Running>)| {
         let mut resumers = Vec::new();
-        let Some(run) = run.as_ref().filter(|run| !is_home(chain, run.sp, known.ground)) else { return resumers };
+        let Some(run) = run.as_ref().filter(|run| !is_home(chain, run.sp, ground)) else { return resumers };
         let mut live = AddrRange::new(run.sp, top(run));
         while let Some(next) = lineage::resumer(memory, live, &contexts, &tops, |index| resuming[index]) {
             resuming[next] = false;
@@ -181,7 +222,7 @@ fn resumers(
         }
         resumers
     };
-    known.threads.iter().zip(&runs).map(&mut chain_of).collect()
+    threads.iter().zip(&runs).map(&mut chain_of).collect()
 }
 
 /// Whether `at` lies on the stack that the chain's thread began on.
@@ -227,8 +268,13 @@ fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis, tables: 
     registers
 }
 
-/// Finds out for each context whose stack it is on and where that lies.
-fn located(mut contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], ground: &Ground<'_>) -> Vec<Suspended> {
+/// Finds out for each context whose stack it is on and where that lies, and how long most guarded stacks are.
+fn located(
+    mut contexts: Vec<Context>,
+    memory: &Slices<'_>,
+    threads: &[Chain],
+    ground: &Ground<'_>,
+) -> (Vec<Suspended>, Option<u64>) {
     drop_below_parked(&mut contexts, threads, ground);
     let owners = owners(&contexts, threads, ground);
     let guards = (ground.pages)(bounds::EVERYTHING).map(|pages| pages.guards());
@@ -240,13 +286,13 @@ fn located(mut contexts: Vec<Context>, memory: &Slices<'_>, threads: &[Chain], g
         Span { sp: context.sp, top: context.top, bounds }
     };
     let mut spans: Vec<Span> = contexts.iter().zip(&owners).map(span).collect();
-    spans::refine(&mut spans, ground.mappings, memory);
+    let guarded_size = spans::refine(&mut spans, ground.mappings, memory);
     let suspended = |((context, thread), span): ((Context, Option<usize>), Span)| {
         let segments = context.segments.iter().map(|segment| place(segment_bounds(segment, ground), ground)).collect();
         Suspended { segments, thread, place: place(span.bounds, ground), registers: None, context }
     };
     let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
-    found.filter(is_still_a_stack).collect()
+    (found.filter(is_still_a_stack).collect(), guarded_size)
 }
 
 fn place(bounds: Bounds, ground: &Ground<'_>) -> Place {

@@ -122,10 +122,9 @@ pub(super) fn take(
     let searched = copied.as_ref().filter(|_| suspended::worth_a_look(&sites));
     let suspended = searched.map_or_else(Found::default, |copied| {
         warnings.extend(copy.as_ref().into_iter().flat_map(not_searched));
-        let (modules, tables, threads) = (&modules, &tables, &chains[..]);
-        let (sites, ground) = (&sites, &ground);
-        let known = Known { sites, modules, tables, threads, ground, all: copied, keeps_registers: keeps };
-        suspended::find(copied, &known, &mut warnings)
+        let (modules, tables, sites, ground) = (&modules, &tables, &sites, &ground);
+        let known = Known { sites, modules, tables, ground, all: copied, keeps_registers: keeps };
+        suspended::find(copied, &known, &mut chains, &mut warnings)
     });
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
     let memory: &dyn Memory = copied.as_ref().map_or(&now, |copied| copied);
@@ -183,13 +182,12 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
         sites: &sites,
         modules: &modules,
         tables: &tables,
-        threads: &chains[..],
         ground: &ground,
         all: &everything,
         keeps_registers: keeps,
     };
     let suspended = match suspended::worth_a_look(&sites) {
-        true => suspended::find(&core.writable(), &known, &mut warnings),
+        true => suspended::find(&core.writable(), &known, &mut chains, &mut warnings),
         false => Found::default(),
     };
     let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
@@ -379,7 +377,12 @@ fn understand(
 ) -> Snapshot {
     let (threads, mut stacks) = stacks(&seen.chains, ground);
     let mut seen = seen;
-    suspended::add(&mut stacks, std::mem::take(&mut seen.suspended), &seen.chains);
+    let found = std::mem::take(&mut seen.suspended);
+    let guarded_size = found.guarded_size;
+    suspended::add(&mut stacks, found, &seen.chains);
+    if let Some(length) = guarded_size {
+        neighbours::cut(&mut stacks, length, ground);
+    }
     neighbours::part(&mut stacks, ground);
     blocks::measure(&mut stacks, ground.mappings, memory);
     describe(&mut stacks);

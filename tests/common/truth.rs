@@ -150,6 +150,19 @@ fn by_coroutine<'d>(truth: &Truth, dump: &'d Dump, wrong: &mut Wrong) -> Vec<Vec
     shown
 }
 
+/// The chains that the coroutines of the fixture `migrants` can have while they are suspended: the deep one, with which each
+/// begins, and that at which it settles. Both depend on its number, by which the kinds of functions take turns.
+pub(crate) fn possible_chains() -> Vec<Vec<&'static str>> {
+    const DEEPEST: usize = 9;
+    let kinds = |number: usize, depth: usize| {
+        (1..=depth).map(move |left| ["plain", "buffer", "block"][(number + left) % 3]).collect::<Vec<_>>()
+    };
+    let chain =
+        |number: usize, depth: usize, outer: &[&'static str]| [&["rest"], &kinds(number, depth)[..], outer].concat();
+    let settled = (0..DEEPEST).map(|number| chain(number, number, &["body"]));
+    settled.chain((0..3).map(|number| chain(number, DEEPEST, &["first", "body"]))).collect()
+}
+
 /// What is wrong with a look at a program whose coroutines have one of `possible` chains each, nobody knows which, and
 /// run on at any moment: a stack that is none, or shown twice, or a chain that no coroutine can have.
 pub(crate) fn impossible(truth: &Truth, dump: &Dump, possible: &[Vec<&str>]) -> Wrong {

@@ -10,17 +10,18 @@ use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::X86_64;
 use stackscope::discover::bounds::Bounds;
 use stackscope::discover::chains;
-use stackscope::discover::choose::{Running, choose};
+use stackscope::discover::choose::{Running, Threads, choose};
 use stackscope::discover::classify::classify;
 use stackscope::discover::contexts::{Scene, hypotheses};
 use stackscope::discover::descriptors::{ImageCode, Resume, derive};
 use stackscope::discover::ends::CodeView;
+use stackscope::discover::midway;
 use stackscope::discover::sites::{Origin, Site, Sites};
 use stackscope::discover::spans::{Span, refine};
 use stackscope::image::{CodeBytes, references};
 use stackscope::mapping::{Access, Mapping, Origin as MappingOrigin};
 use stackscope::memory::Slices;
-use stackscope::unwind::{Code, Placed, Tables};
+use stackscope::unwind::{Code, FoundBy, Frame, Placed, Tables};
 
 const STACK: u64 = 0x2_0000;
 
@@ -53,6 +54,7 @@ fuzz_target!(|input: Input| {
     let mut sites = Sites::default();
     for descriptor in switches.descriptors {
         let layout = sites.layouts.len() as u32;
+        sites.switches.push(descriptor.site);
         let words = match descriptor.resume {
             Resume::AfterCallsOf(entry) => references(parts[0], &[entry..=entry]).map(|call| call.next).collect(),
             Resume::Label { label, .. } => vec![label],
@@ -73,6 +75,7 @@ fuzz_target!(|input: Input| {
     }
     sites.sites.sort_by_key(|site| site.word);
     sites.sites.dedup_by_key(|site| site.word);
+    sites.switches.sort_unstable();
 
     let word = |(is_code, value): &(bool, u16)| match is_code {
         true if !sites.sites.is_empty() => sites.sites[usize::from(*value) % sites.sites.len()].word,
@@ -93,7 +96,9 @@ fuzz_target!(|input: Input| {
     let code = CodeAt(&code);
     let placed = Placed { ranges: &ranges, bias: 0, sections: Default::default() };
     let tables = Tables::of(&X86_64, &code, [placed]);
-    let running = [Running { sp: Addr(STACK + u64::from(input.running)), cfas: Vec::new(), is_whole: false }];
+    let sp = Addr(STACK + u64::from(input.running));
+    let running = vec![Running { sp, cfas: Vec::new(), is_whole: false }];
+    let threads = Threads { running, held: vec![sp.0] };
     let view = CodeView {
         read: &|at, into| code.code(at, into),
         function_start: &|_| None,
@@ -101,7 +106,13 @@ fuzz_target!(|input: Input| {
         unbound: &|_, _| None,
     };
     let chains = chains::unwind(&scene, &sites, &mappings, &tables, view, &hypotheses(&scene, &sites).found);
-    let choices = choose(&chains, &sites, &mappings, &running, view);
+    for site in &sites.switches {
+        let here = Frame { pc: Pc::At(Addr(site + 3)), cfa: None, found_by: FoundBy::Context, signal: false };
+        if let Some(context) = midway::context(&chains, &sites, view, (here.pc.addr(), sp), &[]) {
+            midway::frames(&chains, view, context, here);
+        }
+    }
+    let choices = choose(&chains, &sites, &mappings, &threads, view);
     let contexts = classify(&chains, &sites, &choices, view);
     let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };
     let mut spans: Vec<Span> = contexts.iter().map(|context| span(context.sp, context.top)).collect();

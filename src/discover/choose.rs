@@ -144,12 +144,14 @@ fn drop_begun(chains: &Chains, sites: &Sites, running: &[Running], choices: &mut
     let mut begun: Vec<AddrRange> =
         held.map(|choice| &chains.chains[choice.chain]).map(|chain| AddrRange::new(chain.sp, chain.top)).collect();
     begun.sort_unstable_by_key(|range| range.high);
+    let mut sps: Vec<Addr> = running.iter().map(|stack| stack.sp).collect();
+    sps.sort_unstable();
     choices.retain(|choice| {
         let chain = &chains.chains[choice.chain];
         let at = chain.hypothesis.word_at;
         let next = begun.partition_point(|range| range.high <= at);
         let has_begun = || {
-            let runs = running.iter().any(|stack| (chain.low()..=chain.top).contains(&stack.sp));
+            let runs = sps.get(sps.partition_point(|sp| *sp < chain.low())).is_some_and(|sp| *sp <= chain.top);
             runs || begun.get(next).is_some_and(|range| range.contains(at))
         };
         !(is_fresh(choice) && has_begun())

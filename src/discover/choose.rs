@@ -146,16 +146,13 @@ fn drop_begun(chains: &Chains, sites: &Sites, running: &[Running], choices: &mut
     begun.sort_unstable_by_key(|range| range.high);
     let mut sps: Vec<Addr> = running.iter().map(|stack| stack.sp).collect();
     sps.sort_unstable();
-    choices.retain(|choice| {
-        let chain = &chains.chains[choice.chain];
+    let has_begun = |chain: &Chain| {
+        let runs = sps.get(sps.partition_point(|sp| *sp < chain.low())).is_some_and(|sp| *sp <= chain.top);
         let at = chain.hypothesis.word_at;
         let next = begun.partition_point(|range| range.high <= at);
-        let has_begun = || {
-            let runs = sps.get(sps.partition_point(|sp| *sp < chain.low())).is_some_and(|sp| *sp <= chain.top);
-            runs || begun.get(next).is_some_and(|range| range.contains(at))
-        };
-        !(is_fresh(choice) && has_begun())
-    });
+        runs || begun.get(next).is_some_and(|range| range.contains(at))
+    };
+    choices.retain(|choice| !(is_fresh(choice) && has_begun(&chains.chains[choice.chain])));
 }
 
 /// For each chain its root, if that is one: code that stands in the middle of chains more often is none, and an ordinary

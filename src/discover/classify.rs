@@ -126,6 +126,9 @@ struct Siblings<'c> {
     places: HashMap<(Addr, usize), HashMap<Pc, Standing<'c>>>,
     /// By the outermost place: the chains' innermost ones, to know whether all are alike.
     shapes: HashMap<Pc, HashSet<(Addr, usize)>>,
+    /// The places from which their functions called something as the last thing they do, behind one where others wait for
+    /// what they called by its address; and the routine that is called there.
+    last_calls: HashMap<Pc, Addr>,
 }
 
 /// Frames, compared by where they stand in the code.
@@ -180,7 +183,8 @@ fn distinct_paths<'c>(chains: &'c Chains, choices: &[Choice]) -> HashSet<Path<'c
 
 impl<'c> Siblings<'c> {
     fn new(chains: &'c Chains, choices: &[Choice], code: CodeView<'_>) -> Siblings<'c> {
-        let mut siblings = Siblings { places: HashMap::default(), shapes: HashMap::default() };
+        let mut siblings =
+            Siblings { places: HashMap::default(), shapes: HashMap::default(), last_calls: HashMap::default() };
         for Path(frames) in distinct_paths(chains, choices) {
             let Some(root) = frames.last().map(|frame| frame.pc) else { continue };
             let outermost = code.function_of(root);
@@ -192,7 +196,18 @@ impl<'c> Siblings<'c> {
             let inner = frames.first().map_or(Addr(0), |frame| frame.pc.addr());
             siblings.shapes.entry(root).or_default().insert((inner, frames.len()));
         }
+        siblings.last_calls = siblings.places.values().flat_map(|places| last_calls(places, code)).collect();
         siblings
+    }
+
+    /// Whether what stands inside one of the outermost frames is left from before: that frame has called something else
+    /// since, as the last thing it does.
+    fn is_left_over(&self, frames: &[Frame], code: CodeView<'_>) -> bool {
+        let calls_another = |pair: &[Frame]| {
+            let (Some(called), Some(inside)) = (self.last_calls.get(&pair[1].pc), pair.first()) else { return false };
+            (code.function_start)(inside.pc.lookup()).is_some_and(|function| function != *called)
+        };
+        !self.last_calls.is_empty() && frames.windows(2).rev().take(MOST_FINISHED).any(calls_another)
     }
 
     /// Whether contexts with the same root stand in different places.
@@ -206,6 +221,9 @@ impl<'c> Siblings<'c> {
     fn state(&self, end: Root, frames: &[Frame], ends: &mut Ends<'_>) -> (State, bool) {
         let mut is_sure = true;
         let Some(root) = frames.last().map(|frame| frame.pc) else { return (State::Suspended, is_sure) };
+        if self.is_left_over(frames, ends.code) {
+            return (State::Finished, is_sure);
+        }
         if frames.len() > MOST_FINISHED {
             return (State::Suspended, is_sure);
         }
@@ -261,6 +279,20 @@ impl<'c> Siblings<'c> {
     }
 }
 
+/// Of the places in one function where contexts have a frame, those that are [`Siblings::last_calls`].
+fn last_calls(places: &HashMap<Pc, Standing<'_>>, code: CodeView<'_>) -> Vec<(Pc, Addr)> {
+    let mut ends = Ends::new(code);
+    let waits_before = |at: Pc| {
+        let mut others = places.iter().filter(|(other, standing)| standing.deepest > 0 && code.is_earlier(**other, at));
+        others.any(|(other, _)| code.called(*other).is_none())
+    };
+    let mut called_last = |at: Pc| {
+        let Pc::After(address) = at else { return None };
+        (ends.is_end(address) && waits_before(at)).then(|| code.routine_called(at))?
+    };
+    places.keys().filter_map(|at| Some((*at, called_last(*at)?))).collect()
+}
+
 /// What a function returns to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Caller {
@@ -281,4 +313,62 @@ enum Over {
     /// Only returns to the end of the stack.
     Maybe,
     No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::contexts::Hypothesis;
+    use crate::memory::Slices;
+    use crate::unwind::FoundBy;
+
+    const TRAMPOLINE: u64 = 0x40_0000;
+    /// So far apart functions lie.
+    const FUNCTION: u64 = 0x100;
+    const FINISH: u64 = TRAMPOLINE + FUNCTION;
+    const USER: u64 = FINISH + FUNCTION;
+    /// Behind the call of a function that was given, and behind that of `FINISH`.
+    const CALLED_USER: u64 = TRAMPOLINE + 0x12;
+    const CALLED_FINISH: u64 = TRAMPOLINE + 0x17;
+
+    /// Sixteen nops, call rax, call `FINISH`, hlt; there and elsewhere only returns.
+    fn read(at: Addr, into: &mut [u8]) -> bool {
+        let mut code = vec![0xc3; 3 * FUNCTION as usize];
+        code[..16].fill(0x90);
+        code[16..24].copy_from_slice(&[0xff, 0xd0, 0xe8, 0xe9, 0, 0, 0, 0xf4]);
+        let tail = at.0.checked_sub(TRAMPOLINE).and_then(|offset| code.get(offset as usize..));
+        let bytes = tail.and_then(|tail| tail.get(..into.len()));
+        bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+    }
+
+    fn states(chains_of: &[[u64; 2]]) -> Vec<State> {
+        let mut chains = Chains::default();
+        for (index, pcs) in chains_of.iter().enumerate() {
+            let (sp, top) = (Addr(0x1000 * index as u64), Addr(0x1000 * index as u64 + 0x800));
+            let frame = |pc| Frame { pc: Pc::After(Addr(pc)), cfa: Some(top), found_by: FoundBy::Cfi, signal: false };
+            chains.frames.push(pcs.map(frame).to_vec());
+            let holder = Some(Addr(0x10_0000));
+            let hypothesis = Hypothesis { site: 0, layout: 0, word_at: sp, saved_sp: sp, holder, block: None };
+            let (root, ended, segments) = (Root::Marked, Ended::Root, Vec::new());
+            chains.chains.push(Chain { hypothesis, sp, frames: 0..2, list: index, segments, root, top, ended });
+        }
+        let choice = |chain| Choice { chain, candidates: 1, holder: Holder::Elsewhere };
+        let choices: Vec<Choice> = (0..chains_of.len()).map(choice).collect();
+        let function_start = |at: Addr| Some(at.align_down(FUNCTION));
+        let (memory, unbound) = (Slices::default(), |_, _| None);
+        let code = CodeView { read: &read, function_start: &function_start, memory: &memory, unbound: &unbound };
+        let siblings = Siblings::new(&chains, &choices, code);
+        let mut ends = Ends::new(code);
+        let state = |chain: &Chain| siblings.state(chain.root, chains.frames_of(chain), &mut ends).0;
+        chains.chains.iter().map(state).collect()
+    }
+
+    #[test]
+    fn what_its_caller_has_not_called_is_left_from_before() {
+        let (works, left, finishes) = ([USER + 8, CALLED_USER], [USER + 8, CALLED_FINISH], [FINISH + 8, CALLED_FINISH]);
+        assert_eq!(states(&[works, left]), [State::Suspended, State::Finished]);
+        assert_eq!(states(&[works, finishes, left])[1..], [State::Suspended, State::Finished]);
+        // Without others that work, nothing tells.
+        assert_eq!(states(&[left]), [State::Suspended]);
+    }
 }

@@ -56,6 +56,20 @@ impl CodeView<'_> {
         })
     }
 
+    /// The routine that the call before a return address leads to, by way of a stub of the procedure linkage table or not.
+    pub(super) fn routine_called(&self, pc: Pc) -> Option<Addr> {
+        let mut called = self.called(pc)?;
+        // A stub may begin with `endbr64`.
+        let mut instruction = self.instruction(called)?;
+        if instruction.mnemonic() == Mnemonic::Endbr64 {
+            instruction = self.instruction(Addr(instruction.next_ip()))?;
+        }
+        if matches!(instruction.flow_control(), FlowControl::UnconditionalBranch | FlowControl::IndirectBranch) {
+            called = self.target(&instruction)?;
+        }
+        Some(called)
+    }
+
     /// Whether `place` is an earlier place in the function that `at` lies in.
     pub(super) fn is_earlier(&self, place: Pc, at: Pc) -> bool {
         let function = |pc: Pc| (self.function_start)(pc.lookup());
@@ -356,6 +370,15 @@ mod tests {
         // Neither what returns nor what can't be read is.
         assert!(!is_stuck(&[0xc3]));
         assert!(!is_stuck(&[]));
+    }
+
+    #[test]
+    fn a_call_is_followed_through_a_stub() {
+        let mut code = vec![0x90; 16];
+        // call +1, ret; and there: endbr64, jmp +1, nop, ret.
+        code.extend([0xe8, 1, 0, 0, 0, 0xc3, 0xf3, 0x0f, 0x1e, 0xfa, 0xe9, 1, 0, 0, 0, 0x90, 0xc3]);
+        let leads = |ends: &mut Ends<'_>| ends.code.routine_called(Pc::After(Addr(CODE + 21))) == Some(Addr(CODE + 32));
+        assert!(asked(&code, leads).0);
     }
 
     #[test]

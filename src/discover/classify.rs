@@ -288,7 +288,9 @@ fn last_calls(places: &HashMap<Pc, Standing<'_>>, code: CodeView<'_>) -> Vec<(Pc
     };
     let mut called_last = |at: Pc| {
         let Pc::After(address) = at else { return None };
-        (ends.is_end(address) && waits_before(at)).then(|| code.routine_called(at))?
+        let routine = (ends.is_end(address) && waits_before(at)).then(|| code.routine_called(at))??;
+        // It may have become what stands there.
+        (!ends.may_jump_away(routine)).then_some(routine)
     };
     places.keys().filter_map(|at| Some((*at, called_last(*at)?))).collect()
 }

@@ -102,6 +102,8 @@ enum Sought {
     Any,
     /// A call that comes back.
     Act,
+    /// A jump out of the function, which then goes on as another one.
+    Jump,
 }
 
 impl<'a> Ends<'a> {
@@ -131,6 +133,11 @@ impl<'a> Ends<'a> {
         places.all(|place| !self.leads(place, Sought::Act, DEEPEST))
     }
 
+    /// Whether the function that begins at `start` may end as another one, to which it jumps.
+    pub(super) fn may_jump_away(&mut self, start: Addr) -> bool {
+        self.leads(start, Sought::Jump, DEEPEST)
+    }
+
     /// Whether from this return address on the stack is not left any more, by no return and by no switch: all that can come
     /// is the end of the program.
     pub(super) fn is_stuck(&mut self, at: Addr) -> bool {
@@ -156,7 +163,7 @@ impl<'a> Ends<'a> {
         let returns_count = matches!(sought, Sought::Return | Sought::Any);
         let unknown_counts = !matches!(sought, Sought::Call(_));
         let call = match sought {
-            Sought::Return | Sought::Act => None,
+            Sought::Return | Sought::Act | Sought::Jump => None,
             Sought::Call(call) => Some(call),
             Sought::Any => Some(start),
         };
@@ -173,6 +180,12 @@ impl<'a> Ends<'a> {
             let Some(instruction) = self.code.instruction(at) else { return unknown_counts };
             let next = Addr(instruction.next_ip());
             match instruction.flow_control() {
+                // Assembly has conditional jumps over the ends of what tables call a function.
+                FlowControl::UnconditionalBranch | FlowControl::IndirectBranch
+                    if sought == Sought::Jump && self.jumps_away(at, &instruction) =>
+                {
+                    return true;
+                }
                 FlowControl::Next if instruction.mnemonic() == Mnemonic::Hlt || self.code.runs_off(at, next) => {}
                 FlowControl::Next => waiting.push(next),
                 FlowControl::UnconditionalBranch => waiting.push(Addr(instruction.near_branch_target())),
@@ -202,6 +215,12 @@ impl<'a> Ends<'a> {
             }
         }
         false
+    }
+
+    /// Whether the jump at `at` may lead to another function.
+    fn jumps_away(&self, at: Addr, jump: &Instruction) -> bool {
+        let function = |at: Addr| (self.code.function_start)(at);
+        self.code.target(jump).is_none_or(|target| function(target).is_none() || function(target) != function(at))
     }
 
     /// Whether what is called by `call` returns.
@@ -370,6 +389,27 @@ mod tests {
         // Neither what returns nor what can't be read is.
         assert!(!is_stuck(&[0xc3]));
         assert!(!is_stuck(&[]));
+    }
+
+    #[test]
+    fn a_jump_to_another_function_is_one_away() {
+        // jmp +0 and ret; at 8: je to there; at 16: jmp to there.
+        let mut code = [0x90; 24];
+        code[..3].copy_from_slice(&[0xeb, 0, 0xc3]);
+        code[8..10].copy_from_slice(&[0x74, 0xf6]);
+        code[10] = 0xc3;
+        code[16..18].copy_from_slice(&[0xeb, 0xee]);
+        let of_eight = |at: Addr| Some(at.align_down(8));
+        let away = |at: u64| {
+            let read = |from: Addr, into: &mut [u8]| {
+                let bytes = from.0.checked_sub(CODE).and_then(|offset| code.get(offset as usize..)?.get(..into.len()));
+                bytes.map(|bytes| into.copy_from_slice(bytes)).is_some()
+            };
+            let (memory, unbound) = (Slices::default(), |_, _| None);
+            let view = CodeView { read: &read, function_start: &of_eight, memory: &memory, unbound: &unbound };
+            Ends::new(view).may_jump_away(Addr(CODE + at))
+        };
+        assert_eq!([0, 8, 16].map(away), [false, false, true]);
     }
 
     #[test]

@@ -62,9 +62,11 @@ pub fn resumer(
 ///
 /// A record that keeps both a coroutine's stack pointer and its resumer's has each at its place.
 /// How far from a thread's stack pointer such a record has the coroutine's therefore tells who else is kept as a resumer.
+/// Where registers are kept beside it, as in glibc's `ucontext_t`, what is close is one of them.
 pub fn held_as(memory: &Slices<'_>, contexts: &[&Context], parked: &[&Context], tops: &Tops) -> Vec<bool> {
     let distance = |context: &Context| {
-        let (distance, top) = closest(memory, context.holder?, tops)?;
+        let holder = context.holder.filter(|_| context.block.is_none())?;
+        let (distance, top) = closest(memory, holder, tops)?;
         (top != context.top).then_some(distance)
     };
     let known: HashSet<i64> = parked.iter().filter_map(|context| distance(context)).collect();

@@ -60,8 +60,10 @@ pub struct Context {
     pub confidence: Confidence,
     /// Where the program keeps its stack pointer.
     pub holder: Option<Addr>,
-    /// The block that its registers are saved in, where they are in one.
+    /// The block that holds its stack pointer, where it is in one.
     pub block: Option<Addr>,
+    /// Whether that holds registers too.
+    pub has_registers_in_block: bool,
 }
 
 /// The part of a context that lies on a segment.
@@ -97,6 +99,7 @@ pub fn classify(chains: &Chains, sites: &Sites, choices: &[Choice], code: CodeVi
             confidence: confidence(chain, choice, origin, state, is_sure && siblings.differ(frames)),
             holder: chain.hypothesis.holder.filter(|_| choice.holder != Holder::None),
             block: chain.hypothesis.block,
+            has_registers_in_block: sites.layouts[chain.hypothesis.layout as usize].has_registers_in_block(),
         }
     };
     share::in_parts(choices, |part| {

@@ -172,8 +172,7 @@ fn with_holders(
     };
     let before = found.len();
     found.extend(holders.iter().filter_map(held));
-    let in_block = layout.registers.iter().any(|(_, place)| matches!(place, Place::Block(_)));
-    if found.len() == before && site.origin == Origin::Switch && !in_block {
+    if found.len() == before && site.origin == Origin::Switch && !layout.has_registers_in_block() {
         found.push(hypothesis);
     }
 }

@@ -65,7 +65,7 @@ pub fn resumer(
 /// Where registers are kept beside it, as in glibc's `ucontext_t`, what is close is one of them.
 pub fn held_as(memory: &Slices<'_>, contexts: &[&Context], parked: &[&Context], tops: &Tops) -> Vec<bool> {
     let distance = |context: &Context| {
-        let holder = context.holder.filter(|_| context.block.is_none())?;
+        let holder = context.holder.filter(|_| !context.has_registers_in_block)?;
         let (distance, top) = closest(memory, holder, tops)?;
         (top != context.top).then_some(distance)
     };
@@ -140,12 +140,13 @@ mod tests {
             confidence: Confidence::Certain,
             holder: Some(Addr(holder)),
             block: None,
+            has_registers_in_block: false,
         }
     }
 
     /// A thread on stack 0 resumed the coroutine on stack 1, which waits in one that runs on stack 2; on stack 3 one rests
     /// that was last resumed from stack 1. Of each coroutine a record has where it left its stack, and its resumer.
-    fn check(resting_at: u64, expected: [bool; 2]) {
+    fn check(resting_at: u64, has_registers: bool, expected: [bool; 2]) {
         let stacks = vec![0; 4 * SIZE as usize / 8];
         let [outer, inner, resting] = [HEAP, HEAP + 0x80, HEAP + 0x100];
         let words = Words::new(&[
@@ -155,8 +156,9 @@ mod tests {
             (STACK, &stacks),
         ]);
         let memory = &words.slices();
-        let contexts =
+        let mut contexts =
             [context(0, IN_THREAD, outer + 8), context(1, IN_OUTER, inner + 8), context(3, resting_at, resting)];
+        contexts.iter_mut().for_each(|context| context.has_registers_in_block = has_registers);
         let contexts: Vec<&Context> = contexts.iter().collect();
         let tops = Tops::new((1..=4).map(|stack| Addr(STACK + SIZE * stack)));
         let held = held_as(memory, &contexts, &contexts[..1], &tops);
@@ -171,11 +173,16 @@ mod tests {
 
     #[test]
     fn a_resumer_is_held_where_threads_are() {
-        check(IN_RESTING, [true, false]);
+        check(IN_RESTING, false, [true, false]);
     }
 
     #[test]
     fn where_some_only_rest_nobody_waits_for_another() {
-        check(IN_OUTER, [false, false]);
+        check(IN_OUTER, false, [false, false]);
+    }
+
+    #[test]
+    fn a_register_is_no_link() {
+        check(IN_RESTING, true, [false, false]);
     }
 }

@@ -84,6 +84,13 @@ pub struct Layout {
     pub mangling: Option<Mangling>,
 }
 
+impl Layout {
+    /// Whether a block holds registers, and not the stack pointer alone.
+    pub fn has_registers_in_block(&self) -> bool {
+        self.registers.iter().any(|(_, place)| matches!(place, Place::Block(_)))
+    }
+}
+
 /// At which code addresses a context that left can go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Resume {

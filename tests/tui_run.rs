@@ -113,6 +113,8 @@ fn jobs_of_a_shell_in_the_screen_are_controlled_by_keys() {
     terminal.run("fg");
     terminal.run("after the stop");
     wait_until("it goes on", || line.text() == "before the stop\nafter the stop\n");
+    // Else the screen may still end with the prompt at which `fg` was typed.
+    terminal.wait_for("after the stop");
     terminal.keys(&["C-c"]);
     // What is typed before the shell asks again is thrown away with the interrupt.
     wait_until("the shell asks again", || terminal.screen().lines().any(|line| line.trim_end() == "$"));

@@ -29,9 +29,11 @@ pub(super) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
     better.into_iter().for_each(|(id, bounds)| correct(&mut stacks[id], bounds, ground));
 }
 
-/// Corrects the bounds of guarded stacks that seem longer than most, which have `length` bytes.
+/// Corrects the bounds of guarded stacks that seem longer than most, which have `length` bytes: up to the end of a mapping,
+/// or up to a thread's descriptor in it.
 pub(super) fn cut(stacks: &mut [Stack], length: u64, ground: &Ground<'_>) {
-    for stack in stacks.iter_mut().filter(|stack| stack.bounds.from == BoundsFrom::Guard) {
+    let may_be_longer = |from| matches!(from, BoundsFrom::Guard | BoundsFrom::Inferred);
+    for stack in stacks.iter_mut().filter(|stack| may_be_longer(stack.bounds.from)) {
         let mut bounds = stack.bounds;
         spans::cut_to(&mut bounds, top(stack), length);
         if bounds != stack.bounds {

@@ -19,8 +19,8 @@ use stackscope::addr::Addr;
 use stackscope::arch::X86_64;
 use stackscope::image::{Modules, SectionBytes};
 use stackscope::memory::{Copied, Memory};
+use stackscope::process::{Live, Target};
 use stackscope::registers::{Register, Registers};
-use stackscope::target::{Live, Target};
 use stackscope::unwind::{Rules, Tables, walk};
 
 /// What is walked: registers, a copy of the stack, and the modules.

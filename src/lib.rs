@@ -12,9 +12,9 @@ pub mod arch;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 pub mod cli;
 #[cfg(all(feature = "std", target_os = "linux"))]
-pub mod discover;
-#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod filter;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod find;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod image;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -23,6 +23,8 @@ pub mod mapping;
 pub mod memory;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod own;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod process;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod registers;
 #[cfg(all(feature = "std", target_os = "linux"))]
@@ -33,8 +35,6 @@ mod share;
 pub mod snapshot;
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", not(windows))))]
 pub mod switch;
-#[cfg(all(feature = "std", target_os = "linux"))]
-pub mod target;
 #[cfg(all(feature = "tui", target_os = "linux"))]
 pub mod tui;
 #[cfg(all(feature = "std", target_os = "linux"))]

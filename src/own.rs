@@ -3,7 +3,7 @@
 //! [`dump_self`] writes what `stackscope dump` would, without another process: each thread, each coroutine of
 //! [`crate::switch`] with its name, and the backtraces stitched from a coroutine to whoever resumed it.
 //! [`dump_on_signal`] does so when a signal arrives, as Go's runtime does on SIGQUIT.
-//! Nothing here is called from a signal handler; what the handlers do is in `target`.
+//! Nothing here is called from a signal handler; what the handlers do is in `process`.
 //!
 //! ```
 //! use stackscope::switch::{Coroutine, Yielder};
@@ -21,10 +21,10 @@
 use std::io::{self, Write};
 
 use crate::image::names::Lines;
+use crate::process::{FreezeError, Frozen, Requests};
 use crate::report::style::Style;
 use crate::report::text::{self, Listing};
 use crate::snapshot::{Snapshot, of_frozen};
-use crate::target::{FreezeError, Frozen, Requests};
 
 /// Why a dump of our own process failed.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use stackscope::discover::sites::{Derived, Sites, sites};
+use stackscope::find::sites::{Derived, Sites, sites};
 use stackscope::image::Modules;
-use stackscope::target::{CacheFolder, Live};
+use stackscope::process::{CacheFolder, Live};
 use stackscope::unwind::Tables;
 use stackscope_harness::{Running, scratch};
 

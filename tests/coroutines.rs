@@ -12,9 +12,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stackscope::image::names::Lines;
+use stackscope::process::{Core, Live};
 use stackscope::report::json;
 use stackscope::snapshot::{self, Snapshot};
-use stackscope::target::{Core, Live};
 use stackscope_harness::{Running, gcore, kernel_core, scratch};
 use truth::{Dump, Truth, differences};
 

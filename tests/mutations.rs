@@ -25,10 +25,10 @@ use stackscope::image::names::{self, Lines};
 use stackscope::image::{Bytes, Files, Modules, Opened};
 use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
 use stackscope::memory::{Copied, Memory};
+use stackscope::process::{Core, Target};
 use stackscope::registers::Registers;
 use stackscope::report::json;
 use stackscope::snapshot;
-use stackscope::target::{Core, Target};
 use stackscope::unwind::{Rules, Tables, walk};
 use stackscope_harness::{built, kernel_core, scratch};
 

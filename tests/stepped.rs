@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use stackscope::image::names::Lines;
+use stackscope::process::Live;
 use stackscope::report::json;
 use stackscope::snapshot::{self, Kept};
-use stackscope::target::Live;
 use stackscope_harness::{Running, scratch, states, wait_until};
 use truth::{Dump, Truth, differences, impossible, possible_chains};
 

@@ -14,7 +14,7 @@ use stackscope::addr::{Addr, AddrRange};
 use stackscope::image::{Bytes, Files};
 use stackscope::mapping::{Origin, mapping_at};
 use stackscope::memory::Memory;
-use stackscope::target::{Core, CoreWarning, Live, OpenError, PageState, Source, Target};
+use stackscope::process::{Core, CoreWarning, Live, OpenError, PageState, Source, Target};
 use stackscope_harness::{Running, gcore, kernel_core, scratch};
 
 /// What a debugger would look at first, thread by thread.

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use stackscope::memory::Memory;
-use stackscope::target::{Live, StopError, Target};
+use stackscope::process::{Live, StopError, Target};
 use stackscope_harness::{Running, states, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(5);

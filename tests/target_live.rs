@@ -13,7 +13,7 @@ use stackscope::addr::{Addr, AddrRange};
 use stackscope::image::Files;
 use stackscope::mapping::{Mapping, mapping_at};
 use stackscope::memory::Memory;
-use stackscope::target::{Live, NotStopped, OpenError, PageState, Source, Target};
+use stackscope::process::{Live, NotStopped, OpenError, PageState, Source, Target};
 use stackscope_harness::{Running, built, scratch, states, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(5);

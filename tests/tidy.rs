@@ -18,9 +18,9 @@ const LAYERS: [&str; 19] = [
     "arch",
     "switch",
     "image",
-    "target",
+    "process",
     "unwind",
-    "discover",
+    "find",
     "probe",
     "snapshot",
     "filter",
@@ -32,7 +32,7 @@ const LAYERS: [&str; 19] = [
 ];
 
 /// The layers that may hold `unsafe`.
-const UNSAFE_LAYERS: [&str; 3] = ["switch", "target", "probe"];
+const UNSAFE_LAYERS: [&str; 3] = ["switch", "process", "probe"];
 
 /// The longest file that can still be read from top to bottom.
 const LINES: usize = 600;
@@ -71,7 +71,7 @@ impl Source {
         (!matches!(name, "lib" | "main")).then_some(name)
     }
 
-    /// How many modules deep its items lie: 1 for `src/addr.rs` and `src/target/mod.rs`.
+    /// How many modules deep its items lie: 1 for `src/addr.rs` and `src/process/mod.rs`.
     fn depth(&self) -> usize {
         let parts = self.path.components().count() - 1;
         if self.path.ends_with("mod.rs") { parts - 1 } else { parts }
@@ -272,7 +272,7 @@ fn unsafe_stands_where_it_may() {
             }
         }
     }
-    report("unsafe only in switch, target and probe", violations);
+    report("unsafe only in switch, process and probe", violations);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::terminal::{Terminal, is_traced, kill};
 use stackscope::filter::Filter;
-use stackscope::target::Inbox;
+use stackscope::process::Inbox;
 use stackscope::tui;
 use stackscope::watch::Attached;
 use stackscope_harness::{Running, scratch, settle, states, wait_until};

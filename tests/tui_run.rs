@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::code_in_memory;
 use common::terminal::{Terminal, Written, gate, is_alive, is_traced, kill, run_line};
 use stackscope::filter::Filter;
-use stackscope::target::Inbox;
+use stackscope::process::Inbox;
 use stackscope::tui;
 use stackscope::watch::{Launched, Options};
 use stackscope_harness::{scratch, states, wait_until};

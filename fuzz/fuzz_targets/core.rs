@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use stackscope::image::names::Lines;
 use stackscope::report::{json, style::Style, text};
 use stackscope::snapshot;
-use stackscope::target::Core;
+use stackscope::process::Core;
 
 fuzz_target!(|content: &[u8]| {
     let path = std::env::temp_dir().join(format!("stackscope-fuzz-{}", std::process::id()));

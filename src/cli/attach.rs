@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::watching::Watching;
 use super::{Common, exit, output};
-use crate::target::Inbox;
+use crate::process::Inbox;
 #[cfg(feature = "tui")]
 use crate::tui;
 use crate::watch::{AttachError, Attached, Control, Watched};

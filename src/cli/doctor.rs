@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{Common, exit, output};
 use crate::image::names::Lines;
+use crate::process::{Facts, Live, PageScan};
 use crate::report::style::{Style, Tone};
 use crate::snapshot;
-use crate::target::{Facts, Live, PageScan};
 
 /// Where distributions install separate debug files.
 const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";

@@ -10,9 +10,9 @@ use super::save::save_core;
 use super::{Common, exit, output};
 use crate::filter::Filter;
 use crate::image::names::Lines;
+use crate::process::{CacheFolder, Core, Live, LookError};
 use crate::report::{GroupBy, json, text};
 use crate::snapshot::{self, Kept, Snapshot, Whole};
-use crate::target::{CacheFolder, Core, Live, LookError};
 
 /// Arguments of `dump`.
 #[derive(clap::Args, Debug)]

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use super::watching::Watching;
 use super::{Common, exit, output};
 #[cfg(feature = "tui")]
-use crate::target::Inbox;
-use crate::target::{LaunchError, Outcome};
+use crate::process::Inbox;
+use crate::process::{LaunchError, Outcome};
 #[cfg(feature = "tui")]
 use crate::tui;
 #[cfg(feature = "tui")]

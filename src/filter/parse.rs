@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Amount, Compare, Match, NumberKey, SizeKey, Term, Test, TextKey, WordKey};
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::snapshot::{Confidence, Kind, Level, State};
 
 /// A text that is no filter.

@@ -8,7 +8,7 @@ use super::group::{self, Group, GroupBy};
 use super::style::{Style, Tone};
 use super::units;
 use super::words::{capital, guard_words, plural, singular, thread_words};
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, State};
 

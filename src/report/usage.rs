@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::style::{Style, Tone};
 use super::{text, units};
 use crate::image::printable;
+use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Method};
-use crate::target::Outcome;
 use crate::watch::{End, Event, EventKind, Group, Watched, signal_name};
 
 /// The widest name of a group that is not shortened.

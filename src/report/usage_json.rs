@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::json::{self, Frame, Hex, frames};
 use super::usage::{saved_bytes, suggested_size};
+use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Snapshot};
-use crate::target::Outcome;
 use crate::watch::{Coroutine, Deep, End, Event, Group as StackGroup, Watched, signal_name};
 
 /// The version of the format; it changes only where a key is renamed or its meaning changes.

@@ -1,6 +1,6 @@
 //! The words by which people read kinds, states and threads; the same in a report and on a screen.
 
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
 use crate::snapshot::{Kind, Snapshot};

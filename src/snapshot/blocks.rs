@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Kind, Stack};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds::{Bounds, BoundsFrom, Guard};
-use crate::discover::heap;
+use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard};
+use crate::find::extent::heap;
 use crate::mapping::{Mapping, mapping_at};
 use crate::memory::{Memory, Slices};
 

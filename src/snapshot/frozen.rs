@@ -11,13 +11,15 @@ use super::survey::survey;
 use super::take::{Seen, named};
 use super::{Confidence, Kind, Peak, Snapshot, Stack, StackFrame, State};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard};
-use crate::discover::roster::{self, Line};
+use crate::find::extent::bounds;
+use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard};
+use crate::find::roster;
+use crate::find::roster::Line;
 use crate::image::names::Lines;
 use crate::image::{Modules, Progress};
 use crate::mapping::{Access, Mapping, mapping_at};
+use crate::process::{Frozen, Target};
 use crate::switch;
-use crate::target::{Frozen, Target};
 use crate::unwind::{Ended, FoundBy, Rules, Tables, walk};
 
 /// The most frames that are shown of one suspended coroutine.

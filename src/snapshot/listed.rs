@@ -4,8 +4,9 @@
 use super::stacks::Ground;
 use super::{Confidence, Kind, Method, Peak, Stack, State};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds;
-use crate::discover::roster::{self, Line};
+use crate::find::extent::bounds;
+use crate::find::roster;
+use crate::find::roster::Line;
 use crate::image::Modules;
 use crate::memory::Memory;
 use crate::unwind::Ended;

@@ -26,12 +26,12 @@ use std::time::Duration;
 
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::{AARCH64, Arch, X86_64};
-use crate::discover::bounds::Bounds;
+use crate::find::extent::bounds::Bounds;
+use crate::process::{Process, Source};
 use crate::registers::Registers;
-use crate::target::{Process, Source};
 use crate::unwind::{Ended, Frame};
 
-pub use crate::discover::classify::Confidence;
+pub use crate::find::suspended::classify::Confidence;
 pub use frozen::of_frozen;
 pub use places::{Place, Places};
 pub use take::{Kept, of_core, of_core_again, of_live, of_live_again};

@@ -7,8 +7,9 @@ use std::ops::Range;
 use super::stacks::Ground;
 use super::{Peak, Stack};
 use crate::addr::{Addr, AddrRange};
-use crate::discover::bounds::{self, Bounds, BoundsFrom, Guard, PAGE};
-use crate::discover::spans;
+use crate::find::extent::bounds;
+use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard, PAGE};
+use crate::find::extent::spans;
 
 /// A stack is judged by at most so many neighbours on either side: many stacks may each seem to hold all the others.
 const NEAREST: usize = 64;
@@ -96,7 +97,7 @@ mod tests {
     use super::super::testing::Draft;
     use super::super::{Kind, State};
     use super::*;
-    use crate::target::PagesUnknown;
+    use crate::process::PagesUnknown;
 
     /// The distance of stacks in the slab.
     const SIZE: u64 = 0x4000;

@@ -8,7 +8,7 @@
 use super::{Kind, Places, Stack};
 use crate::addr::{Addr, Pc};
 use crate::arch::Arch;
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::image::Modules;
 use crate::memory::Memory;
 use crate::unwind::{FoundBy, Tables};

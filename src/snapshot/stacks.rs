@@ -4,11 +4,13 @@ use super::survey::Chain;
 use super::{Confidence, Kind, Peak, Stack, StackFrame, State, ThreadEntry};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
-use crate::discover::bounds::{self, Bounds, Owner};
-use crate::discover::chain::{self, Part};
+use crate::find::extent::bounds;
+use crate::find::extent::bounds::{Bounds, Owner};
+use crate::find::running::cut;
+use crate::find::running::cut::Part;
 use crate::mapping::{Access, Mapping, Origin, index_at, mapping_at};
 use crate::memory::Memory;
-use crate::target::{PageState, Pages, PagesUnknown};
+use crate::process::{PageState, Pages, PagesUnknown};
 use crate::unwind::Ended;
 
 /// What is known of the memory that the chains lie in.
@@ -92,7 +94,7 @@ fn unseen(chain: &Chain) -> Stack {
 /// The parts of a chain that begins at the stack pointer `sp`, innermost first.
 pub(super) fn parts(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
     let guards_in = |range| guards(&(ground.pages)(range));
-    chain::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in)
+    cut::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in)
 }
 
 /// Ends each chain where a jump leads to another stack: that one is to run next, and has called nothing.

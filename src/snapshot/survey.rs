@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::memory::Memory;
+use crate::process::{NotStopped, Target, Thread};
 use crate::registers::Registers;
-use crate::target::{NotStopped, Target, Thread};
 use crate::unwind::{Ended, Frame, Rules, walk};
 
 /// The most frames that one thread's chain may have.

@@ -17,17 +17,17 @@ use super::whole::{self, Remains};
 use super::{Snapshot, Stack, ThreadEntry, blocks, listed, neighbours, segments, suspended};
 use crate::addr::{AddrRange, Pc};
 use crate::arch::Arch;
-use crate::discover::bounds;
-use crate::discover::sites::{Derived, Sites, sites as sites_of};
+use crate::find::extent::bounds;
+use crate::find::sites::{Derived, Sites, sites as sites_of};
 use crate::image::names::{self, Lines, Names};
 use crate::image::{Files, Modules, Progress};
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
-use crate::share;
-use crate::target::{
+use crate::process::{
     CacheFolder, Core, KnownMap, Live, Pages, PagesUnknown, Process, StopError, Stopped, Target, Thread, TouchedCopy,
     shrunken_files,
 };
+use crate::share;
 use crate::unwind::{Rules, Tables};
 
 /// How long a process's threads are waited for before they are listed as not stopped.

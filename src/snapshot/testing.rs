@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Confidence, Kind, Peak, Place, Places, Snapshot, Stack, StackFrame, State, ThreadEntry};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::X86_64;
-use crate::discover::bounds::{Bounds, BoundsFrom, Guard, PAGE};
+use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard, PAGE};
 use crate::image::names::Name;
-use crate::target::{Process, Source};
+use crate::process::{Process, Source};
 use crate::unwind::{Ended, FoundBy, Frame};
 
 /// A snapshot that is being made up.

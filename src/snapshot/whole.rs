@@ -1,7 +1,7 @@
 //! A snapshot with all that a core file needs: the registers of every context, and the memory of the same moment.
 //!
 //! You get a [`Whole`]; it writes a core file with one thread for each context, so that debuggers, which know of threads
-//! alone, show every coroutine. A context without a thread gets a made-up number: [`target::FIRST_MADE_UP_TID`] and the
+//! alone, show every coroutine. A context without a thread gets a made-up number: [`process::FIRST_MADE_UP_TID`] and the
 //! number of its stack. Memory shared with other processes is not in it, nor what the files still hold.
 
 use std::fs::OpenOptions;
@@ -17,8 +17,9 @@ use crate::addr::{Addr, Pc};
 use crate::image::names::Lines;
 use crate::mapping::{Mapping, Origin};
 use crate::memory::{Memory, Slices};
+use crate::process;
+use crate::process::{Core, CoreContent, CoreThread, Live, StopError, Target, Thread, TouchedCopy};
 use crate::registers::Registers;
-use crate::target::{self, Core, CoreContent, CoreThread, Live, StopError, Target, Thread, TouchedCopy};
 use crate::unwind::{Rules, Tables, walk};
 
 /// Every ELF file begins with its headers, by which debuggers know it.
@@ -144,7 +145,7 @@ impl Whole<'_> {
             memory,
         };
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        file.and_then(|file| target::write_core(&file, &content, progress))
+        file.and_then(|file| process::write_core(&file, &content, progress))
             .map_err(|error| SaveError::File { path: path.to_owned(), error })?;
         Ok(content.threads.len())
     }
@@ -153,7 +154,7 @@ impl Whole<'_> {
     fn threads(&self) -> Vec<CoreThread> {
         let contexts = self.snapshot.stacks.iter().enumerate().filter_map(|(id, stack)| {
             let thread = stack.thread.and_then(|tid| self.threads.iter().find(|thread| thread.tid == tid));
-            let made_up = target::FIRST_MADE_UP_TID.checked_add(i32::try_from(id).ok()?)?;
+            let made_up = process::FIRST_MADE_UP_TID.checked_add(i32::try_from(id).ok()?)?;
             Some(CoreThread {
                 tid: stack.thread.unwrap_or(made_up),
                 registers: stack.registers.as_deref()?.clone(),
@@ -162,7 +163,7 @@ impl Whole<'_> {
             })
         });
         let mut threads: Vec<CoreThread> = contexts.collect();
-        threads.sort_by_key(|thread| (thread.signal.is_none(), thread.tid >= target::FIRST_MADE_UP_TID));
+        threads.sort_by_key(|thread| (thread.signal.is_none(), thread.tid >= process::FIRST_MADE_UP_TID));
         threads
     }
 }

@@ -19,7 +19,7 @@ use ratatui::layout::{Rect, Size};
 use ratatui::style::{Color, Modifier, Style};
 use vt100::{Callbacks, Parser, Screen};
 
-use crate::target::{Pty, TerminalSize};
+use crate::process::{Pty, TerminalSize};
 
 /// How many lines above the screen are kept.
 const KEPT: usize = 10_000;

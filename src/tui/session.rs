@@ -22,8 +22,9 @@ use super::update::update;
 use super::view::{self, layout};
 use crate::filter::Filter;
 use crate::image::Progress;
+use crate::process;
+use crate::process::{Inbox, Pty, Received, TerminalSize};
 use crate::report::usage;
-use crate::target::{self, Inbox, Pty, Received, TerminalSize};
 use crate::watch::{Attached, Control, EventKind, Launched, Looked, News, Watched};
 
 /// Within this time a second interrupt is meant for us.
@@ -400,7 +401,7 @@ impl Session {
     /// Gives the terminal back and stops ourselves, between two looks.
     fn suspend(&mut self) {
         if self.gone {
-            return target::stop_ourselves();
+            return process::stop_ourselves();
         }
         self.keys = None;
         self.screen.leave();
@@ -410,7 +411,7 @@ impl Session {
         match self.watched {
             None => self.control.suspend(),
             // The watch has ended, and with it who would do so.
-            Some(_) => target::stop_ourselves(),
+            Some(_) => process::stop_ourselves(),
         }
     }
 

@@ -12,8 +12,9 @@ use super::control::Control;
 use super::run::{Input, Looked, News, Watch};
 use super::{End, Watched};
 use crate::image::Progress;
+use crate::process;
+use crate::process::LookError;
 use crate::snapshot::Snapshot;
-use crate::target::{self, LookError};
 
 /// Why a process can't be watched.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ impl Attached {
         let told = move || {
             let _ = ends.send(Input::Vanished);
         };
-        target::await_vanishing(pid, told).map_err(|source| AttachError::Wait { pid, source })?;
+        process::await_vanishing(pid, told).map_err(|source| AttachError::Wait { pid, source })?;
         Ok(Attached { watch, inputs, control: Control::new(sender), first })
     }
 

@@ -4,7 +4,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::run::Input;
-use crate::target::Received;
+use crate::process::Received;
 
 /// The way to a watch, from any thread.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::process::{Outcome, Signalled};
 use crate::snapshot::{Snapshot, Stack};
-use crate::target::{Outcome, Signalled};
 
 /// How many events are kept, and as many again of those that ended a process; the others are counted.
 const MOST: usize = 1000;

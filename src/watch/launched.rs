@@ -9,8 +9,9 @@ use super::control::Control;
 use super::run::{Input, Looked, News, Watch};
 use super::{RunError, Watched};
 use crate::image::Progress;
+use crate::process;
+use crate::process::{Facts, Inbox, Pty, TerminalSize, Tracees};
 use crate::snapshot::Snapshot;
-use crate::target::{self, Facts, Inbox, Pty, TerminalSize, Tracees};
 
 /// The warning where a program is not followed for its own good.
 const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
@@ -47,7 +48,7 @@ pub struct Launched {
     watch: Watch,
     inputs: Receiver<Input>,
     control: Control,
-    waiting: Option<target::Launched>,
+    waiting: Option<process::Launched>,
 }
 
 impl Launched {
@@ -56,7 +57,7 @@ impl Launched {
     /// # Errors
     /// There is no process to be had, or it can't be followed.
     pub fn prepare(options: &Options, inbox: &Inbox) -> Result<Launched, RunError> {
-        let launched = target::launch(&options.program, &options.arguments, inbox.inherited())?;
+        let launched = process::launch(&options.program, &options.arguments, inbox.inherited())?;
         Launched::follow(options, launched)
     }
 
@@ -71,20 +72,20 @@ impl Launched {
         size: TerminalSize,
     ) -> Result<(Launched, Pty), RunError> {
         let (program, arguments) = (&options.program, &options.arguments);
-        let (launched, pty) = target::launch_on_terminal(program, arguments, inbox.inherited(), size)?;
+        let (launched, pty) = process::launch_on_terminal(program, arguments, inbox.inherited(), size)?;
         let mut launched = Launched::follow(options, launched)?;
         launched.watch.relay.pass_all();
         Ok((launched, pty))
     }
 
-    fn follow(options: &Options, launched: target::Launched) -> Result<Launched, RunError> {
+    fn follow(options: &Options, launched: process::Launched) -> Result<Launched, RunError> {
         let (sender, inputs) = mpsc::channel();
         let control = Control::new(sender.clone());
         let happenings = sender.clone();
         let words = std::iter::once(&options.program).chain(&options.arguments);
         let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
         let mut watch = Watch::new(launched.pid(), command, options.interval, sender);
-        if target::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
+        if process::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
             watch.go_unfollowed(WOULD_LOSE_RIGHTS.to_owned(), Duration::ZERO);
         } else {
             let tracees = Tracees::seize(launched.pid(), move |happened| {
@@ -100,7 +101,7 @@ impl Launched {
     /// # Errors
     /// The program is missing or can't be executed.
     pub fn go(&mut self) -> Result<(), RunError> {
-        Ok(self.waiting.take().map_or(Ok(()), target::Launched::go)?)
+        Ok(self.waiting.take().map_or(Ok(()), process::Launched::go)?)
     }
 
     /// The way to ask for something while [`Launched::watch`] runs.

@@ -18,7 +18,7 @@ mod usage;
 
 use std::time::Duration;
 
-use crate::target::{LaunchError, Outcome, StopError};
+use crate::process::{LaunchError, Outcome, StopError};
 
 pub use attach::{AttachError, Attached};
 pub use control::Control;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::debug;
 
-use crate::target::Live;
+use crate::process::Live;
 
 /// How long the threads of a process may take to stop.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::target::Received;
+use crate::process::Received;
 
 /// How far apart the same signal may come to the program and to us to count as one.
 const SAME: Duration = Duration::from_millis(50);

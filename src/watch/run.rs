@@ -15,10 +15,9 @@ use super::usage::Usage;
 use super::{End, Watched};
 use crate::image::Progress;
 use crate::image::names::Lines;
+use crate::process;
+use crate::process::{Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees};
 use crate::snapshot::{self, Kept, Snapshot};
-use crate::target::{
-    self, Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees,
-};
 
 /// How many processes are looked at in one round.
 const PROCESSES_PER_ROUND: usize = 16;
@@ -153,7 +152,7 @@ impl Watch {
                 return end;
             }
             if self.relay.stops_us() {
-                target::stop_ourselves();
+                process::stop_ourselves();
             }
         }
     }
@@ -164,9 +163,9 @@ impl Watch {
             Input::Signal(received) => self.received(received),
             Input::Vanished => return Some(End::Vanished),
             Input::Leave => return Some(End::Left),
-            Input::Suspend => target::stop_ourselves(),
+            Input::Suspend => process::stop_ourselves(),
             Input::Interval(interval) => self.pace.set_interval(interval),
-            Input::Send(signal) => target::pass_on(self.pid, signal),
+            Input::Send(signal) => process::pass_on(self.pid, signal),
             Input::Report => tell(News::SoFar(Arc::new(self.so_far()))),
             Input::Pause => {
                 self.pause = Some(Pause::of(self.processes.iter().filter_map(|pid| self.open(*pid).ok())));
@@ -194,7 +193,7 @@ impl Watch {
     fn due(&mut self, tell: &mut dyn FnMut(News)) {
         let now = Instant::now();
         for signal in self.relay.take_due(now) {
-            target::pass_on(self.pid, signal);
+            process::pass_on(self.pid, signal);
         }
         if self.pace.due() <= now {
             self.round(tell);
@@ -316,7 +315,7 @@ impl Watch {
         self.exact_until = Some(time);
         self.warnings.insert(warning);
         let (pid, sender) = (self.pid, self.sender.clone());
-        target::await_end(pid, move |outcome| {
+        process::await_end(pid, move |outcome| {
             let what = Happening::Ended { pid, outcome };
             let _ = sender.send(Input::Program(Happened { at: Instant::now(), what }));
         });
@@ -464,5 +463,5 @@ fn let_go_message(why: TooBusy, time: Duration) -> String {
 
 /// The program that a process has become.
 fn program_name(pid: i32) -> String {
-    target::program(pid).map_or_else(|| "another program".into(), |program| program.display().to_string())
+    process::program(pid).map_or_else(|| "another program".into(), |program| program.display().to_string())
 }

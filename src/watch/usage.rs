@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::events::Look;
 use crate::addr::Addr;
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::snapshot::{Kind, Level, Method, Peak, Snapshot, Stack, State};
 use crate::unwind::Ended;
 

@@ -19,8 +19,8 @@ use stackscope::addr::Addr;
 use stackscope::arch::X86_64;
 use stackscope::image::Modules;
 use stackscope::mapping::Origin;
+use stackscope::process::Live;
 use stackscope::registers::{Register, Registers};
-use stackscope::target::Live;
 use stackscope::unwind::{Ended, FoundBy, Rules, Tables, walk};
 use stackscope_harness::built;
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use stackscope::image::Modules;
-use stackscope::target::{Live, Target};
+use stackscope::process::{Live, Target};
 use stackscope::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk};
 use stackscope_harness::Running;
 

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use stackscope::addr::Addr;
 use stackscope::image::Modules;
 use stackscope::memory::{Memory, Unreadable};
+use stackscope::process::{Target, This};
 use stackscope::registers::{Register, Registers};
-use stackscope::target::{Target, This};
 
 /// Our own memory, read through the kernel, which refuses what is not mapped.
 pub(crate) struct OwnMemory(File);

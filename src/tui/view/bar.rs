@@ -4,7 +4,7 @@ use ratatui::style::Style;
 
 use super::super::theme::Look;
 use super::pen::Pen;
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::snapshot::Stack;
 
 /// Eighths of a cell, from one to seven.

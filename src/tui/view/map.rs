@@ -9,7 +9,7 @@ use super::super::model::Model;
 use super::super::theme::Look;
 use super::pen::Pen;
 use super::table;
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::report::units::{self, percent};
 use crate::snapshot::{Snapshot, Stack};

@@ -11,7 +11,7 @@ use super::super::theme::Look;
 use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
 use super::{bar, empty};
-use crate::discover::bounds::Guard;
+use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
 use crate::report::words::singular;

@@ -1,0 +1,5 @@
+//! Where stacks begin and end, and what lies below them.
+
+pub mod bounds;
+pub mod heap;
+pub mod spans;

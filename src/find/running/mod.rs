@@ -1,0 +1,3 @@
+//! The stacks that threads run on, or wait on for one that they resumed.
+
+pub mod cut;

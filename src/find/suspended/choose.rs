@@ -1,0 +1,365 @@
+//! Decides which chain is the context of each stack, where memory allows several.
+//!
+//! Frames that ran earlier leave whole chains of their own below the live ones, with resume words and all. What tells
+//! them apart is who keeps a pointer to them, and from where.
+
+use std::cmp::Ordering;
+
+use foldhash::{HashMap, HashSet};
+
+use crate::addr::{Addr, AddrRange, Pc};
+use crate::arch::X86_64;
+use crate::find::extent::bounds::PAGE;
+use crate::find::sites::{Origin, Sites};
+use crate::find::suspended::chains::{Chain, Chains, Root};
+use crate::find::suspended::ends::CodeView;
+use crate::find::suspended::meeting::Calls;
+use crate::mapping::{Mapping, mapping_at};
+use crate::share;
+
+/// A root is common if this share of the most common root's chains has it.
+const COMMON: usize = 10;
+
+/// A pointer this shortly below the lowest stack pointer of a stack is taken to lie on that stack, in bytes.
+const LEFTOVER: i64 = 4096;
+
+/// A chain, to be sorted by the stack that it lies on and by where it begins there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Placed {
+    top: Addr,
+    low: Addr,
+    /// An index into [`Chains::chains`].
+    chain: usize,
+}
+
+/// The chains with one top: those of one stack.
+struct Group<'p> {
+    top: Addr,
+    /// Where the longest of them ends.
+    root: (Pc, Root),
+    chains: &'p [Placed],
+    /// From the lowest saved stack pointer to the top.
+    extent: AddrRange,
+}
+
+/// The chain that was chosen for a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// An index into [`Chains::chains`].
+    pub chain: usize,
+    /// How many different stack pointers the stack's chains have that something points to.
+    pub candidates: usize,
+    /// Where the pointer lies.
+    pub holder: Holder,
+}
+
+/// Where a pointer to a saved stack pointer lies; the better it fits a suspended context, the further down.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Holder {
+    /// Nowhere.
+    None,
+    /// On the stack itself.
+    SameStack,
+    /// On another stack.
+    OtherStack,
+    /// On no stack: on the heap or in a variable.
+    Elsewhere,
+}
+
+/// A stack that a thread's chain of frames lies on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Running {
+    /// The stack pointer there.
+    pub sp: Addr,
+    /// The CFAs of the frames that begin there, sorted.
+    pub cfas: Vec<Addr>,
+    /// Whether the rules led from frame to frame up to the stack's root.
+    pub is_whole: bool,
+}
+
+/// What is known of the threads.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Threads {
+    /// The stacks that they are on.
+    pub running: Vec<Running>,
+    /// What those have in registers that are about to switch, sorted: nothing else may hold where they will go on.
+    pub held: Vec<u64>,
+}
+
+/// Chooses one chain for each stack that no thread is on, by address.
+pub fn choose(
+    chains: &Chains,
+    sites: &Sites,
+    mappings: &[Mapping],
+    threads: &Threads,
+    code: CodeView<'_>,
+) -> Vec<Choice> {
+    let roots = roots(chains, code);
+    let placed = placed(chains, &roots);
+    let mut groups = groups(chains, &roots, &placed);
+    drop_running(&mut groups, mappings, &threads.running);
+    drop_leftovers(&mut groups);
+    let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
+    let choosing =
+        |dead| Choosing { chains, sites, calls: Calls::new(code), extents: &extents, dead, held: &threads.held };
+    let first: Vec<Option<Choice>> = share::in_parts(&groups, |part| {
+        let choosing = choosing(&[]);
+        part.iter().map(|group| choosing.choose_one(group)).collect()
+    });
+    let dead = dead(chains, &groups, &first);
+    let chosen: Vec<(&Group<'_>, Option<Choice>)> = groups.iter().zip(first).collect();
+    let mut choices = share::in_parts(&chosen, |part| {
+        let choosing = choosing(&dead);
+        let again = |(group, choice): &(&Group<'_>, Option<Choice>)| match choice {
+            Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(group),
+            choice => *choice,
+        };
+        part.iter().filter_map(again).collect()
+    });
+    drop_begun(chains, sites, &threads.running, &mut choices);
+    choices
+}
+
+/// What lies below the chosen contexts on their stacks, sorted: words there are left from earlier calls, and keep nothing.
+fn dead(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Vec<AddrRange> {
+    let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
+    // Above the frames of the next stack down there may be a structure of its library, of less than a page.
+    let shortest = stride(&tops).map_or(0, |stride| stride.saturating_sub(PAGE));
+    let mut former_top = Addr(0);
+    let below = |(group, choice): (&Group<'_>, &Option<Choice>)| {
+        // Further down it may be no stack any more.
+        let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
+        let low = low.max(std::mem::replace(&mut former_top, group.top));
+        let high = chains.chains[(*choice)?.chain].low().offset(-(X86_64.red_zone as i64));
+        (low < high).then(|| AddrRange::new(low, high))
+    };
+    groups.iter().zip(choices).filter_map(below).collect()
+}
+
+/// Drops fresh contexts on stacks where another context, or a thread's stack pointer, shows that they have begun.
+fn drop_begun(chains: &Chains, sites: &Sites, running: &[Running], choices: &mut Vec<Choice>) {
+    let is_fresh =
+        |choice: &Choice| sites.sites[chains.chains[choice.chain].hypothesis.site as usize].origin == Origin::Fresh;
+    let held = choices.iter().filter(|choice| !is_fresh(choice) && choice.holder != Holder::None);
+    let mut begun: Vec<AddrRange> =
+        held.map(|choice| &chains.chains[choice.chain]).map(|chain| AddrRange::new(chain.sp, chain.top)).collect();
+    begun.sort_unstable_by_key(|range| range.high);
+    let mut sps: Vec<Addr> = running.iter().map(|stack| stack.sp).collect();
+    sps.sort_unstable();
+    let has_begun = |chain: &Chain| {
+        let runs = sps.get(sps.partition_point(|sp| *sp < chain.low())).is_some_and(|sp| *sp <= chain.top);
+        let at = chain.hypothesis.word_at;
+        let next = begun.partition_point(|range| range.high <= at);
+        runs || begun.get(next).is_some_and(|range| range.contains(at))
+    };
+    choices.retain(|choice| !(is_fresh(choice) && has_begun(&chains.chains[choice.chain])));
+}
+
+/// For each chain its root, if that is one: code that stands in the middle of chains more often is none, and an ordinary
+/// function only where others have begun.
+fn roots(chains: &Chains, code: CodeView<'_>) -> Vec<Option<Pc>> {
+    let outermost = |chain: &Chain| Some(chains.frames_of(chain).last()?.pc);
+    let roots: Vec<Option<Pc>> = share::in_parts(&chains.chains, |part| part.iter().map(outermost).collect());
+    let mut seen: HashMap<Pc, (usize, usize)> = HashMap::default();
+    for pc in roots.iter().flatten() {
+        seen.entry(*pc).or_default().0 += 1;
+    }
+    let inside = share::in_parts(&chains.chains, |part| {
+        let mut inside: HashMap<Pc, usize> = HashMap::default();
+        for frames in part.iter().map(|chain| chains.frames_of(chain)) {
+            let inner = frames.iter().take(frames.len().saturating_sub(1));
+            for frame in inner.filter(|frame| seen.contains_key(&frame.pc)) {
+                *inside.entry(frame.pc).or_default() += 1;
+            }
+        }
+        inside.into_iter().collect()
+    });
+    for (pc, count) in inside {
+        seen.entry(pc).or_default().1 += count;
+    }
+    let begun = begun_in(chains, code);
+    let is_root = |chain: &Chain, pc: Pc| {
+        let (outermost, inside) = seen[&pc];
+        outermost > inside && (chain.root != Root::Function || begun.contains(&code.function_of(pc)))
+    };
+    chains.chains.iter().zip(roots).map(|(chain, pc)| pc.filter(|pc| is_root(chain, *pc))).collect()
+}
+
+/// The functions that contexts have begun in: the outermost, or where that only is returned to, the one that returns there.
+fn begun_in(chains: &Chains, code: CodeView<'_>) -> HashSet<Addr> {
+    let is_doubtful = |chain: &&Chain| chain.root == Root::Function;
+    if !chains.chains.iter().any(|chain| is_doubtful(&chain)) {
+        return HashSet::default();
+    }
+    let certain = chains.chains.iter().filter(|chain| !is_doubtful(chain));
+    let outer = certain.flat_map(|chain| chains.frames_of(chain).iter().rev().take(2));
+    let places: HashSet<Pc> = outer.map(|frame| frame.pc).collect();
+    places.into_iter().map(|pc| code.function_of(pc)).collect()
+}
+
+/// The chains that end at a root, sorted.
+fn placed(chains: &Chains, roots: &[Option<Pc>]) -> Vec<Placed> {
+    let with_root = chains.chains.iter().zip(roots).enumerate().filter(|(_, (_, root))| root.is_some());
+    let place = |(index, (chain, _)): (usize, (&Chain, _))| Placed { top: chain.top, low: chain.low(), chain: index };
+    let mut placed: Vec<Placed> = with_root.map(place).collect();
+    placed.sort_unstable();
+    placed
+}
+
+fn groups<'p>(chains: &Chains, roots: &[Option<Pc>], placed: &'p [Placed]) -> Vec<Group<'p>> {
+    let group = |members: &'p [Placed]| {
+        let Placed { top, low, chain } = *members.first()?;
+        let root = (roots[chain]?, chains.chains[chain].root);
+        Some(Group { top, root, chains: members, extent: AddrRange::new(low, top) })
+    };
+    placed.chunk_by(|left, right| left.top == right.top).filter_map(group).collect()
+}
+
+/// Drops the stacks that threads are on: those whose top a thread's frames reach, and where a thread stands in a switch
+/// routine that nothing unwinds, or whose rules already lead to the next stack, the one around its stack pointer.
+fn drop_running(groups: &mut Vec<Group<'_>>, mappings: &[Mapping], running: &[Running]) {
+    let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
+    // What is left of an earlier use may have tops in the midst of a stack.
+    let common = common_tops(groups);
+    let stride = stride(&common);
+    let around = |stack: &Running| {
+        let top = *common.get(common.partition_point(|top| *top <= stack.sp))?;
+        let same_mapping = mapping_at(mappings, stack.sp)?.range.contains(top.offset(-1));
+        let is_near = stride.is_none_or(|stride| top.0 - stack.sp.0 <= stride);
+        (same_mapping && is_near).then_some(top)
+    };
+    let mut dropped: HashSet<Addr> = HashSet::default();
+    for stack in running {
+        let reached: Vec<Addr> = stack.cfas.iter().copied().filter(|cfa| tops.binary_search(cfa).is_ok()).collect();
+        if !stack.is_whole && reached.iter().all(|top| *top <= stack.sp) {
+            dropped.extend(around(stack));
+        }
+        dropped.extend(reached);
+    }
+    groups.retain(|group| !dropped.contains(&group.top));
+}
+
+/// Drops stacks with a rare root that lie less than one stack below one with a common root: what is left of an earlier use.
+fn drop_leftovers(groups: &mut Vec<Group<'_>>) {
+    let tops = common_tops(groups);
+    let Some(stride) = stride(&tops) else { return };
+    groups.retain(|group| {
+        let next = tops.partition_point(|top| *top < group.top);
+        tops.get(next).is_none_or(|top| *top == group.top || top.0 - group.top.0 >= stride)
+    });
+}
+
+/// The tops of the stacks whose root is a common one, sorted.
+fn common_tops(groups: &[Group<'_>]) -> Vec<Addr> {
+    let mut counts: HashMap<(Pc, Root), usize> = HashMap::default();
+    for group in groups {
+        *counts.entry(group.root).or_default() += 1;
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    groups.iter().filter(|group| counts[&group.root] * COMMON >= most).map(|group| group.top).collect()
+}
+
+/// How far apart stacks are: the first percentile of the distances of their tops. `None` where there are too few to tell.
+fn stride(tops: &[Addr]) -> Option<u64> {
+    const FEWEST: usize = 16;
+    if tops.len() < FEWEST {
+        return None;
+    }
+    let mut distances: Vec<u64> = tops.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    distances.sort_unstable();
+    distances.get(distances.len() / 100).copied()
+}
+
+/// What is known when one chain of each group is chosen.
+struct Choosing<'c> {
+    chains: &'c Chains,
+    sites: &'c Sites,
+    calls: Calls<'c>,
+    /// Of each group, sorted by their ends.
+    extents: &'c [AddrRange],
+    /// What lies below the contexts on their stacks, sorted.
+    dead: &'c [AddrRange],
+    /// What threads have in registers, sorted.
+    held: &'c [u64],
+}
+
+impl Choosing<'_> {
+    fn choose_one(&self, group: &Group<'_>) -> Option<Choice> {
+        let chains = &self.chains.chains;
+        let held: Vec<(usize, Holder)> =
+            group.chains.iter().map(|placed| (placed.chain, self.holder(group, placed.chain))).collect();
+        let (best, holder) = held.iter().copied().reduce(|best, next| match self.compare(best, next) {
+            Ordering::Greater => best,
+            _ => next,
+        })?;
+        if self.origin(best) != Origin::Switch && holder <= Holder::SameStack {
+            return None;
+        }
+        let held = held.iter().filter(|(_, holder)| *holder != Holder::None);
+        let mut pointers: Vec<Addr> = held.map(|(index, _)| chains[*index].hypothesis.saved_sp).collect();
+        pointers.sort_unstable();
+        pointers.dedup();
+        Some(Choice { chain: best, candidates: pointers.len(), holder })
+    }
+
+    /// Which of two chains of one stack rather is its context.
+    fn compare(&self, (left, held_left): (usize, Holder), (right, held_right): (usize, Holder)) -> Ordering {
+        let holders = (held_left, held_right);
+        let by_origin = origin_rank(self.origin(left), holders.0).cmp(&origin_rank(self.origin(right), holders.1));
+        let frames = |index: usize| self.chains.frames_of(&self.chains.chains[index]);
+        let by_calls = || self.calls.judge(frames(left), frames(right));
+        let lowest = |index: usize| std::cmp::Reverse(self.chains.chains[index].low());
+        by_origin.then_with(by_calls).then((holders.0, lowest(left)).cmp(&(holders.1, lowest(right))))
+    }
+
+    fn origin(&self, index: usize) -> Origin {
+        self.sites.sites[self.chains.chains[index].hypothesis.site as usize].origin
+    }
+
+    fn is_held_by_the_dead(&self, index: usize) -> bool {
+        self.chains.chains[index].hypothesis.holder.is_some_and(|at| is_among(self.dead, at))
+    }
+
+    fn holder(&self, group: &Group<'_>, index: usize) -> Holder {
+        let hypothesis = &self.chains.chains[index].hypothesis;
+        let Some(at) = hypothesis.holder.filter(|at| !is_among(self.dead, *at)) else {
+            let is_in_register = self.held.binary_search(&hypothesis.saved_sp.0).is_ok();
+            return if is_in_register { Holder::Elsewhere } else { Holder::None };
+        };
+        // The functions of a stack's earlier use kept pointers shortly below its top.
+        let low = group.extent.low.offset(-LEFTOVER);
+        if AddrRange::new(low, group.extent.high).contains(at) {
+            return Holder::SameStack;
+        }
+        // The stacks are sorted by their tops and rarely overlap.
+        let next = self.extents.partition_point(|extent| extent.high <= at);
+        match self.extents.get(next).is_some_and(|extent| extent.contains(at)) {
+            true => Holder::OtherStack,
+            false => Holder::Elsewhere,
+        }
+    }
+}
+
+/// Whether one of `ranges`, which are sorted, holds `at`.
+pub(super) fn is_among(ranges: &[AddrRange], at: Addr) -> bool {
+    let next = ranges.partition_point(|range| range.low <= at);
+    next.checked_sub(1).is_some_and(|index| ranges[index].contains(at))
+}
+
+/// A switch that something points to is the best sign of a context, then a saved one, then a prepared one, then a
+/// switch that nothing points to any more.
+fn origin_rank(origin: Origin, holder: Holder) -> u8 {
+    match (holder, origin) {
+        (Holder::None, _) => 0,
+        // A fresh stack holds nothing yet, so what points into it from there is left from an earlier use; and a block
+        // that a function saved on its own stack is there for a jump on that stack, to handle an error.
+        (Holder::SameStack, Origin::Fresh | Origin::SavedOnly) => 0,
+        (_, Origin::Fresh) => 1,
+        (_, Origin::SavedOnly) => 2,
+        (_, Origin::Switch) => 3,
+    }
+}
+
+#[cfg(test)]
+#[path = "choose_tests.rs"]
+mod tests;

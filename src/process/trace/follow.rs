@@ -1,0 +1,531 @@
+//! The life of the thread that follows a program: what each report of the kernel's means, and what the tracee does next.
+//!
+//! Every stop costs the program time, so a tracee goes on at once unless somebody wants its process to stand.
+//! Reports are looked at and left in place until the tracee goes on, so that no signal is lost if we are killed.
+//!
+//! Words: a tracee *stands* where it waits for us; a process *stands* if each of its threads that stops is kept so.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::ptrace_follow as ptrace;
+use super::regset;
+use crate::arch::Arch;
+use crate::process::error::StopError;
+use crate::process::live::procfs;
+use crate::process::trace::ptrace_follow::Change;
+use crate::process::trace::tracees::{Happened, Happening, Outcome, Request, Signalled, TooBusy};
+use crate::process::trace::tracer::Held;
+use crate::process::{NotStopped, Thread};
+
+/// More signals than this in a second, and we let the program go: each stops it for some 20 µs.
+const MOST_SIGNALS: u32 = 500;
+/// So many starts and ends of threads and processes in a second cost the program about 1 % of its time.
+const MOST_STARTS: u32 = 100;
+/// How many of them may come at once: a program may well start a thousand threads when it begins.
+const STARTS_AT_ONCE: u32 = 2000;
+/// How many reports are taken before requests are looked at again.
+const REPORTS_AT_ONCE: usize = 64;
+/// How often a stop in progress is looked at if nothing happens.
+const STOP_PACE: Duration = Duration::from_millis(1);
+/// How often changes are looked for if no signal says so: another thread of ours may have taken it.
+const IDLE_PACE: Duration = Duration::from_millis(200);
+/// How long threads in uninterruptible sleep are waited for.
+const PATIENCE_WITH_SLEEP: Duration = Duration::from_millis(5);
+
+/// Follows `pid` and all that it starts, until nothing is left of it or nobody asks any more.
+pub(super) fn follow(
+    pid: i32,
+    asked: &Receiver<Request>,
+    bell: &EventFd,
+    report: &Sender<Result<(), StopError>>,
+    tell: &dyn Fn(Happened),
+) {
+    let seized = ptrace::seize_following(pid)
+        .map_err(|_| StopError::of_refused_thread(pid, pid, &procfs::thread_directory(pid, pid)));
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let changes = SignalFd::with_flags(&SigSet::from_iter([Signal::SIGCHLD]), flags)
+        .map_err(|error| StopError::NoTracerThread(error.into()));
+    let outcome = seized.and(changes);
+    let _ = match outcome {
+        Err(error) => report.send(Err(error)),
+        Ok(changes) => {
+            let mut follower = Follower::new(pid, tell);
+            let sent = report.send(Ok(()));
+            follower.run(asked, bell, &changes);
+            sent
+        }
+    };
+}
+
+/// What is known of the tracees.
+struct Follower<'t> {
+    tell: &'t dyn Fn(Happened),
+    tracees: HashMap<i32, Tracee>,
+    processes: HashMap<i32, Process>,
+    /// How many tracees stand at a signal that will end them, which is left in place.
+    fatal: usize,
+    signals: Rate,
+    starts: Rate,
+    let_go: bool,
+}
+
+struct Tracee {
+    pid: i32,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// It stands, and goes on as told.
+    Stands(Next),
+    /// In its group's stop; the kernel tells when that ends.
+    Listens,
+    /// It was let go on to its end.
+    Leaves,
+}
+
+/// How a tracee that stands goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Go,
+    /// With a signal that ends its process.
+    Die(i32),
+    /// In its group's stop.
+    Listen,
+    /// To its end.
+    Leave,
+}
+
+#[derive(Default)]
+struct Process {
+    /// Whether it stands for who asked for it.
+    looked_at: bool,
+    /// Who waits for that.
+    asked: Option<Asked>,
+    /// Whether it stands because it is about to end.
+    at_end: bool,
+    /// Whether its end was told already.
+    ending_told: bool,
+}
+
+impl Process {
+    /// Whether its threads are kept where they stop.
+    fn stands(&self) -> bool {
+        self.looked_at || self.at_end
+    }
+}
+
+/// Somebody waits for a process to stand.
+struct Asked {
+    arch: &'static Arch,
+    since: Instant,
+    deadline: Instant,
+    answer: Sender<Held>,
+}
+
+impl<'t> Follower<'t> {
+    fn new(pid: i32, tell: &'t dyn Fn(Happened)) -> Follower<'t> {
+        Follower {
+            tell,
+            tracees: HashMap::from([(pid, Tracee { pid, state: State::Running })]),
+            processes: HashMap::from([(pid, Process::default())]),
+            fatal: 0,
+            signals: Rate::new(MOST_SIGNALS, MOST_SIGNALS),
+            starts: Rate::new(MOST_STARTS, STARTS_AT_ONCE),
+            let_go: false,
+        }
+    }
+
+    fn run(&mut self, asked: &Receiver<Request>, bell: &EventFd, changes: &SignalFd) {
+        while !self.tracees.is_empty() {
+            loop {
+                match asked.try_recv() {
+                    Ok(request) => self.answer(request),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if self.let_go {
+                return;
+            }
+            let mut reports = 0;
+            while reports < REPORTS_AT_ONCE
+                && let Some((tid, change)) = self.next_change()
+            {
+                self.take(tid, change);
+                reports += 1;
+                if self.let_go {
+                    return;
+                }
+            }
+            self.finish_stops();
+            if reports < REPORTS_AT_ONCE {
+                self.sleep(bell, changes);
+            }
+        }
+    }
+
+    /// Waits for a change, a request, or the time to look at a stop in progress.
+    fn sleep(&self, bell: &EventFd, changes: &SignalFd) {
+        let stopping = self.processes.values().any(|process| process.asked.is_some());
+        let pace = if stopping { STOP_PACE } else { IDLE_PACE };
+        let timeout = PollTimeout::try_from(pace).unwrap_or(PollTimeout::ZERO);
+        let mut events = [bell.as_fd(), changes.as_fd()].map(|file| PollFd::new(file, PollFlags::POLLIN));
+        let _ = poll(&mut events, timeout);
+        let _ = bell.read();
+        while let Ok(Some(_)) = changes.read_signal() {}
+    }
+
+    /// The next change of a tracee that is not kept standing.
+    fn next_change(&self) -> Option<(i32, Change)> {
+        if self.fatal == 0 {
+            return ptrace::any_change();
+        }
+        // The report of the one that stands at its fatal signal is still in place and would hide the others'.
+        let others = self.tracees.iter().filter(|(_, tracee)| !matches!(tracee.state, State::Stands(_)));
+        others.into_iter().find_map(|(tid, _)| ptrace::change_of(*tid))
+    }
+
+    fn happened(&self, what: Happening) {
+        (self.tell)(Happened { at: Instant::now(), what });
+    }
+
+    /// Takes in one change.
+    fn take(&mut self, tid: i32, change: Change) {
+        let Some(pid) = self.tracees.get(&tid).map(|tracee| tracee.pid).or_else(|| self.adopt(tid)) else {
+            // Ended before it was known: there is nothing to tell of it.
+            ptrace::collect(tid);
+            return;
+        };
+        match change {
+            Change::Signal(signal) => self.signal(pid, tid, signal),
+            Change::Group(signal) => self.group_stop(pid, tid, signal),
+            Change::Trap => self.stand_or(tid, Next::Go),
+            Change::Event(event) => self.event(pid, tid, event),
+            Change::Exited(code) => self.ended(pid, tid, Outcome::Exited(code)),
+            Change::Killed { signal, core } => self.ended(pid, tid, Outcome::Killed { signal, core }),
+        }
+    }
+
+    /// Takes in a new tracee, which either its parent's report or one of its own tells of first: the other may never
+    /// come, if one of them ends.
+    fn adopt(&mut self, tid: i32) -> Option<i32> {
+        let status = procfs::Status::read(&procfs::directory(tid)).ok()?;
+        let number = |field| status.number(field).and_then(|number| i32::try_from(number).ok());
+        // The end of one that is traced no longer was taken in before.
+        let pid = number("Tgid").filter(|_| number("TracerPid") != Some(0))?;
+        self.tracees.insert(tid, Tracee { pid, state: State::Running });
+        self.processes.entry(pid).or_default();
+        self.happened(match tid == pid {
+            true => Happening::Forked { parent: number("PPid").unwrap_or(0), child: pid },
+            false => Happening::ThreadStarted { pid, tid },
+        });
+        Some(pid)
+    }
+
+    fn signal(&mut self, pid: i32, tid: i32, signal: i32) {
+        let signalled = Signalled { pid, tid, signal, from: ptrace::sender(tid) };
+        if self.signals.is_too_high() {
+            self.let_go = true;
+            self.happened(Happening::LetGo(TooBusy::Signals(MOST_SIGNALS)));
+            return;
+        }
+        let process = self.processes.entry(pid).or_default();
+        if !process.ending_told && ends_process(pid, tid, signal) {
+            process.at_end = true;
+            process.ending_told = true;
+            self.fatal += 1;
+            self.set(tid, State::Stands(Next::Die(signal)));
+            self.happened(Happening::Fatal(signalled));
+            return;
+        }
+        let stands = process.stands();
+        self.happened(Happening::Signal(signalled));
+        let _ = ptrace::go_on(tid, signal);
+        self.set(tid, State::Running);
+        if stands {
+            // It stands again as soon as the signal is its own.
+            let _ = crate::process::trace::ptrace::interrupt(tid);
+        }
+    }
+
+    fn group_stop(&mut self, pid: i32, tid: i32, signal: i32) {
+        if tid == pid && self.tracees.get(&tid).is_some_and(|tracee| tracee.state == State::Running) {
+            self.happened(Happening::Paused { pid, signal });
+        }
+        self.stand_or(tid, Next::Listen);
+    }
+
+    fn event(&mut self, pid: i32, tid: i32, event: i32) {
+        match event {
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => self.started(tid),
+            libc::PTRACE_EVENT_EXEC => {
+                // The kernel takes no request by the number that the thread has now before the news is taken away
+                // (`looks_like_a_spurious_pid` in kernel/ptrace.c).
+                ptrace::collect(tid);
+                // All other threads are gone, and the one that called execve has the first one's number now.
+                self.tracees.retain(|other, tracee| tracee.pid != pid || *other == tid);
+                self.happened(Happening::Executed { pid });
+                self.stand_or(tid, Next::Go);
+            }
+            libc::PTRACE_EVENT_EXIT => {
+                let told = self.processes.get(&pid).is_none_or(|process| process.ending_told);
+                if !told && self.is_ending(pid, tid) {
+                    let process = self.processes.entry(pid).or_default();
+                    process.ending_told = true;
+                    process.at_end = true;
+                    self.happened(Happening::Ending { pid });
+                }
+                self.stand_or(tid, Next::Leave);
+            }
+            _ => self.stand_or(tid, Next::Go),
+        }
+    }
+
+    /// A tracee started a process or a thread.
+    fn started(&mut self, tid: i32) {
+        if let Some(new) = ptrace::event_number(tid)
+            && !self.tracees.contains_key(&new)
+        {
+            self.adopt(new);
+        }
+        self.count_start();
+        self.stand_or(tid, Next::Go);
+    }
+
+    fn count_start(&mut self) {
+        if self.starts.is_too_high() {
+            self.let_go = true;
+            self.happened(Happening::LetGo(TooBusy::Starts(MOST_STARTS)));
+        }
+    }
+
+    /// Whether all threads of the process end with `tid`, which stands at its own end: each other one does so too,
+    /// or has the kernel's order to (`SIGKILL`, which `exit_group` and fatal signals send to all).
+    fn is_ending(&self, pid: i32, tid: i32) -> bool {
+        let others = self.tracees.iter().filter(|(other, tracee)| tracee.pid == pid && **other != tid);
+        others.into_iter().all(|(other, tracee)| {
+            let ends = matches!(tracee.state, State::Stands(Next::Leave) | State::Leaves);
+            ends || is_told_to_end(pid, *other)
+        })
+    }
+
+    fn ended(&mut self, pid: i32, tid: i32, outcome: Outcome) {
+        ptrace::collect(tid);
+        if let Some(Tracee { state: State::Stands(Next::Die(_)), .. }) = self.tracees.remove(&tid) {
+            self.fatal -= 1;
+        }
+        if tid == pid {
+            self.tracees.retain(|_, tracee| tracee.pid != pid);
+            self.processes.remove(&pid);
+            self.happened(Happening::Ended { pid, outcome });
+        } else {
+            self.happened(Happening::ThreadEnded { pid, tid });
+        }
+        self.count_start();
+    }
+
+    fn set(&mut self, tid: i32, state: State) {
+        if let Some(tracee) = self.tracees.get_mut(&tid) {
+            tracee.state = state;
+        }
+    }
+
+    /// Keeps a tracee standing if its process stands; else it goes on at once.
+    fn stand_or(&mut self, tid: i32, next: Next) {
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        tracee.state = State::Stands(next);
+        if self.processes.get(&tracee.pid).is_some_and(Process::stands) {
+            // Its report holds no signal: taking it away loses nothing, and lets others be seen.
+            ptrace::collect(tid);
+        } else {
+            self.go_on(tid);
+        }
+    }
+
+    /// Lets a tracee that stands go on. One that was killed where it stood has nothing to go on with; its end is told.
+    fn go_on(&mut self, tid: i32) {
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        let State::Stands(next) = tracee.state else { return };
+        let (state, _) = match next {
+            Next::Go => (State::Running, ptrace::go_on(tid, 0)),
+            Next::Leave => (State::Leaves, ptrace::go_on(tid, 0)),
+            Next::Listen => (State::Listens, ptrace::listen(tid)),
+            Next::Die(signal) => {
+                self.fatal -= 1;
+                (State::Running, ptrace::go_on(tid, signal))
+            }
+        };
+        tracee.state = state;
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::LetGo => self.let_go = true,
+            Request::Release { pid } => self.release(pid, |process| process.looked_at = false),
+            Request::LetEnd { pid } => self.release(pid, |process| process.at_end = false),
+            Request::Stop { pid, arch, limit, answer } => {
+                // Dropping `answer` says that there is no such process.
+                let Some(process) = self.processes.get_mut(&pid) else { return };
+                let since = Instant::now();
+                process.looked_at = true;
+                process.asked = Some(Asked { arch, since, deadline: since + limit, answer });
+                for tid in self.threads_of(pid) {
+                    let state = self.tracees.get(&tid).map(|tracee| tracee.state);
+                    if matches!(state, Some(State::Running | State::Listens)) {
+                        let _ = crate::process::trace::ptrace::interrupt(tid);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes away a reason for a process to stand; with the last one it goes on.
+    fn release(&mut self, pid: i32, take_away: impl Fn(&mut Process)) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        take_away(process);
+        if process.stands() {
+            return;
+        }
+        for tid in self.threads_of(pid) {
+            self.go_on(tid);
+        }
+    }
+
+    fn threads_of(&self, pid: i32) -> Vec<i32> {
+        self.tracees.iter().filter(|(_, tracee)| tracee.pid == pid).map(|(tid, _)| *tid).collect()
+    }
+
+    /// Answers those who wait for processes that stand by now, or for which the time is up.
+    fn finish_stops(&mut self) {
+        let waiting: Vec<i32> =
+            self.processes.iter().filter(|(_, process)| process.asked.is_some()).map(|(pid, _)| *pid).collect();
+        for pid in waiting {
+            let Some(asked) = self.processes.get_mut(&pid).and_then(|process| process.asked.take()) else { continue };
+            if self.is_settled(pid, &asked) {
+                let _ = asked.answer.send(self.held(pid, asked.arch));
+            } else if let Some(process) = self.processes.get_mut(&pid) {
+                process.asked = Some(asked);
+            }
+        }
+    }
+
+    fn is_settled(&self, pid: i32, asked: &Asked) -> bool {
+        let now = Instant::now();
+        let mut moving = self
+            .tracees
+            .iter()
+            .filter(|(_, tracee)| tracee.pid == pid && matches!(tracee.state, State::Running | State::Listens));
+        if now >= asked.deadline {
+            return true;
+        }
+        let patient = now < asked.since + PATIENCE_WITH_SLEEP;
+        moving.all(|(tid, _)| !patient && not_stopped(pid, *tid) == NotStopped::Uninterruptible)
+    }
+
+    fn held(&self, pid: i32, arch: &'static Arch) -> Held {
+        let tids = self.threads_of(pid);
+        let all_seen = procfs::thread_count(pid) == u64::try_from(tids.len()).ok();
+        let mut threads: Vec<Thread> = tids.into_iter().map(|tid| self.thread(pid, tid, arch)).collect();
+        threads.sort_by_key(|thread| (thread.tid != pid, thread.tid));
+        Held { threads, all_seen }
+    }
+
+    fn thread(&self, pid: i32, tid: i32, arch: &'static Arch) -> Thread {
+        let stands = self.tracees.get(&tid).is_some_and(|tracee| matches!(tracee.state, State::Stands(_)));
+        let read =
+            if stands { regset::read(tid, arch).map_err(|_| NotStopped::Ended) } else { Err(not_stopped(pid, tid)) };
+        let name = procfs::thread_name(pid, tid);
+        match read {
+            Ok(read) => {
+                Thread { tid, name, registers: Ok(read.registers), thread_pointer: read.thread_pointer, signal: None }
+            }
+            Err(reason) => Thread { tid, name, registers: Err(reason), thread_pointer: None, signal: None },
+        }
+    }
+}
+
+/// Why a thread does not stand.
+fn not_stopped(pid: i32, tid: i32) -> NotStopped {
+    match procfs::stat(&procfs::thread_directory(pid, tid)) {
+        Some(stat) if stat.state == b'D' => NotStopped::Uninterruptible,
+        Some(stat) if !stat.has_ended() => NotStopped::TimedOut,
+        _ => NotStopped::Ended,
+    }
+}
+
+fn is_told_to_end(pid: i32, tid: i32) -> bool {
+    let Ok(status) = procfs::Status::read(&procfs::thread_directory(pid, tid)) else { return true };
+    status.bits("SigPnd").is_some_and(|pending| pending & bit(libc::SIGKILL) != 0)
+}
+
+/// Whether a signal about to be given to a thread ends its process: nobody handles or ignores it, and the kernel's own
+/// action is to end (signal(7)).
+fn ends_process(pid: i32, tid: i32, signal: i32) -> bool {
+    const HARMLESS: [i32; 8] = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    if HARMLESS.contains(&signal) {
+        return false;
+    }
+    let Ok(status) = procfs::Status::read(&procfs::thread_directory(pid, tid)) else { return false };
+    let taken = status.bits("SigCgt").zip(status.bits("SigIgn")).map(|(caught, ignored)| caught | ignored);
+    taken.is_some_and(|taken| taken & bit(signal) == 0)
+}
+
+/// A signal's bit in the sets that `/proc` shows.
+fn bit(signal: i32) -> u64 {
+    u32::try_from(signal - 1).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
+}
+
+/// Counts what happens, and forgets so much of it each second.
+struct Rate {
+    per_second: f64,
+    at_once: f64,
+    count: f64,
+    since: Instant,
+}
+
+impl Rate {
+    fn new(per_second: u32, at_once: u32) -> Rate {
+        Rate { per_second: per_second.into(), at_once: at_once.into(), count: 0.0, since: Instant::now() }
+    }
+
+    /// Counts one more; whether it is one too many.
+    fn is_too_high(&mut self) -> bool {
+        let now = Instant::now();
+        let forgotten = now.duration_since(self.since).as_secs_f64() * self.per_second;
+        self.since = now;
+        self.count = (self.count - forgotten).max(0.0) + 1.0;
+        self.count > self.at_once
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_borne_and_a_storm_is_not() {
+        let mut rate = Rate::new(1, 3);
+        assert_eq!([(); 5].map(|()| rate.is_too_high()), [false, false, false, true, true]);
+        rate.since -= Duration::from_secs(10);
+        assert!(!rate.is_too_high());
+    }
+}

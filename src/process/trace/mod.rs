@@ -1,0 +1,21 @@
+//! Stops and follows the threads of a process by ptrace(2), each by the one thread of ours that may.
+//!
+//! [`tracer`] holds a process still for one look; [`follow`] stays with one that is watched from its start, and says what
+//! happens to it.
+
+mod follow;
+mod inbox;
+mod ptrace;
+mod ptrace_follow;
+mod regset;
+pub(in crate::process) mod stopped;
+pub(in crate::process) mod tracees;
+#[cfg(test)]
+mod tracees_tests;
+mod tracer;
+pub(in crate::process) mod vanish;
+
+pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
+pub use stopped::{KnownMap, Released, Stopped};
+pub use tracees::{Happened, Happening, Outcome, Signalled, TooBusy, Tracees};
+pub use vanish::await_vanishing;

@@ -1,0 +1,47 @@
+//! Waits for a process's end by a process file descriptor (pidfd_open(2), Linux 5.3): it need not be our child, and a
+//! number that was given to another process meanwhile misleads nobody.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Calls `tell` once process `pid` has ended, on a thread of its own; at once where there is no such process any more.
+/// How it ended is told to its parent alone.
+///
+/// # Errors
+/// The kernel knows no process file descriptors, or no thread can be started.
+pub fn await_vanishing(pid: i32, tell: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let process = match open(pid) {
+        Ok(process) => process,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            tell();
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let body = move || {
+        wait(&process);
+        tell();
+    };
+    thread::Builder::new().name("stackscope-wait".into()).stack_size(128 << 10).spawn(body).map(drop)
+}
+
+/// A file descriptor that stands for process `pid`.
+pub(in crate::process) fn open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two plain numbers and touches no memory of ours.
+    let number = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let number = i32::try_from(Errno::result(number)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just opened this descriptor for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Waits until a process has ended.
+pub(in crate::process) fn wait(process: &OwnedFd) {
+    let mut ends = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut ends, PollTimeout::NONE) == Err(Errno::EINTR) {}
+}

@@ -361,7 +361,7 @@ mod tests {
         }
         std::fs::remove_file(path).unwrap();
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        again.args(["--exact", "target::mapped::tests::a_fault_elsewhere_ends_the_process_as_ever"]);
+        again.args(["--exact", "process::mapped::tests::a_fault_elsewhere_ends_the_process_as_ever"]);
         let status = again.env(FOREIGN, "1").stdout(std::process::Stdio::null()).status().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGBUS));
     }

@@ -5,6 +5,13 @@
 
 use std::fmt;
 
+/// The unit in bytes in which stacks, guards and touched pages are measured: the page of x86_64, and the smallest of aarch64.
+/// What the kernel of this machine maps in one piece may be larger (sysconf(3), `_SC_PAGESIZE`).
+pub const PAGE: u64 = 4096;
+
+/// The addresses of programs on any CPU known here: the kernel's own begin above.
+pub const EVERYTHING: AddrRange = AddrRange { low: Addr(0), high: Addr(1 << 56) };
+
 /// An address in the target's address space, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Addr(pub u64);

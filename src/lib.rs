@@ -18,6 +18,8 @@ pub mod find;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod image;
 #[cfg(all(feature = "std", target_os = "linux"))]
+pub mod look;
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod mapping;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod memory;

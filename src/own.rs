@@ -21,10 +21,11 @@
 use std::io::{self, Write};
 
 use crate::image::names::Lines;
+use crate::look::of_frozen;
 use crate::process::{FreezeError, Frozen, Requests};
 use crate::report::style::Style;
 use crate::report::text::{self, Listing};
-use crate::snapshot::{Snapshot, of_frozen};
+use crate::snapshot::Snapshot;
 
 /// Why a dump of our own process failed.
 #[derive(Debug, thiserror::Error)]

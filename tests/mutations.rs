@@ -23,12 +23,12 @@ use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::X86_64;
 use stackscope::image::names::{self, Lines};
 use stackscope::image::{Bytes, Files, Modules, Opened};
+use stackscope::look;
 use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
 use stackscope::memory::{Copied, Memory};
 use stackscope::process::{Core, Target};
 use stackscope::registers::Registers;
 use stackscope::report::json;
-use stackscope::snapshot;
 use stackscope::unwind::{Rules, Tables, walk};
 use stackscope_harness::{built, kernel_core, scratch};
 
@@ -178,7 +178,7 @@ fn read_core(path: &Path, whole: bool) -> bool {
     let _ = core.read_u64(Addr(u64::MAX - 4));
     if whole {
         let _ = core.pages(AddrRange::new(Addr(0), Addr(u64::MAX)));
-        let snapshot = snapshot::of_core(&mut core, Lines::Cheap);
+        let snapshot = look::of_core(&mut core, Lines::Cheap);
         json::write(&mut Vec::new(), &snapshot).unwrap();
     }
     true

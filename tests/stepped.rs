@@ -14,9 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use stackscope::image::names::Lines;
+use stackscope::look;
+use stackscope::look::Kept;
 use stackscope::process::Live;
 use stackscope::report::json;
-use stackscope::snapshot::{self, Kept};
 use stackscope_harness::{Running, scratch, states, wait_until};
 use truth::{Dump, Truth, differences, impossible, possible_chains};
 
@@ -84,7 +85,7 @@ fn walk(what: &str, fixture: &Running, tid: i32, way: &Way, wrong: impl Fn(&Dump
             continue;
         }
         thread.leave();
-        let snapshot = snapshot::of_live_again(&live, Some(Lines::Cheap), &mut kept).unwrap();
+        let snapshot = look::of_live_again(&live, Some(Lines::Cheap), &mut kept).unwrap();
         let mut shown = Vec::new();
         json::write(&mut shown, &snapshot).unwrap();
         let found = wrong(&serde_json::from_slice(&shown).unwrap());

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use stackscope_harness::{RECIPES, Tool};
 
 /// The layers, lowest first: a module uses only itself and those before it.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "share",
     "addr",
     "memory",
@@ -20,9 +20,10 @@ const LAYERS: [&str; 19] = [
     "image",
     "process",
     "unwind",
-    "find",
-    "probe",
     "snapshot",
+    "find",
+    "look",
+    "probe",
     "filter",
     "watch",
     "report",

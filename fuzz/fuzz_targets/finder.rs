@@ -8,7 +8,7 @@ use code::{CODE, CodeAt};
 use libfuzzer_sys::fuzz_target;
 use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::X86_64;
-use stackscope::find::extent::bounds::Bounds;
+use stackscope::snapshot::Bounds;
 use stackscope::find::suspended::chains;
 use stackscope::find::suspended::choose::{Running, Threads, choose};
 use stackscope::find::suspended::classify::classify;

@@ -10,9 +10,10 @@ use super::save::save_core;
 use super::{Common, exit, output};
 use crate::filter::Filter;
 use crate::image::names::Lines;
+use crate::look::{self, Kept, Whole};
 use crate::process::{CacheFolder, Core, Live, LookError};
 use crate::report::{GroupBy, json, text};
-use crate::snapshot::{self, Kept, Snapshot, Whole};
+use crate::snapshot::Snapshot;
 
 /// Arguments of `dump`.
 #[derive(clap::Args, Debug)]
@@ -169,18 +170,18 @@ fn take(args: &Args) -> Result<Snapshot, LookError> {
     Ok(match args.target.parse() {
         Ok(pid) => {
             let live = Live::open(pid)?;
-            let first = snapshot::of_live_again(&live, Some(lines(args)), &mut kept)?;
+            let first = look::of_live_again(&live, Some(lines(args)), &mut kept)?;
             match args.twice {
                 None => first,
                 Some(apart) => {
                     wait(apart);
-                    let mut second = snapshot::of_live_again(&live, Some(lines(args)), &mut kept)?;
+                    let mut second = look::of_live_again(&live, Some(lines(args)), &mut kept)?;
                     second.compare_with(&first);
                     second
                 }
             }
         }
-        Err(_) => snapshot::of_core_again(&mut Core::open(args.target.as_ref())?, lines(args), &mut kept),
+        Err(_) => look::of_core_again(&mut Core::open(args.target.as_ref())?, lines(args), &mut kept),
     })
 }
 
@@ -197,8 +198,8 @@ fn kept(args: &Args) -> Option<Kept> {
 /// Does something with a look that keeps what a core file is made of.
 fn with_whole<T>(args: &Args, then: impl FnOnce(&Whole<'_>) -> T) -> Result<T, LookError> {
     Ok(match args.target.parse() {
-        Ok(pid) => then(&snapshot::of_live_whole(&Live::open(pid)?, lines(args), &mut kept(args))?),
-        Err(_) => then(&snapshot::of_core_whole(&mut Core::open(args.target.as_ref())?, lines(args))),
+        Ok(pid) => then(&look::of_live_whole(&Live::open(pid)?, lines(args), &mut kept(args))?),
+        Err(_) => then(&look::of_core_whole(&mut Core::open(args.target.as_ref())?, lines(args))),
     })
 }
 

@@ -6,13 +6,11 @@ use std::process::ExitCode;
 use super::watching::Watching;
 use super::{Common, exit, output};
 #[cfg(feature = "tui")]
-use crate::process::Inbox;
-use crate::process::{LaunchError, Outcome};
+use crate::process::{Inbox, LaunchError, Outcome};
 #[cfg(feature = "tui")]
 use crate::tui;
 #[cfg(feature = "tui")]
-use crate::watch::Launched;
-use crate::watch::{self, End, Options, RunError, Watched};
+use crate::watch::{self, End, Launched, Options, RunError, Watched};
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]

@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::look::{SaveError, Whole};
 use crate::report::units;
-use crate::snapshot::{SaveError, Whole};
 
 /// What takes less long is not talked about meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::{Amount, Compare, Match, NumberKey, SizeKey, Term, Test, TextKey, WordKey};
-use crate::find::extent::bounds::Guard;
-use crate::snapshot::{Confidence, Kind, Level, State};
+use crate::snapshot::{Confidence, Guard, Kind, Level, State};
 
 /// A text that is no filter.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

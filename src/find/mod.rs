@@ -4,6 +4,7 @@
 
 pub mod descriptors;
 pub mod extent;
+pub(crate) mod ground;
 pub mod roster;
 pub mod running;
 pub mod sites;

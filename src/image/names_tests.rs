@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use super::names;
 use super::testing::{Folder, Loaded};
-use super::{Modules, Progress, printable};
+use super::{Modules, Progress, names, printable};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Access, Mapping, Origin};
 use crate::memory::Copied;

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::process::live::permission::Refusal;
-use crate::process::live::procfs;
-use crate::process::live::procfs::Status;
+use crate::process::live::procfs::{self, Status};
 
 /// Why a process or a core file can't be looked at.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,8 @@ use super::group::{self, Group, GroupBy};
 use super::style::{Style, Tone};
 use super::units;
 use super::words::{capital, guard_words, plural, singular, thread_words};
-use crate::find::extent::bounds::Guard;
 use crate::image::printable;
-use crate::snapshot::{Confidence, Kind, Level, Snapshot, Stack, State};
+use crate::snapshot::{Confidence, Guard, Kind, Level, Snapshot, Stack, State};
 
 /// The most numbers of stacks that the heading of a group lists.
 const MOST_LISTED: usize = 8;

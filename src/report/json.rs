@@ -11,9 +11,10 @@ use serde::Serialize;
 use super::group::{self, GroupBy};
 use crate::addr::Addr;
 use crate::filter::Filter;
-use crate::find::extent::bounds::{BoundsFrom, Guard as StackGuard};
 use crate::process::Source;
-use crate::snapshot::{Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame};
+use crate::snapshot::{
+    BoundsFrom, Guard as StackGuard, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame,
+};
 use crate::unwind::{Ended, FoundBy};
 
 /// The version of the format; it changes only where a key is renamed or its meaning changes.

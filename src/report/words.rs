@@ -1,9 +1,8 @@
 //! The words by which people read kinds, states and threads; the same in a report and on a screen.
 
-use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
-use crate::snapshot::{Kind, Snapshot};
+use crate::snapshot::{Guard, Kind, Snapshot};
 use crate::unwind::Ended;
 
 /// What a stack of this kind is called.

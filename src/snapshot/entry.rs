@@ -69,7 +69,7 @@ fn package(function: &str) -> Option<&str> {
 }
 
 /// What counts of each place when the outermost function of a stack is looked for.
-pub(super) struct Entries<'p>(HashMap<Pc, Facts<'p>>);
+pub(crate) struct Entries<'p>(HashMap<Pc, Facts<'p>>);
 
 /// What counts of one place.
 #[derive(Clone, Copy)]
@@ -82,7 +82,7 @@ struct Facts<'p> {
 
 impl<'p> Entries<'p> {
     /// Those of a snapshot's places.
-    pub(super) fn of(places: &'p Places) -> Entries<'p> {
+    pub(crate) fn of(places: &'p Places) -> Entries<'p> {
         let fetched = Fetched::of(places);
         let facts = |place: &'p Place| {
             let own = place.names.iter().rev().find(|name| is_worth_naming(name, &fetched));
@@ -97,7 +97,7 @@ impl<'p> Entries<'p> {
 
     /// The outermost function of the program's own code on a stack. Where all code is the system's, as under an interpreter
     /// that is a library, the outermost function that is no way in; `None` where the program's own code has no names.
-    pub(super) fn entry(&self, frames: &[StackFrame]) -> Option<Arc<str>> {
+    pub(crate) fn entry(&self, frames: &[StackFrame]) -> Option<Arc<str>> {
         let facts = |frame: &StackFrame| self.0.get(&frame.frame.pc);
         // The outermost function has no source file, but the one that it called has: it is a trampoline.
         let begins_in_assembly = match frames {

@@ -1,24 +1,15 @@
 //! One consistent, immutable picture of a target: its stacks, the frames on them, and their names.
 //!
-//! You give a stopped target or a core file ([`of_live`], [`of_core`]); you get an owned [`Snapshot`] that reports and screens read.
+//! The model alone: [`crate::find`] says which stacks there are, [`crate::look`] puts a snapshot together; reports and screens read it.
 //! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
 
-mod blocks;
-mod entry;
-mod frozen;
-mod listed;
+mod bounds;
+pub(crate) mod entry;
 mod moved;
-mod neighbours;
 mod part;
-mod places;
-mod segments;
-mod stacks;
-mod survey;
-mod suspended;
-mod take;
+pub(crate) mod places;
 #[cfg(test)]
 pub(crate) mod testing;
-mod whole;
 mod words;
 
 use std::sync::Arc;
@@ -26,16 +17,12 @@ use std::time::Duration;
 
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::{AARCH64, Arch, X86_64};
-use crate::find::extent::bounds::Bounds;
 use crate::process::{Process, Source};
 use crate::registers::Registers;
 use crate::unwind::{Ended, Frame};
 
-pub use crate::find::suspended::classify::Confidence;
-pub use frozen::of_frozen;
+pub use bounds::{Bounds, BoundsFrom, Guard};
 pub use places::{Place, Places};
-pub use take::{Kept, of_core, of_core_again, of_live, of_live_again};
-pub use whole::{SaveError, Whole, of_core_whole, of_live_whole};
 
 /// One look at a target.
 #[derive(Debug)]
@@ -53,9 +40,9 @@ pub struct Snapshot {
     /// What the code addresses of all frames mean.
     pub places: Places,
     /// By stack, whether it moved since an earlier look; empty where there was none ([`Snapshot::compare_with`]).
-    moved: Vec<Option<bool>>,
+    pub(crate) moved: Vec<Option<bool>>,
     /// By stack, the id that it had in the look; empty where all of its stacks are here.
-    ids: Vec<usize>,
+    pub(crate) ids: Vec<usize>,
     /// What could not be read or was found wrong, a sentence each.
     pub warnings: Vec<String>,
     /// Whether everything could be read.
@@ -167,6 +154,17 @@ pub struct StackFrame {
     pub bytes: Option<u64>,
 }
 
+/// How sure it is that a context is one, and in that state. The words are those of the JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Confidence {
+    /// Nothing speaks against it.
+    Certain,
+    /// There was more than one way to read memory, or nothing to compare it with.
+    Likely,
+    /// Something that a context should have is missing.
+    Guess,
+}
+
 /// How close a stack is to its end. The words are those of the JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -204,7 +202,7 @@ impl Stack {
 
 impl Peak {
     /// A peak that was told by touched pages.
-    fn by_pages(bytes: u64) -> Peak {
+    pub(crate) fn by_pages(bytes: u64) -> Peak {
         Peak { bytes, method: Method::Pages }
     }
 }

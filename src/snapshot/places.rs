@@ -35,7 +35,7 @@ impl Places {
     }
 
     /// Looks up module and names for each of `pcs`.
-    pub(super) fn new(pcs: &[Pc], modules: &Modules, names: &Names) -> Places {
+    pub(crate) fn new(pcs: &[Pc], modules: &Modules, names: &Names) -> Places {
         let by_pc = pcs.iter().map(|pc| (*pc, place(*pc, modules, names))).collect();
         Places { by_pc, nowhere: Place::default() }
     }
@@ -57,7 +57,7 @@ impl Places {
     }
 
     /// What is wrong with the files of the modules that frames lie in.
-    pub(super) fn problems(&self, modules: &Modules) -> Vec<String> {
+    pub(crate) fn problems(&self, modules: &Modules) -> Vec<String> {
         let used: BTreeSet<usize> = self.by_pc.keys().filter_map(|pc| modules.index_of(pc.lookup())).collect();
         let problems = modules.iter().enumerate().filter(|(index, _)| used.contains(index));
         problems

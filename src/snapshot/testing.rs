@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Confidence, Kind, Peak, Place, Places, Snapshot, Stack, StackFrame, State, ThreadEntry};
-use crate::addr::{Addr, AddrRange, Pc};
+use super::{
+    Bounds, BoundsFrom, Confidence, Guard, Kind, Peak, Place, Places, Snapshot, Stack, StackFrame, State, ThreadEntry,
+};
+use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::arch::X86_64;
-use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard, PAGE};
 use crate::image::names::Name;
 use crate::process::{Process, Source};
 use crate::unwind::{Ended, FoundBy, Frame};

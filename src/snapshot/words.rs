@@ -1,7 +1,6 @@
 //! The words of the JSON and of the filter language for kinds, states and the like. They are kept stable.
 
-use super::{Confidence, Kind, Level, Method, State};
-use crate::find::extent::bounds::Guard;
+use super::{Confidence, Guard, Kind, Level, Method, State};
 
 impl Kind {
     /// All kinds, in the order in which they are listed.

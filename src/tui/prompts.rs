@@ -2,13 +2,12 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::commands;
 use super::model::{Effect, Model, Overlay, Page};
 use super::pane::Modes;
-use super::typing;
 use super::update::act;
 use super::view::help;
 use super::view::quit::{self, Answer};
+use super::{commands, typing};
 use crate::filter::Filter;
 use crate::report::GroupBy;
 

@@ -22,8 +22,7 @@ use super::update::update;
 use super::view::{self, layout};
 use crate::filter::Filter;
 use crate::image::Progress;
-use crate::process;
-use crate::process::{Inbox, Pty, Received, TerminalSize};
+use crate::process::{self, Inbox, Pty, Received, TerminalSize};
 use crate::report::usage;
 use crate::watch::{Attached, Control, EventKind, Launched, Looked, News, Watched};
 

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use super::cfi::Entries;
 use super::entry::{Cies, Entry};
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::{AARCH64, Arch};
 use crate::image::{Modules, UnwindSections};
 use crate::memory::Memory;
@@ -99,6 +99,13 @@ impl<'d> Tables<'d> {
     /// Looks up the starts of many functions.
     pub fn function_starts(&self) -> FunctionStarts<'_, 'd> {
         FunctionStarts { tables: self, cies: RefCell::default() }
+    }
+
+    /// The program counter that has a debugger name a context's function rightly: it looks it up as it stands. Where a
+    /// call was the last instruction of its function, that is on the call.
+    pub(crate) fn shown_pc(&self, pc: Pc) -> Addr {
+        let (at, looked_up) = (pc.addr(), pc.lookup());
+        if self.function_start(at) == self.function_start(looked_up) { at } else { looked_up }
     }
 
     pub(super) fn is_executable(&self, at: Addr) -> bool {

@@ -12,8 +12,7 @@ use super::control::Control;
 use super::run::{Input, Looked, News, Watch};
 use super::{End, Watched};
 use crate::image::Progress;
-use crate::process;
-use crate::process::LookError;
+use crate::process::{self, LookError};
 use crate::snapshot::Snapshot;
 
 /// Why a process can't be watched.

@@ -9,8 +9,7 @@ use super::control::Control;
 use super::run::{Input, Looked, News, Watch};
 use super::{RunError, Watched};
 use crate::image::Progress;
-use crate::process;
-use crate::process::{Facts, Inbox, Pty, TerminalSize, Tracees};
+use crate::process::{self, Facts, Inbox, Pty, TerminalSize, Tracees};
 use crate::snapshot::Snapshot;
 
 /// The warning where a program is not followed for its own good.

@@ -15,9 +15,11 @@ use super::usage::Usage;
 use super::{End, Watched};
 use crate::image::Progress;
 use crate::image::names::Lines;
-use crate::process;
-use crate::process::{Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees};
-use crate::snapshot::{self, Kept, Snapshot};
+use crate::look::{self, Kept};
+use crate::process::{
+    self, Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees,
+};
+use crate::snapshot::Snapshot;
 
 /// How many processes are looked at in one round.
 const PROCESSES_PER_ROUND: usize = 16;
@@ -382,7 +384,7 @@ impl Watch {
     fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
         let live = self.open(pid)?;
         let kept = self.modules.entry(pid).or_insert_with(|| Some(Kept::telling(self.progress.clone())));
-        let snapshot = Arc::new(snapshot::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
+        let snapshot = Arc::new(look::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
         self.looks += 1;
         self.warn(snapshot.warnings.iter().cloned());
         Ok(snapshot)

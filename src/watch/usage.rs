@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use super::events::Look;
 use crate::addr::Addr;
-use crate::find::extent::bounds::Guard;
-use crate::snapshot::{Kind, Level, Method, Peak, Snapshot, Stack, State};
+use crate::snapshot::{Guard, Kind, Level, Method, Peak, Snapshot, Stack, State};
 use crate::unwind::Ended;
 
 /// How many of the deepest stacks are kept with their frames.

@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::Descriptor;
-use super::inlined;
+use super::{Descriptor, inlined};
 use crate::find::descriptors::flow::Reader;
 use crate::find::descriptors::machine::{Base, CALLEE_SAVED, RSP, Sum, Value};
 use crate::image::{Reference, references};

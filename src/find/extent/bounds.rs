@@ -3,81 +3,16 @@
 //! A stack grows down. Its *bounds* hold the usable part; the *guard* lies below them and kills who touches it. Every
 //! answer says what it rests on, so that a guess never looks like knowledge.
 
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, PAGE};
 use crate::mapping::{Access, Mapping, Origin, mapping_at};
 use crate::process::{PageState, Pages, PagesUnknown};
+pub(in crate::find) use crate::snapshot::{Bounds, BoundsFrom, Guard};
 
 /// The kernel keeps this much free below a stack that grows (`stack_guard_gap`, 256 pages; mm/mmap.c since Linux 4.12).
 const GROWTH_GAP: u64 = 256 * 4096;
 
 /// A mapping longer than this, without a guard in it, holds more than one stack.
 const LONGEST_LONE_STACK: u64 = 64 << 20;
-
-/// The page size by which guards and touched pages are told apart.
-pub const PAGE: u64 = 4096;
-
-/// The addresses of programs on any CPU known here: the kernel's own begin above.
-pub const EVERYTHING: AddrRange = AddrRange { low: Addr(0), high: Addr(1 << 56) };
-
-/// What the bounds of a stack rest on. The words are those of the JSON.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub enum BoundsFrom {
-    /// The program says so itself, in its roster.
-    Registered,
-    /// A call was given them: `sigaltstack`, whose arguments the kernel keeps in each signal frame.
-    Call,
-    /// A guard page lies below.
-    Guard,
-    /// The stack has a mapping to itself.
-    Mapping,
-    /// The allocator's own header says how long the block is that it lies in.
-    Malloc,
-    /// It is a thread's own: the kernel's `[stack]`, or the mapping that holds the thread's descriptor.
-    Thread,
-    /// None of these; nothing sure is known.
-    Inferred,
-}
-
-/// What lies below a stack.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Guard {
-    /// Pages that may not be touched.
-    Ok(AddrRange),
-    /// Nothing that would stop an overflow at once.
-    None,
-    /// The kernel lets the stack grow down to its limit, and keeps a gap below that.
-    Grows,
-    /// It can't be told.
-    Unknown,
-}
-
-/// Where a stack lies, and what that rests on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bounds {
-    /// The lowest usable address: above the guard, if there is one.
-    pub low: Option<Addr>,
-    /// The first address above the stack.
-    pub high: Option<Addr>,
-    /// What that rests on.
-    pub from: BoundsFrom,
-    /// What lies below.
-    pub guard: Guard,
-}
-
-impl Bounds {
-    /// Nothing is known.
-    pub const UNKNOWN: Bounds = Bounds { low: None, high: None, from: BoundsFrom::Inferred, guard: Guard::Unknown };
-
-    /// Those of `range`.
-    pub fn of(range: AddrRange, from: BoundsFrom, guard: Guard) -> Bounds {
-        Bounds { low: Some(range.low), high: Some(range.high), from, guard }
-    }
-
-    /// The usable part, where both ends are known.
-    pub fn range(&self) -> Option<AddrRange> {
-        Some(AddrRange::new(self.low?, self.high?))
-    }
-}
 
 /// Which stack's bounds are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

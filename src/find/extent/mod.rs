@@ -1,5 +1,7 @@
 //! Where stacks begin and end, and what lies below them.
 
+pub(crate) mod blocks;
 pub mod bounds;
 pub mod heap;
+pub(crate) mod neighbours;
 pub mod spans;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use foldhash::{HashMap, HashSet};
 
 use super::heap;
-use crate::addr::{Addr, AddrRange};
-use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard, PAGE};
+use crate::addr::{Addr, AddrRange, PAGE};
 use crate::mapping::{Mapping, mapping_at};
 use crate::memory::Slices;
+use crate::snapshot::{Bounds, BoundsFrom, Guard};
 
 /// A stack that nothing runs on, as far as it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,6 +4,8 @@
 //! whose bounds make no sense is passed over. What the program itself says of a stack is the best that is known of it,
 //! but for an entry that was being changed.
 
+pub(crate) mod listed;
+
 use crate::addr::{Addr, AddrRange};
 use crate::arch::{AARCH64, Arch, X86_64};
 use crate::memory::Memory;

@@ -7,9 +7,8 @@ use std::cmp::Ordering;
 
 use foldhash::{HashMap, HashSet};
 
-use crate::addr::{Addr, AddrRange, Pc};
+use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::arch::X86_64;
-use crate::find::extent::bounds::PAGE;
 use crate::find::sites::{Origin, Sites};
 use crate::find::suspended::chains::{Chain, Chains, Root};
 use crate::find::suspended::ends::CodeView;

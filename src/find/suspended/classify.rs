@@ -15,6 +15,7 @@ use crate::find::suspended::chains::{Chain, Chains, Root};
 use crate::find::suspended::choose::{Choice, Holder};
 use crate::find::suspended::ends::{CodeView, Ends};
 use crate::share;
+pub(in crate::find) use crate::snapshot::Confidence;
 use crate::unwind::{Ended, Frame};
 
 /// A finished coroutine's chain has at most this many frames: the user's are gone.
@@ -29,17 +30,6 @@ pub enum State {
     New,
     /// Nothing: it has ended, and its stack is kept.
     Finished,
-}
-
-/// How sure it is that a context is one, and in that state. The words are those of the JSON.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Confidence {
-    /// Nothing speaks against it.
-    Certain,
-    /// There was more than one way to read memory, or nothing to compare it with.
-    Likely,
-    /// Something that a context should have is missing.
-    Guess,
 }
 
 /// A context that no thread is running.

@@ -113,8 +113,8 @@ fn words(memory: &Slices<'_>, range: AddrRange) -> Vec<u64> {
 mod tests {
     use super::*;
     use crate::addr::Pc;
-    use crate::find::suspended::classify::Confidence;
     use crate::find::testing::{HEAP, STACK, Words};
+    use crate::snapshot::Confidence;
     use crate::unwind::{Ended, FoundBy, Frame};
 
     const SIZE: u64 = 0x1000;

@@ -9,3 +9,4 @@ pub mod ends;
 pub mod lineage;
 mod meeting;
 pub mod midway;
+pub(crate) mod search;

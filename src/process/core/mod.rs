@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::{PageState, Pages, PagesUnknown, Process, Source, Target, Thread, files, header};
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, PAGE};
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
@@ -30,9 +30,6 @@ use segments::Segment;
 
 pub use notes::Fault;
 pub use save::{CoreContent, CoreThread, FIRST_MADE_UP_TID, write_core};
-
-/// The unit in which pages of a core file are judged, in bytes.
-const PAGE: u64 = 4096;
 
 /// A core file.
 #[derive(Debug)]

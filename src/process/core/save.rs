@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, PAGE};
 use crate::arch::Arch;
 use crate::mapping::Mapping;
 use crate::memory::Slices;
@@ -30,9 +30,6 @@ const SECTION_HEADER: u64 = 64;
 
 /// More program headers than this are counted in the first section header (`PN_XNUM`, elf(5)).
 const MOST_HEADERS: usize = 0xffff;
-
-/// Where each mapping's bytes begin in the file is a multiple of this.
-const PAGE: u64 = 4096;
 
 /// Memory is written in parts of at most this many bytes, and the progress told after each.
 const PART: usize = 8 << 20;

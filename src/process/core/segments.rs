@@ -5,8 +5,7 @@
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::{LittleEndian, pod};
 
-use super::CoreWarning;
-use super::notes;
+use super::{CoreWarning, notes};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::mapping::{Access, MappedFile, Mapping, Origin};

@@ -5,12 +5,10 @@
 //! gigabytes is a heap of data.
 
 use super::procfs;
-use crate::addr::AddrRange;
+use crate::addr::{AddrRange, PAGE};
 use crate::mapping::Mapping;
 use crate::process::Pages;
 use crate::process::live::touched::touched;
-
-const PAGE: u64 = 4096;
 
 /// More than this is not copied, in bytes.
 const MOST_COPIED: u64 = 4 << 30;

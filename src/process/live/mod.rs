@@ -21,8 +21,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::error;
-use super::{Pages, PagesUnknown, Process, Source, files};
+use super::{Pages, PagesUnknown, Process, Source, error, files};
 use crate::addr::AddrRange;
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};

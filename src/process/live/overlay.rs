@@ -8,12 +8,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, PAGE};
 use crate::memory::{Memory, Unreadable};
 use crate::process::live::remote::RemoteMemory;
-
-/// The unit in which memory is kept, in bytes: the smallest page of any CPU known here.
-const PAGE: u64 = 4096;
 
 /// The memory of a stopped process, kept as far as it was read.
 #[derive(Debug)]

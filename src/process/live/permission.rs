@@ -4,8 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use super::facts;
-use super::procfs;
+use super::{facts, procfs};
 use crate::process::live::procfs::Status;
 
 /// Why a process may not be looked at.

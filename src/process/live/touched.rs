@@ -36,7 +36,7 @@ const RANGES: usize = 1024;
 /// By so many pages it is told before the stop how much of all pages will be kept.
 const SAMPLES: usize = 256;
 
-const PAGE: usize = 4096;
+const PAGE: usize = crate::addr::PAGE as usize;
 
 /// What is kept of a page begins and ends at multiples of this.
 const LINE: usize = 64;

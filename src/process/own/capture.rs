@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::futex;
-use crate::process::live::procfs;
-use crate::process::live::procfs::Status;
+use crate::process::live::procfs::{self, Status};
 use crate::registers::{Register, Registers};
 
 /// The most threads that are captured in one look.

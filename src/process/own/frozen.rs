@@ -21,10 +21,10 @@ use crate::mapping::Mapping;
 use crate::memory::{Memory, Unreadable};
 use crate::process::live::pagemap::Pagemap;
 use crate::process::live::remote::RemoteMemory;
-use crate::process::live::{maps, procfs};
+use crate::process::live::{self, maps, procfs};
 use crate::process::own::capture::{Answer, Captured};
 use crate::process::own::this::Words;
-use crate::process::{NotStopped, Pages, PagesUnknown, Process, Source, Target, Thread, files, live};
+use crate::process::{NotStopped, Pages, PagesUnknown, Process, Source, Target, Thread, files};
 
 /// Our own process as it was at one moment.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use crate::mapping::Mapping;
 use crate::memory::{Memory, Unreadable};
 use crate::process::live::pagemap::Pagemap;
 use crate::process::live::remote::RemoteMemory;
-use crate::process::live::{maps, procfs};
-use crate::process::{NotStopped, Pages, PagesUnknown, Process, Source, Target, Thread, files, live};
+use crate::process::live::{self, maps, procfs};
+use crate::process::{NotStopped, Pages, PagesUnknown, Process, Source, Target, Thread, files};
 use crate::registers::{Register, Registers};
 
 /// Our own process, seen from one of its threads.

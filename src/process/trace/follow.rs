@@ -15,8 +15,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::ptrace_follow as ptrace;
-use super::regset;
+use super::{ptrace_follow as ptrace, regset};
 use crate::arch::Arch;
 use crate::process::error::StopError;
 use crate::process::live::procfs;

@@ -13,12 +13,11 @@ use crate::arch::Arch;
 use crate::mapping::{Mapping, mapping_at};
 use crate::memory::{Memory, Unreadable};
 use crate::process::error::StopError;
-use crate::process::live::Live;
 use crate::process::live::overlay::{Kept, Overlay};
 use crate::process::live::pagemap::Pagemap;
-use crate::process::live::procfs;
 use crate::process::live::remote::RemoteMemory;
 use crate::process::live::touched::TouchedCopy;
+use crate::process::live::{Live, procfs};
 use crate::process::trace::tracer::Held;
 use crate::process::{Pages, PagesUnknown, Process, Target, Thread};
 

@@ -19,12 +19,11 @@ use std::time::{Duration, Instant};
 
 use super::ptrace;
 use crate::arch::Arch;
-use crate::process::error;
-use crate::process::error::StopError;
-use crate::process::live::procfs;
+use crate::process::error::{self, StopError};
+use crate::process::live::{self, procfs};
 use crate::process::trace::ptrace::News;
 use crate::process::trace::stopped::Hold;
-use crate::process::{NotStopped, Thread, live};
+use crate::process::{NotStopped, Thread};
 
 /// How often the list of threads is read before the first one is stopped. A program that keeps starting threads is
 /// caught while it stands: what is stopped starts none.

@@ -4,8 +4,7 @@ use ratatui::crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 
 use super::*;
 use crate::filter::Filter;
-use crate::report::GroupBy;
-use crate::report::json;
+use crate::report::{GroupBy, json};
 use crate::tui::arrange::{self, Ask};
 use crate::tui::commands::COMMANDS;
 

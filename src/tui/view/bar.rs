@@ -4,8 +4,7 @@ use ratatui::style::Style;
 
 use super::super::theme::Look;
 use super::pen::Pen;
-use crate::find::extent::bounds::Guard;
-use crate::snapshot::Stack;
+use crate::snapshot::{Guard, Stack};
 
 /// Eighths of a cell, from one to seven.
 const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];

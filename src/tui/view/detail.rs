@@ -10,8 +10,7 @@ use super::pen::Pen;
 use super::{bar, map, table};
 use crate::image::printable;
 use crate::report::backtrace::{FrameRow, Row};
-use crate::report::units;
-use crate::report::units::percent;
+use crate::report::units::{self, percent};
 use crate::report::words::{guard_words, singular};
 use crate::snapshot::Stack;
 

@@ -9,10 +9,9 @@ use super::super::model::Model;
 use super::super::theme::Look;
 use super::pen::Pen;
 use super::table;
-use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::report::units::{self, percent};
-use crate::snapshot::{Snapshot, Stack};
+use crate::snapshot::{Guard, Snapshot, Stack};
 
 /// The columns that the map takes beside the frames.
 pub(super) const WIDTH: u16 = 46;

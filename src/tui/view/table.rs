@@ -11,11 +11,10 @@ use super::super::theme::Look;
 use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
 use super::{bar, empty};
-use crate::find::extent::bounds::Guard;
 use crate::image::printable;
 use crate::report::units;
 use crate::report::words::singular;
-use crate::snapshot::{Confidence, Kind, Method, Stack};
+use crate::snapshot::{Confidence, Guard, Kind, Method, Stack};
 
 /// A column of the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

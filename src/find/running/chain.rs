@@ -22,26 +22,26 @@ const SS_DISABLE: u32 = 2;
 
 /// A thread and its chain of frames.
 #[derive(Debug)]
-pub(super) struct Chain {
-    pub(super) thread: Thread,
+pub(crate) struct Chain {
+    pub(crate) thread: Thread,
     /// Where the C library's descriptor of the thread lies; `None` until that is looked for, and where there is none.
-    pub(super) descriptor: Option<Addr>,
+    pub(crate) descriptor: Option<Addr>,
     /// The stack pointer of the innermost frame.
-    pub(super) sp: Option<Addr>,
+    pub(crate) sp: Option<Addr>,
     /// Innermost first.
-    pub(super) frames: Vec<Frame>,
+    pub(crate) frames: Vec<Frame>,
     /// Why there are no more; the reason where there are none at all.
-    pub(super) ended: Result<Ended, NotStopped>,
+    pub(crate) ended: Result<Ended, NotStopped>,
     /// The alternate signal stacks that the kernel noted in the chain's signal frames.
-    pub(super) signal_stacks: Vec<AddrRange>,
+    pub(crate) signal_stacks: Vec<AddrRange>,
     /// The first frame whose rules load the caller's stack pointer from somewhere, as those of `longjmp` and `setcontext`
     /// do: they describe where it will go on, which is not where it was called from.
-    pub(super) jump: Option<usize>,
+    pub(crate) jump: Option<usize>,
 }
 
 /// Walks the chain of every thread of a target that stands still. A thread that has ended, as the first one may long
 /// before the others, has no stack any more and is passed over.
-pub(super) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
+pub(crate) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
     let mut left = MOST_FRAMES_IN_ALL;
     let living = target.threads().iter().filter(|thread| thread.registers != Err(NotStopped::Ended));
     let chains = living.map(|thread| {

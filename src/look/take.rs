@@ -8,19 +8,20 @@ use std::time::Duration;
 use foldhash::HashSet;
 use log::debug;
 
-use super::entry::Entries;
-use super::places::Places;
-use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
-use super::survey::{Chain, survey};
-use super::suspended::{Found, Known};
-use super::whole::{self, Remains};
-use super::{Snapshot, Stack, ThreadEntry, blocks, listed, neighbours, segments, suspended};
-use crate::addr::{AddrRange, Pc};
+use super::whole;
+use crate::addr::{AddrRange, EVERYTHING, Pc};
 use crate::arch::Arch;
-use crate::find::extent::bounds;
+use crate::find::extent::{blocks, neighbours};
+use crate::find::ground::Ground;
+use crate::find::roster::listed;
+use crate::find::running::chain::{Chain, survey};
+use crate::find::running::segments;
+use crate::find::running::stacks::{end_at_jumps, find_descriptors, stacks};
 use crate::find::sites::{Derived, Sites, sites as sites_of};
+use crate::find::suspended::search::{self, Found, Known};
 use crate::image::names::{self, Lines, Names};
 use crate::image::{Files, Modules, Progress};
+use crate::look::whole::Remains;
 use crate::mapping::{MappedFile, Mapping};
 use crate::memory::Memory;
 use crate::process::{
@@ -28,6 +29,9 @@ use crate::process::{
     shrunken_files,
 };
 use crate::share;
+use crate::snapshot::entry::Entries;
+use crate::snapshot::places::Places;
+use crate::snapshot::{Snapshot, Stack, ThreadEntry};
 use crate::unwind::{Rules, Tables};
 
 /// How long a process's threads are waited for before they are listed as not stopped.
@@ -105,7 +109,7 @@ pub(super) fn take(
     }
     let released = stopped.release();
     debug!("{} threads stood still for {:?}", released.threads.len(), released.stopped_for);
-    let pages = pages.or_else(|_| released.pages(bounds::EVERYTHING));
+    let pages = pages.or_else(|_| released.pages(EVERYTHING));
     let ground = Ground {
         pid: released.process.pid,
         mappings: &released.mappings,
@@ -119,12 +123,12 @@ pub(super) fn take(
     end_at_jumps(&mut chains, &ground);
     let tables = Tables::new(released.arch, &modules);
     let (copied, now) = (copy.as_ref().map(TouchedCopy::slices), live.memory());
-    let searched = copied.as_ref().filter(|_| suspended::worth_a_look(&sites));
+    let searched = copied.as_ref().filter(|_| search::worth_a_look(&sites));
     let suspended = searched.map_or_else(Found::default, |copied| {
         warnings.extend(copy.as_ref().into_iter().flat_map(not_searched));
         let (modules, tables, sites, ground) = (&modules, &tables, &sites, &ground);
         let known = Known { sites, modules, tables, ground, all: copied, keeps_registers: keeps };
-        suspended::find(copied, &known, &mut chains, &mut warnings)
+        search::find(copied, &known, &mut chains, &mut warnings)
     });
     let (process, arch, stopped) = (&released.process, released.arch, released.stopped_for);
     let memory: &dyn Memory = copied.as_ref().map_or(&now, |copied| copied);
@@ -168,7 +172,7 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
     let mut chains = survey(core, &mut Rules::new(&tables));
     let mut warnings = core.warnings().iter().map(ToString::to_string).collect();
     let sites = sites_of(&modules, &tables, core, &mut kept.derived);
-    let pages = core.pages(bounds::EVERYTHING);
+    let pages = core.pages(EVERYTHING);
     let ground = Ground {
         pid: core.process().pid,
         mappings: core.mappings(),
@@ -186,8 +190,8 @@ fn take_core(core: &mut Core, lines: Lines, kept: &mut Option<Kept>, keeps: bool
         all: &everything,
         keeps_registers: keeps,
     };
-    let suspended = match suspended::worth_a_look(&sites) {
-        true => suspended::find(&core.writable(), &known, &mut chains, &mut warnings),
+    let suspended = match search::worth_a_look(&sites) {
+        true => search::find(&core.writable(), &known, &mut chains, &mut warnings),
         false => Found::default(),
     };
     let (process, arch, stopped) = (core.process(), core.arch(), Duration::ZERO);
@@ -333,13 +337,13 @@ fn prepare(
     let (say, said) = mpsc::channel();
     let said = Mutex::new(said);
     let room = || {
-        let pages = live.pages(bounds::EVERYTHING, known.mappings()).ok()?;
+        let pages = live.pages(EVERYTHING, known.mappings()).ok()?;
         let is_wanted = TouchedCopy::bytes_for(&pages) > LITTLE_ROOM || said.lock().ok()?.recv().unwrap_or(false);
         is_wanted.then(|| TouchedCopy::with_room_for(&pages, &live.memory(), given_up))
     };
     let others = move || {
         let sites = sites_of(modules, tables, &live.memory(), derived);
-        let is_worth_it = keeps || suspended::worth_a_look(&sites);
+        let is_worth_it = keeps || search::worth_a_look(&sites);
         given_up.store(!is_worth_it, Ordering::Relaxed);
         // It is not listened to where there is more to copy.
         let _ = say.send(is_worth_it);
@@ -379,7 +383,7 @@ fn understand(
     let mut seen = seen;
     let found = std::mem::take(&mut seen.suspended);
     let guarded_size = found.guarded_size;
-    suspended::add(&mut stacks, found, &seen.chains);
+    search::add(&mut stacks, found, &seen.chains);
     if let Some(length) = guarded_size {
         neighbours::cut(&mut stacks, length, ground);
     }

@@ -1,14 +1,14 @@
 //! Stacks that the program itself lists in a roster: their names, exact bounds, states, and exact peaks where they are
 //! painted.
 
-use super::stacks::Ground;
-use super::{Confidence, Kind, Method, Peak, Stack, State};
+use super::Line;
 use crate::addr::{Addr, AddrRange};
 use crate::find::extent::bounds;
+use crate::find::ground::Ground;
 use crate::find::roster;
-use crate::find::roster::Line;
 use crate::image::Modules;
 use crate::memory::Memory;
+use crate::snapshot::{Confidence, Kind, Method, Peak, Stack, State};
 use crate::unwind::Ended;
 
 /// A guard that is longer than this is shown as this long.
@@ -27,7 +27,7 @@ const NOTE: (&[u8], u32) = (b"stackscope", 1);
 const MOST_ROSTERS: usize = 16;
 
 /// The stacks that the program lists, by the notes of its modules: sorted, none overlapping another.
-pub(super) fn read(modules: &Modules, memory: &dyn Memory) -> Vec<Line> {
+pub(crate) fn read(modules: &Modules, memory: &dyn Memory) -> Vec<Line> {
     let mut lines = Vec::new();
     for roster in rosters(modules).take(MOST_ROSTERS) {
         lines.extend(roster::read(memory, roster).into_iter().flat_map(|(lines, _)| lines));
@@ -60,7 +60,7 @@ fn rosters(modules: &Modules) -> impl Iterator<Item = Addr> {
 }
 
 /// Says of each stack what its roster says, and adds those that nothing else showed.
-pub(super) fn apply(stacks: &mut Vec<Stack>, listed: &[Line], ground: &Ground<'_>, memory: &dyn Memory) {
+pub(crate) fn apply(stacks: &mut Vec<Stack>, listed: &[Line], ground: &Ground<'_>, memory: &dyn Memory) {
     let mut is_shown = vec![false; listed.len()];
     for stack in stacks.iter_mut() {
         let Some(index) = stack.sp.and_then(|sp| at(listed, sp)) else { continue };

@@ -11,19 +11,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Snapshot;
-use super::take::{self, Kept};
-use crate::addr::{Addr, Pc};
+use super::take;
+use crate::addr::{Addr, PAGE, Pc};
 use crate::image::names::Lines;
+use crate::look::take::Kept;
 use crate::mapping::{Mapping, Origin};
 use crate::memory::{Memory, Slices};
-use crate::process;
-use crate::process::{Core, CoreContent, CoreThread, Live, StopError, Target, Thread, TouchedCopy};
+use crate::process::{self, Core, CoreContent, CoreThread, Live, StopError, Target, Thread, TouchedCopy};
 use crate::registers::Registers;
+use crate::snapshot::Snapshot;
 use crate::unwind::{Rules, Tables, walk};
-
-/// Every ELF file begins with its headers, by which debuggers know it.
-const PAGE: u64 = 4096;
 
 /// A longer mapping of the kernel's own code is not the kernel's.
 const LONGEST_VDSO: u64 = 64 << 10;
@@ -206,18 +203,11 @@ fn at_frames(
                 return ControlFlow::Break(());
             }
             let mut registers = registers.clone();
-            registers.set(arch.pc, shown_pc(*pc, tables).0);
+            registers.set(arch.pc, tables.shown_pc(*pc).0);
             found.push((*id, registers));
         }
         passed += 1;
         ControlFlow::Continue(())
     });
     found
-}
-
-/// The program counter that has a debugger name a context's function rightly: it looks it up as it stands. Where a call
-/// was the last instruction of its function, that is on the call.
-pub(super) fn shown_pc(pc: Pc, tables: &Tables<'_>) -> Addr {
-    let (at, looked_up) = (pc.addr(), pc.lookup());
-    if tables.function_start(at) == tables.function_start(looked_up) { at } else { looked_up }
 }

@@ -4,19 +4,17 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::stacks::Ground;
-use super::{Peak, Stack};
-use crate::addr::{Addr, AddrRange};
-use crate::find::extent::bounds;
-use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard, PAGE};
-use crate::find::extent::spans;
+use super::{bounds, spans};
+use crate::addr::{Addr, AddrRange, PAGE};
+use crate::find::ground::Ground;
+use crate::snapshot::{Bounds, BoundsFrom, Guard, Peak, Stack};
 
 /// A stack is judged by at most so many neighbours on either side: many stacks may each seem to hold all the others.
 const NEAREST: usize = 64;
 
 /// Corrects the bounds of stacks that would hold another stack: those of a slab are as long as their neighbours, and of
 /// the others nothing is known.
-pub(super) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
+pub(crate) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
     let mut places: Vec<(Addr, usize)> =
         stacks.iter().enumerate().filter_map(|(id, stack)| Some((stack.sp?, id))).collect();
     places.sort_unstable();
@@ -32,7 +30,7 @@ pub(super) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
 
 /// Corrects the bounds of guarded stacks that seem longer than most, which have `length` bytes: up to the end of a mapping,
 /// or up to a thread's descriptor in it.
-pub(super) fn cut(stacks: &mut [Stack], length: u64, ground: &Ground<'_>) {
+pub(crate) fn cut(stacks: &mut [Stack], length: u64, ground: &Ground<'_>) {
     let may_be_longer = |from| matches!(from, BoundsFrom::Guard | BoundsFrom::Inferred);
     for stack in stacks.iter_mut().filter(|stack| may_be_longer(stack.bounds.from)) {
         let mut bounds = stack.bounds;
@@ -94,10 +92,10 @@ fn top(stack: &Stack) -> Addr {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Draft;
-    use super::super::{Kind, State};
     use super::*;
     use crate::process::PagesUnknown;
+    use crate::snapshot::testing::Draft;
+    use crate::snapshot::{Kind, State};
 
     /// The distance of stacks in the slab.
     const SIZE: u64 = 0x4000;

@@ -6,19 +6,18 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::stacks::{Ground, end_at_jumps, find_descriptors, stacks};
-use super::survey::survey;
-use super::take::{Seen, named};
-use super::{Confidence, Kind, Peak, Snapshot, Stack, StackFrame, State};
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, EVERYTHING};
 use crate::find::extent::bounds;
-use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard};
-use crate::find::roster;
-use crate::find::roster::Line;
+use crate::find::ground::Ground;
+use crate::find::roster::{self, Line};
+use crate::find::running::chain::survey;
+use crate::find::running::stacks::{end_at_jumps, find_descriptors, stacks};
 use crate::image::names::Lines;
 use crate::image::{Modules, Progress};
+use crate::look::take::{Seen, named};
 use crate::mapping::{Access, Mapping, mapping_at};
 use crate::process::{Frozen, Target};
+use crate::snapshot::{Bounds, BoundsFrom, Confidence, Guard, Kind, Peak, Snapshot, Stack, StackFrame, State};
 use crate::switch;
 use crate::unwind::{Ended, FoundBy, Rules, Tables, walk};
 
@@ -34,7 +33,7 @@ pub fn of_frozen(frozen: &Frozen, lines: Lines) -> Snapshot {
     let tables = Tables::new(frozen.arch(), &modules);
     let mut rules = Rules::new(&tables);
     let mut chains = survey(frozen, &mut rules);
-    let pages = frozen.pages(bounds::EVERYTHING);
+    let pages = frozen.pages(EVERYTHING);
     let ground = Ground {
         pid: frozen.process().pid,
         mappings: frozen.mappings(),

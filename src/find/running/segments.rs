@@ -5,16 +5,15 @@
 //! That is the last one where the routine itself asked for the room (stacker), the one inside it where the called
 //! function found none when it began (`-fsplit-stack`: its prologue calls `__morestack`, which calls the rest of it).
 
-use super::{Kind, Places, Stack};
 use crate::addr::{Addr, Pc};
 use crate::arch::Arch;
-use crate::find::extent::bounds::Guard;
 use crate::image::Modules;
 use crate::memory::Memory;
+use crate::snapshot::{Guard, Kind, Places, Stack};
 use crate::unwind::{FoundBy, Tables};
 
 /// Marks the coroutines among `stacks` that are segments.
-pub(super) fn mark(stacks: &mut [Stack], places: &Places, arch: &'static Arch, modules: &Modules, memory: &dyn Memory) {
+pub(crate) fn mark(stacks: &mut [Stack], places: &Places, arch: &'static Arch, modules: &Modules, memory: &dyn Memory) {
     // Who called a function on more room did not leave by a switch.
     let has_switched =
         |id: usize| stacks[id].frames.first().is_some_and(|frame| frame.frame.found_by == FoundBy::Descriptor);

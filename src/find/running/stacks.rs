@@ -1,45 +1,22 @@
 //! From chains of frames to stacks: each chain cut where it passes to another stack, each stack measured.
 
-use super::survey::Chain;
-use super::{Confidence, Kind, Peak, Stack, StackFrame, State, ThreadEntry};
+use super::cut;
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
-use crate::find::extent::bounds;
-use crate::find::extent::bounds::{Bounds, Owner};
-use crate::find::running::cut;
+use crate::find::extent::bounds::{self, Owner};
+use crate::find::ground::Ground;
+use crate::find::running::chain::Chain;
 use crate::find::running::cut::Part;
-use crate::mapping::{Access, Mapping, Origin, index_at, mapping_at};
+use crate::mapping::{Access, Origin, index_at, mapping_at};
 use crate::memory::Memory;
 use crate::process::{PageState, Pages, PagesUnknown};
+use crate::snapshot::{Bounds, Confidence, Kind, Peak, Stack, StackFrame, State, ThreadEntry};
 use crate::unwind::Ended;
-
-/// What is known of the memory that the chains lie in.
-pub(super) struct Ground<'g> {
-    /// The number of the process, which is that of its first thread.
-    pub(super) pid: i32,
-    /// Sorted by address.
-    pub(super) mappings: &'g [Mapping],
-    /// Where the threads' descriptors lie, sorted.
-    pub(super) descriptors: Vec<Addr>,
-    /// The soft `RLIMIT_STACK` in bytes; `None` where it is unlimited or unknown.
-    pub(super) stack_limit: Option<u64>,
-    /// Which pages of a range hold something.
-    pub(super) pages: &'g dyn Fn(AddrRange) -> Result<Pages, PagesUnknown>,
-}
-
-impl Ground<'_> {
-    /// The lowest thread descriptor above `addr` in the same mapping.
-    pub(super) fn descriptor_above(&self, addr: Addr) -> Option<Addr> {
-        let next = self.descriptors.partition_point(|descriptor| *descriptor <= addr);
-        let mapping = mapping_at(self.mappings, addr)?;
-        self.descriptors.get(next).copied().filter(|descriptor| mapping.range.contains(*descriptor))
-    }
-}
 
 /// Finds the threads' descriptors; where they lie, sorted.
 ///
 /// A thread pointer that the C library did not set, as in Go, leads into memory that has nothing to do with a stack.
-pub(super) fn find_descriptors(chains: &mut [Chain], arch: &Arch, memory: &dyn Memory) -> Vec<Addr> {
+pub(crate) fn find_descriptors(chains: &mut [Chain], arch: &Arch, memory: &dyn Memory) -> Vec<Addr> {
     for chain in &mut *chains {
         let keeps_to_abi = |pointer: &u64| {
             !arch.thread_pointer_points_to_itself || memory.read_u64(Addr(*pointer)).is_ok_and(|word| word == *pointer)
@@ -52,7 +29,7 @@ pub(super) fn find_descriptors(chains: &mut [Chain], arch: &Arch, memory: &dyn M
 }
 
 /// The stacks of all chains, those of one chain one after the other from the innermost outwards, and the threads.
-pub(super) fn stacks(chains: &[Chain], ground: &Ground<'_>) -> (Vec<ThreadEntry>, Vec<Stack>) {
+pub(crate) fn stacks(chains: &[Chain], ground: &Ground<'_>) -> (Vec<ThreadEntry>, Vec<Stack>) {
     let mut threads = Vec::with_capacity(chains.len());
     let mut stacks = Vec::with_capacity(chains.len());
     for chain in chains {
@@ -92,13 +69,13 @@ fn unseen(chain: &Chain) -> Stack {
 }
 
 /// The parts of a chain that begins at the stack pointer `sp`, innermost first.
-pub(super) fn parts(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
+pub(crate) fn parts(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
     let guards_in = |range| guards(&(ground.pages)(range));
     cut::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in)
 }
 
 /// Ends each chain where a jump leads to another stack: that one is to run next, and has called nothing.
-pub(super) fn end_at_jumps(chains: &mut [Chain], ground: &Ground<'_>) {
+pub(crate) fn end_at_jumps(chains: &mut [Chain], ground: &Ground<'_>) {
     for chain in chains {
         let (Some(jump), Some(sp)) = (chain.jump, chain.sp) else { continue };
         let leaves = parts(chain, sp, ground).iter().any(|part| part.frames.end == jump + 1);

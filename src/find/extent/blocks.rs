@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{Kind, Stack};
+use super::heap;
 use crate::addr::{Addr, AddrRange};
-use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard};
-use crate::find::extent::heap;
 use crate::mapping::{Mapping, mapping_at};
 use crate::memory::{Memory, Slices};
+use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Stack};
 
 /// Longer heaps, in bytes, are not read for the sake of a stack's bounds.
 const LONGEST_HEAP: u64 = 64 << 20;
 
 /// Gives bounds to the stacks of which nothing but their place is known.
-pub(super) fn measure(stacks: &mut [Stack], mappings: &[Mapping], memory: &dyn Memory) {
+pub(crate) fn measure(stacks: &mut [Stack], mappings: &[Mapping], memory: &dyn Memory) {
     let mut by_heap: BTreeMap<AddrRange, Vec<(usize, Addr)>> = BTreeMap::new();
     for (id, stack) in stacks.iter().enumerate() {
         if stack.thread.is_some()

@@ -6,39 +6,33 @@ use std::sync::{Mutex, PoisonError};
 use foldhash::HashMap;
 use log::debug;
 
-use super::stacks::{self, Ground};
-use super::survey::Chain;
-use super::whole::shown_pc;
-use super::{Kind, Peak, Stack, StackFrame, State};
-use crate::addr::{Addr, AddrRange};
+use super::{chains, classify, contexts, lineage, midway};
+use crate::addr::{Addr, AddrRange, EVERYTHING};
 use crate::arch::X86_64;
-use crate::find::extent::bounds;
-use crate::find::extent::bounds::{Bounds, BoundsFrom, Guard, Owner};
+use crate::find::extent::bounds::{self, Owner};
 use crate::find::extent::heap;
-use crate::find::extent::spans;
-use crate::find::extent::spans::Span;
+use crate::find::extent::spans::{self, Span};
+use crate::find::ground::Ground;
+use crate::find::running::chain::Chain;
 use crate::find::running::cut::Part;
+use crate::find::running::stacks;
 use crate::find::sites::{Origin, Sites};
-use crate::find::suspended::chains;
 use crate::find::suspended::chains::Chains;
 use crate::find::suspended::choose::{Running, Threads, choose};
-use crate::find::suspended::classify;
 use crate::find::suspended::classify::{Context, Segment, classify};
-use crate::find::suspended::contexts;
 use crate::find::suspended::contexts::{Hypothesis, Scene, hypotheses};
 use crate::find::suspended::ends::CodeView;
-use crate::find::suspended::lineage;
 use crate::find::suspended::lineage::Tops;
-use crate::find::suspended::midway;
 use crate::image::Modules;
 use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::share;
+use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Peak, Stack, StackFrame, State};
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
 
 /// Whether the target has code that makes a look through its memory worth while.
-pub(super) fn worth_a_look(sites: &Sites) -> bool {
+pub(crate) fn worth_a_look(sites: &Sites) -> bool {
     // The C library itself saves contexts that it hides, in every program: alone they switch no stacks.
     sites.sites.iter().any(|site| {
         let hidden = site.layouts.iter().all(|layout| sites.layouts[*layout as usize].mangling.is_some());
@@ -48,15 +42,15 @@ pub(super) fn worth_a_look(sites: &Sites) -> bool {
 
 /// What is known of a target when its memory is searched.
 #[derive(Clone, Copy)]
-pub(super) struct Known<'k> {
-    pub(super) sites: &'k Sites,
-    pub(super) modules: &'k Modules,
-    pub(super) tables: &'k Tables<'k>,
-    pub(super) ground: &'k Ground<'k>,
+pub(crate) struct Known<'k> {
+    pub(crate) sites: &'k Sites,
+    pub(crate) modules: &'k Modules,
+    pub(crate) tables: &'k Tables<'k>,
+    pub(crate) ground: &'k Ground<'k>,
     /// The memory that is searched and, where it is known, what may not be written to: calls go through tables there.
-    pub(super) all: &'k (dyn Memory + Sync),
+    pub(crate) all: &'k (dyn Memory + Sync),
     /// Whether each context's registers are kept.
-    pub(super) keeps_registers: bool,
+    pub(crate) keeps_registers: bool,
 }
 
 /// Code that no table covers belongs to a label at most so many bytes below, if it belongs to one: it is some library's
@@ -92,7 +86,7 @@ impl<'t, 'd> Starts<'t, 'd> {
 }
 
 /// A context that no thread runs, and the stack that it is on.
-pub(super) struct Suspended {
+pub(crate) struct Suspended {
     context: Context,
     /// Where each of its segments lies, innermost first.
     segments: Vec<Place>,
@@ -111,7 +105,7 @@ struct Place {
 
 /// What is suspended, and what of it waits for a coroutine that a thread runs.
 #[derive(Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     suspended: Vec<Suspended>,
     /// Of each thread, by its place in the list of threads: who resumed the coroutine that it runs, who resumed that one,
     /// and so on, each an index into the list of what is suspended; without the thread's own stack.
@@ -119,11 +113,11 @@ pub(super) struct Found {
     /// The blocks of `malloc` that coroutines run on, by the stack pointer in them.
     blocks: Vec<(Addr, AddrRange)>,
     /// How long most guarded stacks are, in bytes.
-    pub(super) guarded_size: Option<u64>,
+    pub(crate) guarded_size: Option<u64>,
 }
 
 /// Finds the suspended contexts in `memory`; a thread that is in the midst of going on with one has its frames then.
-pub(super) fn find(memory: &Slices<'_>, known: &Known<'_>, threads: &mut [Chain], warnings: &mut Vec<String>) -> Found {
+pub(crate) fn find(memory: &Slices<'_>, known: &Known<'_>, threads: &mut [Chain], warnings: &mut Vec<String>) -> Found {
     let Known { sites, modules, tables, ground, all, keeps_registers } = *known;
     let (mappings, pid) = (ground.mappings, ground.pid);
     let dead = dead(threads, pid, mappings);
@@ -269,7 +263,7 @@ fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
 fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis, tables: &Tables<'_>) -> Registers {
     let mut registers = contexts::registers(scene, sites, hypothesis);
     if let Some(pc) = contexts::resumes_at(scene, sites, hypothesis) {
-        registers.set(tables.arch().pc, shown_pc(pc, tables).0);
+        registers.set(tables.arch().pc, tables.shown_pc(pc).0);
     }
     registers
 }
@@ -283,7 +277,7 @@ fn located(
 ) -> (Vec<Suspended>, Option<u64>) {
     drop_below_parked(&mut contexts, threads, ground);
     let owners = owners(&contexts, threads, ground);
-    let guards = (ground.pages)(bounds::EVERYTHING).map(|pages| pages.guards());
+    let guards = (ground.pages)(EVERYTHING).map(|pages| pages.guards());
     let span = |(context, owner): (&Context, &Option<usize>)| {
         let foreign = ground.descriptor_above(context.top);
         let owner = owner.map_or(Owner::Other { outermost: context.top.offset(-1), foreign }, |_| Owner::Thread);
@@ -384,7 +378,7 @@ fn is_own_stack(chain: &Chain, pid: i32, mapping: &Mapping, at: Addr) -> bool {
 }
 
 /// Adds a stack for each context. One on a thread's own stack is where that thread left it to resume what it runs now.
-pub(super) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
+pub(crate) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
     let mut parked = Vec::new();
     let mut ids = Vec::with_capacity(found.suspended.len());
     stacks.reserve(found.suspended.len());

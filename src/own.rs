@@ -21,7 +21,7 @@
 use std::io::{self, Write};
 
 use crate::image::names::Lines;
-use crate::look::of_frozen;
+use crate::look::{Looker, Wish};
 use crate::process::{FreezeError, Frozen, Requests};
 use crate::report::style::Style;
 use crate::report::text::{self, Listing};
@@ -46,7 +46,7 @@ pub enum DumpError {
 /// # Errors
 /// Where the process can't be looked at.
 pub fn snapshot() -> Result<Snapshot, FreezeError> {
-    Frozen::with(|frozen| of_frozen(frozen, Lines::Cheap))
+    Frozen::with(|frozen| Looker::new().own(frozen, Wish::all(Lines::Cheap)))
 }
 
 /// Writes every stack of our own process to standard error.

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stackscope::image::names::Lines;
-use stackscope::look;
+use stackscope::look::{Looker, Wish};
 use stackscope::process::{Core, Live};
 use stackscope::report::json;
 use stackscope::snapshot::Snapshot;
@@ -29,7 +29,7 @@ fn shown<T: DeserializeOwned>(snapshot: &Snapshot) -> T {
 }
 
 fn live<T: DeserializeOwned>(fixture: &Running) -> T {
-    shown(&look::of_live(&Live::open(fixture.pid()).unwrap(), Lines::Cheap).unwrap())
+    shown(&Looker::new().live(&Live::open(fixture.pid()).unwrap(), Wish::all(Lines::Cheap)).unwrap())
 }
 
 /// How often a program is looked at while it goes on switching.
@@ -212,7 +212,7 @@ fn a_core_file_of_the_kernel_shows_the_same() {
 
 fn check_core(file: &Path, truth: &Path) {
     let mut core = Core::open(file).unwrap();
-    let found = differences(&Truth::read(truth), &shown(&look::of_core(&mut core, Lines::Cheap)));
+    let found = differences(&Truth::read(truth), &shown(&Looker::new().core(&mut core, Wish::all(Lines::Cheap))));
     assert!(found.is_empty(), "{}: {found:?}", file.display());
 }
 

@@ -23,7 +23,7 @@ use stackscope::addr::{Addr, AddrRange, Pc};
 use stackscope::arch::X86_64;
 use stackscope::image::names::{self, Lines};
 use stackscope::image::{Bytes, Files, Modules, Opened};
-use stackscope::look;
+use stackscope::look::{Looker, Wish};
 use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
 use stackscope::memory::{Copied, Memory};
 use stackscope::process::{Core, Target};
@@ -178,7 +178,7 @@ fn read_core(path: &Path, whole: bool) -> bool {
     let _ = core.read_u64(Addr(u64::MAX - 4));
     if whole {
         let _ = core.pages(AddrRange::new(Addr(0), Addr(u64::MAX)));
-        let snapshot = look::of_core(&mut core, Lines::Cheap);
+        let snapshot = Looker::new().core(&mut core, Wish::all(Lines::Cheap));
         json::write(&mut Vec::new(), &snapshot).unwrap();
     }
     true

@@ -14,8 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use stackscope::image::names::Lines;
-use stackscope::look;
-use stackscope::look::Kept;
+use stackscope::look::{Looker, Wish};
 use stackscope::process::Live;
 use stackscope::report::json;
 use stackscope_harness::{Running, scratch, states, wait_until};
@@ -74,7 +73,7 @@ struct Way {
 /// Takes a thread of a fixture, of which messages say `what`, on its way; `wrong` says what is wrong with a look.
 fn walk(what: &str, fixture: &Running, tid: i32, way: &Way, wrong: impl Fn(&Dump) -> BTreeMap<String, usize>) {
     let live = Live::open(fixture.pid()).unwrap();
-    let mut kept: Option<Kept> = None;
+    let mut looker = Looker::new();
     let mut visits: HashMap<u64, usize> = HashMap::new();
     let mut thread = Stepped::take(tid);
     for number in 0..way.steps {
@@ -85,7 +84,7 @@ fn walk(what: &str, fixture: &Running, tid: i32, way: &Way, wrong: impl Fn(&Dump
             continue;
         }
         thread.leave();
-        let snapshot = look::of_live_again(&live, Some(Lines::Cheap), &mut kept).unwrap();
+        let snapshot = looker.live(&live, Wish::all(Lines::Cheap)).unwrap();
         let mut shown = Vec::new();
         json::write(&mut shown, &snapshot).unwrap();
         let found = wrong(&serde_json::from_slice(&shown).unwrap());

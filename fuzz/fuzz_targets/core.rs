@@ -6,7 +6,7 @@ use std::fs;
 use libfuzzer_sys::fuzz_target;
 use stackscope::image::names::Lines;
 use stackscope::report::{json, style::Style, text};
-use stackscope::look;
+use stackscope::look::{Looker, Wish};
 use stackscope::process::Core;
 
 fuzz_target!(|content: &[u8]| {
@@ -15,7 +15,7 @@ fuzz_target!(|content: &[u8]| {
     let opened = Core::open(&path);
     fs::remove_file(&path).unwrap();
     let Ok(mut core) = opened else { return };
-    let snapshot = look::of_core(&mut core, Lines::Everywhere);
+    let snapshot = Looker::new().core(&mut core, Wish::all(Lines::Everywhere));
     json::write(&mut Vec::new(), &snapshot).unwrap();
     text::write(&mut String::new(), &snapshot, &text::Listing::default(), Style::default()).unwrap();
 });

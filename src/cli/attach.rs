@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     };
     match args.watching.write(common, &watched, destination) {
         Err(error) => output::fail(&error),
-        Ok(()) if watched.warnings.is_empty() => ExitCode::SUCCESS,
+        Ok(()) if watched.missed.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::from(exit::PARTIAL),
     }
 }

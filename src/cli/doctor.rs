@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Common, exit, output};
 use crate::image::names::Lines;
-use crate::look;
+use crate::look::{Looker, Wish};
 use crate::process::{Facts, Live, PageScan};
 use crate::report::style::{Style, Tone};
 
@@ -105,7 +105,7 @@ fn child() -> Result<Child, String> {
 fn look(child: &Child) -> Result<String, String> {
     let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
     let live = Live::open(pid).map_err(|error| error.to_string())?;
-    let snapshot = look::of_live(&live, Lines::Cheap).map_err(|error| error.to_string())?;
+    let snapshot = Looker::new().live(&live, Wish::all(Lines::Cheap)).map_err(|error| error.to_string())?;
     match snapshot.stacks.first().is_some_and(|stack| !stack.frames.is_empty()) {
         true => Ok("programs we start can be stopped and their stacks read".to_owned()),
         false => Err("a program was started and stopped, but its stack could not be read".to_owned()),

@@ -10,7 +10,7 @@ use super::save::save_core;
 use super::{Common, exit, output};
 use crate::filter::Filter;
 use crate::image::names::Lines;
-use crate::look::{self, Kept, Whole};
+use crate::look::{Looker, Whole, Wish};
 use crate::process::{CacheFolder, Core, Live, LookError};
 use crate::report::{GroupBy, json, text};
 use crate::snapshot::Snapshot;
@@ -161,27 +161,27 @@ fn shown(args: &Args, common: &Common, snapshot: &Snapshot) -> ExitCode {
     }
 }
 
-fn lines(args: &Args) -> Lines {
-    if args.system_lines { Lines::Everywhere } else { Lines::Cheap }
+fn wish(args: &Args) -> Wish {
+    Wish::all(if args.system_lines { Lines::Everywhere } else { Lines::Cheap })
 }
 
 fn take(args: &Args) -> Result<Snapshot, LookError> {
-    let mut kept = kept(args);
+    let mut looker = looker(args);
     Ok(match args.target.parse() {
         Ok(pid) => {
             let live = Live::open(pid)?;
-            let first = look::of_live_again(&live, Some(lines(args)), &mut kept)?;
+            let first = looker.live(&live, wish(args))?;
             match args.twice {
                 None => first,
                 Some(apart) => {
                     wait(apart);
-                    let mut second = look::of_live_again(&live, Some(lines(args)), &mut kept)?;
+                    let mut second = looker.live(&live, wish(args))?;
                     second.compare_with(&first);
                     second
                 }
             }
         }
-        Err(_) => look::of_core_again(&mut Core::open(args.target.as_ref())?, lines(args), &mut kept),
+        Err(_) => looker.core(&mut Core::open(args.target.as_ref())?, wish(args)),
     })
 }
 
@@ -190,16 +190,16 @@ fn wait(time: Duration) {
     let _ = nothing.recv_timeout(time);
 }
 
-/// What earlier runs left for a look.
-fn kept(args: &Args) -> Option<Kept> {
-    (!args.no_cache).then(|| Kept::in_folder(CacheFolder::of_user()))
+/// A looker with what earlier runs left for it.
+fn looker(args: &Args) -> Looker {
+    Looker::in_folder(if args.no_cache { None } else { CacheFolder::of_user() })
 }
 
 /// Does something with a look that keeps what a core file is made of.
 fn with_whole<T>(args: &Args, then: impl FnOnce(&Whole<'_>) -> T) -> Result<T, LookError> {
     Ok(match args.target.parse() {
-        Ok(pid) => then(&look::of_live_whole(&Live::open(pid)?, lines(args), &mut kept(args))?),
-        Err(_) => then(&look::of_core_whole(&mut Core::open(args.target.as_ref())?, lines(args))),
+        Ok(pid) => then(&looker(args).live_whole(&Live::open(pid)?, wish(args))?),
+        Err(_) => then(&looker(args).core_whole(&mut Core::open(args.target.as_ref())?, wish(args))),
     })
 }
 

@@ -1,11 +1,167 @@
 //! One look at a target, put together: prepare, stop, survey, find, name.
 //!
-//! You give a live process, a core file or the moment of our own process; you get an owned [`Snapshot`](crate::snapshot::Snapshot).
+//! You give a [`Looker`] a live process, a core file or the moment of our own process, and say by a [`Wish`] what you want to
+//! know; you get an owned [`Snapshot`]. The three are thin sources of one [`Survey`], and all else is the same for all of
+//! them. A process is stopped for its survey alone, unless it is asked to be held ([`Looker::hold`]).
 
+mod core;
+mod held;
+mod live;
+mod name;
 mod own;
-mod take;
-pub(in crate::look) mod whole;
+mod prepare;
+mod registers;
+mod stop;
+mod survey;
+mod whole;
 
-pub use own::of_frozen;
-pub use take::{Kept, of_core, of_core_again, of_live, of_live_again};
-pub use whole::{SaveError, Whole, of_core_whole, of_live_whole};
+use crate::find::find;
+use crate::find::sites::Derived;
+use crate::find::survey::{Survey, Views};
+use crate::image::names::Lines;
+use crate::image::{Files, Modules, Progress};
+use crate::process::{CacheFolder, Core, Frozen, Live, StopError};
+use crate::snapshot::Snapshot;
+use crate::unwind::Tables;
+
+pub use held::Held;
+pub use whole::{SaveError, Whole};
+
+/// What a look is to find out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    /// Which contexts.
+    pub contexts: Contexts,
+    /// What of their code addresses.
+    pub names: Naming,
+    /// Whether each context's registers are kept, and all memory is copied whatever the program's code says.
+    keeps_all: bool,
+}
+
+/// Which contexts a look is to find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contexts {
+    /// Those that threads are on. That is for a process at its end, where threads that have ended leave what looks like
+    /// suspended contexts.
+    OfThreads,
+    /// Those that no thread runs as well.
+    All,
+}
+
+/// What a look is to find out of code addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Naming {
+    /// Nothing.
+    Nothing,
+    /// Functions, and lines where these say.
+    Names(Lines),
+}
+
+impl Wish {
+    /// All contexts, with names.
+    pub fn all(lines: Lines) -> Wish {
+        Wish { contexts: Contexts::All, names: Naming::Names(lines), keeps_all: false }
+    }
+
+    /// The threads' stacks alone, measured and without names.
+    pub fn threads() -> Wish {
+        Wish { contexts: Contexts::OfThreads, names: Naming::Nothing, keeps_all: false }
+    }
+
+    fn keeping_all(self) -> Wish {
+        Wish { keeps_all: true, ..self }
+    }
+}
+
+impl Contexts {
+    fn are_searched(self) -> bool {
+        self == Contexts::All
+    }
+}
+
+impl Naming {
+    fn lines(self) -> Option<Lines> {
+        match self {
+            Naming::Nothing => None,
+            Naming::Names(lines) => Some(lines),
+        }
+    }
+}
+
+/// Looks at a target, once or again and again: what one look reads of files serves the next one.
+#[derive(Default)]
+pub struct Looker {
+    modules: Modules,
+    derived: Derived,
+    progress: Progress,
+}
+
+impl Looker {
+    /// One that knows nothing yet and keeps nothing beyond its own end.
+    pub fn new() -> Looker {
+        Looker::default()
+    }
+
+    /// One that keeps what files say in `folder` beyond the end of this program, and takes it from there.
+    pub fn in_folder(folder: Option<CacheFolder>) -> Looker {
+        Looker { derived: Derived::in_folder(folder), ..Looker::default() }
+    }
+
+    /// One that tells `progress` how far its naming has come.
+    pub fn telling(progress: Progress) -> Looker {
+        Looker { progress, ..Looker::default() }
+    }
+
+    /// One look at a running process, which is stopped for a moment and goes on as it was.
+    ///
+    /// # Errors
+    /// Where the process can't be stopped. What can't be read of it is a warning in the snapshot.
+    pub fn live(&mut self, live: &Live, wish: Wish) -> Result<Snapshot, StopError> {
+        live::look(self, live, wish).map(|(snapshot, _)| snapshot)
+    }
+
+    /// One look at a running process, which stands until the result is dropped.
+    ///
+    /// # Errors
+    /// As [`Looker::live`].
+    pub fn hold<'l>(&mut self, live: &'l Live, wish: Wish) -> Result<Held<'l>, StopError> {
+        let (snapshot, stopped) = live::hold(self, live, wish.keeping_all())?;
+        Ok(Held::new(snapshot, stopped))
+    }
+
+    /// One look at a running process that keeps what a core file is made of.
+    ///
+    /// # Errors
+    /// As [`Looker::live`].
+    pub fn live_whole(&mut self, live: &Live, wish: Wish) -> Result<Whole<'static>, StopError> {
+        let (snapshot, remains) = live::look(self, live, wish.keeping_all())?;
+        Ok(Whole::of_live(live, snapshot, remains))
+    }
+
+    /// One look at a core file, to which the files that were mapped are given where they are the right ones.
+    pub fn core(&mut self, core: &mut Core, wish: Wish) -> Snapshot {
+        core::look(self, core, wish)
+    }
+
+    /// The same that keeps what a core file is made of.
+    pub fn core_whole<'c>(&mut self, core: &'c mut Core, wish: Wish) -> Whole<'c> {
+        let snapshot = core::look(self, core, wish.keeping_all());
+        Whole::of_core(core, snapshot)
+    }
+
+    /// One look at our own process as it was at the moment of `frozen`.
+    pub fn own(&mut self, frozen: &Frozen, wish: Wish) -> Snapshot {
+        own::look(self, frozen, wish)
+    }
+}
+
+/// The part of a look that is the same for all sources: finds the stacks, and names what is on them.
+fn complete(survey: &mut Survey, views: &Views<'_>, files: &dyn Files, wish: Wish, progress: &Progress) -> Snapshot {
+    let (threads, stacks) = find(survey, views, wish.keeps_all);
+    let mut snapshot = name::named(survey, threads, stacks, views.target, files, wish, progress);
+    if wish.keeps_all {
+        let tables = Tables::new(survey.arch, &survey.modules);
+        registers::add(&mut snapshot, &survey.threads, &tables, views.held);
+    }
+    snapshot
+}

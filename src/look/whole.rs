@@ -6,21 +6,15 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::take;
-use crate::addr::{Addr, PAGE, Pc};
-use crate::image::names::Lines;
-use crate::look::take::Kept;
+use crate::addr::{Addr, PAGE};
 use crate::mapping::{Mapping, Origin};
 use crate::memory::{Memory, Slices};
-use crate::process::{self, Core, CoreContent, CoreThread, Live, StopError, Target, Thread, TouchedCopy};
-use crate::registers::Registers;
+use crate::process::{self, Core, CoreContent, CoreThread, Live, Target, Thread, TouchedCopy};
 use crate::snapshot::Snapshot;
-use crate::unwind::{Rules, Tables, walk};
 
 /// A longer mapping of the kernel's own code is not the kernel's.
 const LONGEST_VDSO: u64 = 64 << 10;
@@ -68,38 +62,6 @@ pub enum SaveError {
     },
 }
 
-/// One look at a running process; `kept` as for [`super::of_live_again`].
-///
-/// # Errors
-/// As [`super::of_live`].
-pub fn of_live_whole(live: &Live, lines: Lines, kept: &mut Option<Kept>) -> Result<Whole<'static>, StopError> {
-    let mut remains = Remains::default();
-    let snapshot = Arc::new(take::take(live, Some(lines), kept, Some(&mut remains))?);
-    let pages = first_pages(&remains.mappings, &live.memory());
-    Ok(Whole {
-        snapshot,
-        threads: remains.threads,
-        mappings: remains.mappings,
-        auxv: live.auxv(),
-        siginfo: None,
-        memory: Kind::Copied { copy: remains.copy, pages },
-    })
-}
-
-/// One look at a core file.
-pub fn of_core_whole(core: &mut Core, lines: Lines) -> Whole<'_> {
-    let snapshot = Arc::new(take::of_core_keeping(core, lines));
-    let core = &*core;
-    Whole {
-        snapshot,
-        threads: core.threads().to_vec(),
-        mappings: core.mappings().into(),
-        auxv: core.auxv().to_vec(),
-        siginfo: core.siginfo().map(<[u8]>::to_vec),
-        memory: Kind::Core(core),
-    }
-}
-
 /// The pages that nobody wrote to and that debuggers want nevertheless: the first one of each file, and the kernel's code.
 fn first_pages(mappings: &[Mapping], memory: &dyn Memory) -> Vec<(Addr, Vec<u8>)> {
     let wanted = mappings.iter().filter_map(|mapping| match &mapping.origin {
@@ -115,7 +77,30 @@ fn first_pages(mappings: &[Mapping], memory: &dyn Memory) -> Vec<(Addr, Vec<u8>)
     read.collect()
 }
 
-impl Whole<'_> {
+impl<'t> Whole<'t> {
+    pub(super) fn of_live(live: &Live, snapshot: Snapshot, remains: Remains) -> Whole<'static> {
+        let pages = first_pages(&remains.mappings, &live.memory());
+        Whole {
+            snapshot: Arc::new(snapshot),
+            threads: remains.threads,
+            mappings: remains.mappings,
+            auxv: live.auxv(),
+            siginfo: None,
+            memory: Kind::Copied { copy: remains.copy, pages },
+        }
+    }
+
+    pub(super) fn of_core(core: &'t Core, snapshot: Snapshot) -> Whole<'t> {
+        Whole {
+            snapshot: Arc::new(snapshot),
+            threads: core.threads().to_vec(),
+            mappings: core.mappings().into(),
+            auxv: core.auxv().to_vec(),
+            siginfo: core.siginfo().map(<[u8]>::to_vec),
+            memory: Kind::Core(core),
+        }
+    }
+
     /// Writes the core file, for its owner's eyes only; gives the number of its threads. `progress` is told how many bytes of
     /// how many are written.
     ///
@@ -163,51 +148,4 @@ impl Whole<'_> {
         threads.sort_by_key(|thread| (thread.signal.is_none(), thread.tid >= process::FIRST_MADE_UP_TID));
         threads
     }
-}
-
-/// Adds the registers of the stacks that threads' chains of frames lead over.
-pub(super) fn add_registers(snapshot: &mut Snapshot, threads: &[Thread], tables: &Tables<'_>, memory: &dyn Memory) {
-    let mut rules = Rules::new(tables);
-    for entry in snapshot.threads.clone() {
-        let thread = threads.iter().find(|thread| thread.tid == entry.tid);
-        let Some(Ok(start)) = thread.map(|thread| &thread.registers) else { continue };
-        // The frame by which the chain comes to each stack; one that was found in memory has its registers already.
-        let (mut arrivals, mut passed) = (Vec::new(), 0);
-        for id in snapshot.stitched(entry.stack) {
-            let stack = &snapshot.stacks[id];
-            let Some(first) = stack.frames.first().filter(|_| stack.registers.is_none()) else { break };
-            arrivals.push((passed, id, first.frame.pc));
-            passed += stack.frames.len();
-        }
-        for (id, registers) in at_frames(&mut rules, tables, memory, start, &arrivals) {
-            snapshot.stacks[id].registers = Some(Box::new(registers));
-        }
-    }
-}
-
-/// The registers in those frames of a chain, given by place in the chain, stack, and code address.
-fn at_frames(
-    rules: &mut Rules<'_, '_>,
-    tables: &Tables<'_>,
-    memory: &dyn Memory,
-    start: &Registers,
-    wanted: &[(usize, usize, Pc)],
-) -> Vec<(usize, Registers)> {
-    let arch = tables.arch();
-    let mut wanted = wanted.iter().peekable();
-    let (mut found, mut passed) = (Vec::new(), 0);
-    let most = wanted.clone().last().map_or(0, |(place, ..)| place + 1);
-    walk(rules, memory, start.clone(), most, |frame, registers| {
-        if let Some((_, id, pc)) = wanted.next_if(|(place, ..)| *place == passed) {
-            if frame.pc != *pc {
-                return ControlFlow::Break(());
-            }
-            let mut registers = registers.clone();
-            registers.set(arch.pc, tables.shown_pc(*pc).0);
-            found.push((*id, registers));
-        }
-        passed += 1;
-        ControlFlow::Continue(())
-    });
-    found
 }

@@ -9,11 +9,12 @@ use std::io;
 use serde::Serialize;
 
 use super::group::{self, GroupBy};
+use super::warnings::Sentence;
 use crate::addr::Addr;
 use crate::filter::Filter;
 use crate::process::Source;
 use crate::snapshot::{
-    BoundsFrom, Guard as StackGuard, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame,
+    self, BoundsFrom, Guard as StackGuard, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame,
 };
 use crate::unwind::{Ended, FoundBy};
 
@@ -48,9 +49,11 @@ struct Dump<'s> {
     schema: &'static str,
     schema_version: u32,
     complete: bool,
-    warnings: &'s [String],
+    warnings: Vec<String>,
+    blind_spots: Vec<BlindSpot<'s>>,
     process: Process<'s>,
     stopped_ns: u64,
+    instant: &'static str,
     totals: Totals,
     threads: Vec<Thread<'s>>,
     /// Without a filter, all there are.
@@ -68,6 +71,28 @@ struct Group<'s> {
     common: Option<&'s str>,
     count: usize,
     stacks: Vec<usize>,
+}
+
+/// Something that is known not to be seen.
+#[derive(Serialize)]
+struct BlindSpot<'s> {
+    kind: &'static str,
+    module: Option<&'s str>,
+    address: Option<String>,
+    bytes: Option<u64>,
+    count: Option<u64>,
+}
+
+impl<'s> BlindSpot<'s> {
+    fn of(spot: &'s snapshot::BlindSpot) -> BlindSpot<'s> {
+        BlindSpot {
+            kind: spot.kind.word(),
+            module: spot.module.as_deref(),
+            address: spot.address.map(|address| address.to_string()),
+            bytes: spot.bytes,
+            count: spot.count,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -180,7 +205,8 @@ impl<'s> Dump<'s> {
             schema: "stackscope-dump",
             schema_version: SCHEMA_VERSION,
             complete: snapshot.complete,
-            warnings: &snapshot.warnings,
+            warnings: snapshot.warnings.iter().map(|warning| Sentence(warning).to_string()).collect(),
+            blind_spots: snapshot.blind_spots.iter().map(BlindSpot::of).collect(),
             process: Process {
                 pid: snapshot.process.pid,
                 command: &snapshot.process.command,
@@ -192,6 +218,8 @@ impl<'s> Dump<'s> {
                 },
             },
             stopped_ns: u64::try_from(snapshot.stopped.as_nanos()).unwrap_or(u64::MAX),
+            // Every look stops the program for a copy of all contexts.
+            instant: "one",
             totals: Totals {
                 stacks: snapshot.stacks.len(),
                 by_kind: tally(snapshot.stacks.iter().map(|stack| stack.kind.word())),

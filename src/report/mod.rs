@@ -12,6 +12,7 @@ pub mod text;
 pub mod units;
 pub mod usage;
 pub mod usage_json;
+pub(crate) mod warnings;
 pub(crate) mod words;
 
 pub use group::GroupBy;

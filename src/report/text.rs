@@ -8,6 +8,7 @@ use super::group::{self, Group, GroupBy};
 use super::headings::{group_measures, heading, measures, moved_line, states_line};
 use super::style::{Style, Tone};
 use super::units;
+use super::warnings::{NotSeen, Sentence};
 use super::words::plural;
 use crate::filter::Filter;
 use crate::image::printable;
@@ -110,11 +111,12 @@ fn head(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
 }
 
 fn foot(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result {
-    if !snapshot.warnings.is_empty() {
+    if !snapshot.complete {
         writeln!(out)?;
     }
-    for warning in &snapshot.warnings {
-        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(warning)))?;
+    let warnings = snapshot.warnings.iter().map(|warning| Sentence(warning).to_string());
+    for warning in warnings.chain(snapshot.blind_spots.iter().map(|spot| NotSeen(spot).to_string())) {
+        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(&warning)))?;
     }
     if !snapshot.complete {
         writeln!(out, "Not everything could be read.")?;

@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::style::{Style, Tone};
+use super::warnings::MissedSentence;
 use super::{text, units};
 use crate::image::printable;
 use crate::process::Outcome;
@@ -50,8 +51,9 @@ pub fn write_within(
         legend(out, &groups, margin, style)?;
     }
     happenings(out, watched, style)?;
-    for warning in &watched.warnings {
-        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(warning)))?;
+    for missed in &watched.missed {
+        let warning = MissedSentence(missed).to_string();
+        writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(&warning)))?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::json::{self, Frame, Hex, frames};
 use super::usage::{saved_bytes, suggested_size};
+use super::warnings::MissedSentence;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Snapshot};
 use crate::watch::{Coroutine, Deep, End, Event, Group as StackGroup, Watched, signal_name};
@@ -34,7 +35,7 @@ struct Report<'w> {
     schema: &'static str,
     schema_version: u32,
     complete: bool,
-    warnings: &'w [String],
+    warnings: Vec<String>,
     program: Program<'w>,
     coverage: Coverage,
     switches: Unmeasured,
@@ -184,8 +185,8 @@ impl<'w> Report<'w> {
         Report {
             schema: "stackscope-report",
             schema_version: SCHEMA_VERSION,
-            complete: watched.warnings.is_empty(),
-            warnings: &watched.warnings,
+            complete: watched.missed.is_empty(),
+            warnings: watched.missed.iter().map(|missed| MissedSentence(missed).to_string()).collect(),
             program: Program::of(watched),
             coverage: Coverage {
                 sites_probed: 0,

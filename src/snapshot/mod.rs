@@ -10,6 +10,7 @@ mod part;
 pub(crate) mod places;
 #[cfg(test)]
 pub(crate) mod testing;
+mod warning;
 mod words;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::unwind::{Ended, Frame};
 
 pub use bounds::{Bounds, BoundsFrom, Guard};
 pub use places::{Place, Places};
+pub use warning::{BlindSpot, BlindSpotKind, Warning};
 
 /// One look at a target.
 #[derive(Debug)]
@@ -43,9 +45,11 @@ pub struct Snapshot {
     pub(crate) moved: Vec<Option<bool>>,
     /// By stack, the id that it had in the look; empty where all of its stacks are here.
     pub(crate) ids: Vec<usize>,
-    /// What could not be read or was found wrong, a sentence each.
-    pub warnings: Vec<String>,
-    /// Whether everything could be read.
+    /// What could not be read or was found wrong.
+    pub warnings: Vec<Warning>,
+    /// What is known not to be seen.
+    pub blind_spots: Vec<BlindSpot>,
+    /// Whether there is neither.
     pub complete: bool,
 }
 
@@ -91,7 +95,7 @@ pub struct Stack {
     pub resumed_by: Option<usize>,
     /// How sure it is that the stack is there, and in this state.
     pub confidence: Confidence,
-    /// The registers with which execution goes on here, of a snapshot that keeps them ([`of_live_whole`]).
+    /// The registers with which execution goes on here, of a snapshot that keeps them.
     pub registers: Option<Box<Registers>>,
 }
 
@@ -233,6 +237,7 @@ impl Snapshot {
             moved: Vec::new(),
             ids: Vec::new(),
             warnings: Vec::new(),
+            blind_spots: Vec::new(),
             complete: true,
         }
     }

@@ -29,6 +29,7 @@ impl Snapshot {
             ids: chain.iter().map(|id| self.id(*id)).collect(),
             stacks,
             warnings: Vec::new(),
+            blind_spots: Vec::new(),
             complete: self.complete,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use super::Warning;
 use crate::addr::Pc;
 use crate::image::names::{Name, Names};
 use crate::image::{Module, Modules};
@@ -57,12 +58,12 @@ impl Places {
     }
 
     /// What is wrong with the files of the modules that frames lie in.
-    pub(crate) fn problems(&self, modules: &Modules) -> Vec<String> {
+    pub(crate) fn problems(&self, modules: &Modules) -> Vec<Warning> {
         let used: BTreeSet<usize> = self.by_pc.keys().filter_map(|pc| modules.index_of(pc.lookup())).collect();
-        let problems = modules.iter().enumerate().filter(|(index, _)| used.contains(index));
-        problems
-            .filter_map(|(_, module)| Some(format!("{}: {}", module_path(module), module.problem.as_ref()?)))
-            .collect()
+        let used = modules.iter().enumerate().filter(|(index, _)| used.contains(index));
+        let problem =
+            |module: &Module| Some(Warning::Image { path: module_path(module), problem: module.problem.clone()? });
+        used.filter_map(|(_, module)| problem(module)).collect()
     }
 }
 

@@ -103,6 +103,7 @@ impl Draft {
             moved: Vec::new(),
             ids: Vec::new(),
             warnings: Vec::new(),
+            blind_spots: Vec::new(),
             complete: true,
         }
     }

@@ -1,6 +1,6 @@
 //! The words of the JSON and of the filter language for kinds, states and the like. They are kept stable.
 
-use super::{Confidence, Guard, Kind, Level, Method, State};
+use super::{BlindSpotKind, Confidence, Guard, Kind, Level, Method, State};
 
 impl Kind {
     /// All kinds, in the order in which they are listed.
@@ -85,6 +85,19 @@ impl Method {
             Method::Exact => "exact",
             Method::Pages => "pages",
             Method::Sampled => "sampled",
+        }
+    }
+}
+
+impl BlindSpotKind {
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            BlindSpotKind::SwitchNotUnderstood => "switch_not_understood",
+            BlindSpotKind::SharedMemory => "shared_memory",
+            BlindSpotKind::MemoryLimit => "memory_limit",
+            BlindSpotKind::CopiedStacks => "copied_stacks",
+            BlindSpotKind::InsideForeignCode => "inside_foreign_code",
         }
     }
 }

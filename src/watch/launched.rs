@@ -6,15 +6,12 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use super::control::Control;
+use super::missed::NotFollowed;
 use super::run::{Input, Looked, News, Watch};
 use super::{RunError, Watched};
 use crate::image::Progress;
 use crate::process::{self, Facts, Inbox, Pty, TerminalSize, Tracees};
 use crate::snapshot::Snapshot;
-
-/// The warning where a program is not followed for its own good.
-const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
-                                 user: only its end is seen; run stackscope as root to see more";
 
 /// What to run, and how often to look.
 #[derive(Clone, Debug)]
@@ -85,7 +82,7 @@ impl Launched {
         let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
         let mut watch = Watch::new(launched.pid(), command, options.interval, sender);
         if process::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
-            watch.go_unfollowed(WOULD_LOSE_RIGHTS.to_owned(), Duration::ZERO);
+            watch.go_unfollowed(NotFollowed::WouldLoseRights, Duration::ZERO);
         } else {
             let tracees = Tracees::seize(launched.pid(), move |happened| {
                 let _ = happenings.send(Input::Program(happened));

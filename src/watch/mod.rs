@@ -10,6 +10,7 @@ mod attach;
 mod control;
 mod events;
 mod launched;
+mod missed;
 mod pace;
 mod pause;
 mod relay;
@@ -24,6 +25,7 @@ pub use attach::{AttachError, Attached};
 pub use control::Control;
 pub use events::{Event, EventKind, Events, Look, signal_name};
 pub use launched::{Launched, Options, run};
+pub use missed::{Missed, NotFollowed};
 pub use run::{Looked, News};
 pub use usage::{Coroutine, Deep, Group, Peaks, Usage};
 
@@ -50,8 +52,8 @@ pub struct Watched {
     pub usage: Usage,
     /// What happened.
     pub events: Events,
-    /// What could not be seen, a sentence each.
-    pub warnings: Vec<String>,
+    /// What could not be seen.
+    pub missed: Vec<Missed>,
 }
 
 /// What ended a watch.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 
 use super::events::{self, Event, EventKind, Events, Look};
+use super::missed::{Missed, NotFollowed};
 use super::pace::Pace;
 use super::pause::Pause;
 use super::relay::Relay;
@@ -15,7 +16,7 @@ use super::usage::Usage;
 use super::{End, Watched};
 use crate::image::Progress;
 use crate::image::names::Lines;
-use crate::look::{self, Kept};
+use crate::look::{Looker, Wish};
 use crate::process::{
     self, Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees,
 };
@@ -27,8 +28,8 @@ const PROCESSES_PER_ROUND: usize = 16;
 /// How many stacks of one look are told to have come close to their end.
 const MOST_RISEN: usize = 20;
 
-/// How many different warnings are kept.
-const MOST_WARNINGS: usize = 100;
+/// How many different things that could not be seen are kept.
+const MOST_MISSED: usize = 100;
 
 /// What comes in while we watch.
 pub(super) enum Input {
@@ -92,7 +93,7 @@ pub(super) struct Watch {
     processes: BTreeSet<i32>,
     looked_at: i32,
     /// What was read of the files of each process.
-    modules: HashMap<i32, Option<Kept>>,
+    lookers: HashMap<i32, Looker>,
     /// How far the naming of the look has come that is being taken.
     pub(super) progress: Progress,
     pace: Pace,
@@ -105,7 +106,7 @@ pub(super) struct Watch {
     untold: Vec<Event>,
     pub(super) looks: usize,
     pub(super) exact_until: Option<Duration>,
-    warnings: BTreeSet<String>,
+    missed: Vec<Missed>,
 }
 
 impl Watch {
@@ -120,7 +121,7 @@ impl Watch {
             tracees: None,
             processes: BTreeSet::from([pid]),
             looked_at: 0,
-            modules: HashMap::new(),
+            lookers: HashMap::new(),
             progress: Progress::default(),
             pace: Pace::new(interval),
             relay: Relay::default(),
@@ -130,7 +131,7 @@ impl Watch {
             untold: Vec::new(),
             looks: 0,
             exact_until: None,
-            warnings: BTreeSet::new(),
+            missed: Vec::new(),
         }
     }
 
@@ -291,7 +292,7 @@ impl Watch {
 
     fn ended(&mut self, pid: i32, outcome: Outcome, time: Duration) -> Option<Outcome> {
         self.processes.remove(&pid);
-        self.modules.remove(&pid);
+        self.lookers.remove(&pid);
         self.usage.process_ended(pid);
         self.add(Event {
             kind: EventKind::Exit,
@@ -309,13 +310,13 @@ impl Watch {
     fn let_go(&mut self, why: TooBusy, time: Duration) {
         self.tracees = None;
         self.processes = BTreeSet::from([self.pid]);
-        self.go_unfollowed(let_go_message(why, time), time);
+        self.go_unfollowed(NotFollowed::TooBusy(why), time);
     }
 
     /// From now on the program is not followed; its end is waited for.
-    pub(super) fn go_unfollowed(&mut self, warning: String, time: Duration) {
-        self.exact_until = Some(time);
-        self.warnings.insert(warning);
+    pub(super) fn go_unfollowed(&mut self, why: NotFollowed, since: Duration) {
+        self.exact_until = Some(since);
+        self.missed.insert(0, Missed::NotFollowed { why, since });
         let (pid, sender) = (self.pid, self.sender.clone());
         process::await_end(pid, move |outcome| {
             let what = Happening::Ended { pid, outcome };
@@ -368,7 +369,7 @@ impl Watch {
         if let Err(error) = &looked
             && !error.is_end()
         {
-            self.warn([format!("at times there was no look: {error}")]);
+            self.miss([Missed::NoLook(error.to_string())]);
         }
         looked.ok()
     }
@@ -383,10 +384,11 @@ impl Watch {
     /// Looks at one process, or tells why that is not possible.
     fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
         let live = self.open(pid)?;
-        let kept = self.modules.entry(pid).or_insert_with(|| Some(Kept::telling(self.progress.clone())));
-        let snapshot = Arc::new(look::of_live_again(&live, named.then_some(Lines::Cheap), kept)?);
+        let looker = self.lookers.entry(pid).or_insert_with(|| Looker::telling(self.progress.clone()));
+        let wish = if named { Wish::all(Lines::Cheap) } else { Wish::threads() };
+        let snapshot = Arc::new(looker.live(&live, wish)?);
         self.looks += 1;
-        self.warn(snapshot.warnings.iter().cloned());
+        self.miss(snapshot.warnings.iter().cloned().map(Missed::InLook));
         Ok(snapshot)
     }
 
@@ -417,9 +419,12 @@ impl Watch {
         }
     }
 
-    fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
-        let room = MOST_WARNINGS.saturating_sub(self.warnings.len());
-        self.warnings.extend(warnings.into_iter().take(room));
+    fn miss(&mut self, missed: impl IntoIterator<Item = Missed>) {
+        for missed in missed {
+            if self.missed.len() < MOST_MISSED && !self.missed.contains(&missed) {
+                self.missed.push(missed);
+            }
+        }
     }
 
     /// What was seen, as if we left now.
@@ -437,7 +442,7 @@ impl Watch {
             exact_until: self.exact_until,
             usage,
             events: self.events.clone(),
-            warnings: self.warnings.iter().cloned().collect(),
+            missed: self.missed.clone(),
         }
     }
 
@@ -449,18 +454,6 @@ impl Watch {
         watched.usage.finish();
         watched
     }
-}
-
-fn let_go_message(why: TooBusy, time: Duration) -> String {
-    let what = match why {
-        TooBusy::Signals(most) => format!("more than {most} signals came in a second"),
-        TooBusy::Starts(most) => format!("far more than {most} threads and processes started and ended in a second"),
-    };
-    let seconds = time.as_secs_f64();
-    format!(
-        "{what}: since {seconds:.3} s the program is not followed, so that it is not slowed down; from then on its new \
-         processes, its signals and its short-lived threads are not seen"
-    )
 }
 
 /// The program that a process has become.

@@ -1,15 +1,18 @@
 //! Stacks that the program itself lists in a roster: their names, exact bounds, states, and exact peaks where they are
 //! painted.
 
-use super::Line;
+use std::ops::ControlFlow;
+
+use super::{self as roster, Line};
 use crate::addr::{Addr, AddrRange};
+use crate::arch::Arch;
 use crate::find::extent::bounds;
 use crate::find::ground::Ground;
-use crate::find::roster;
 use crate::image::Modules;
 use crate::memory::Memory;
-use crate::snapshot::{Confidence, Kind, Method, Peak, Stack, State};
-use crate::unwind::Ended;
+use crate::registers::Registers;
+use crate::snapshot::{Bounds, Confidence, Kind, Method, Peak, Stack, StackFrame, State};
+use crate::unwind::{Ended, FoundBy, Rules, Tables, walk};
 
 /// A guard that is longer than this is shown as this long.
 const LONGEST_GUARD: i64 = 1 << 20;
@@ -23,14 +26,19 @@ const PART: usize = 4096;
 /// The owner and the type of the ELF note that leads to a roster.
 const NOTE: (&[u8], u32) = (b"stackscope", 1);
 
+/// The most frames that are shown of one suspended coroutine.
+const MOST_FRAMES: usize = 1 << 16;
+
 /// More rosters than this are not read.
 const MOST_ROSTERS: usize = 16;
 
-/// The stacks that the program lists, by the notes of its modules: sorted, none overlapping another.
-pub(crate) fn read(modules: &Modules, memory: &dyn Memory) -> Vec<Line> {
-    let mut lines = Vec::new();
-    for roster in rosters(modules).take(MOST_ROSTERS) {
-        lines.extend(roster::read(memory, roster).into_iter().flat_map(|(lines, _)| lines));
+/// The stacks that the program lists, by the notes of its modules: sorted, none overlapping another; and whether all of the
+/// lists could be read.
+pub(crate) fn read(modules: &Modules, memory: &dyn Memory) -> (Vec<Line>, bool) {
+    let (mut lines, mut is_all) = (Vec::new(), true);
+    for (some, is_whole) in rosters(modules).take(MOST_ROSTERS).filter_map(|at| roster::read(memory, at)) {
+        lines.extend(some);
+        is_all &= is_whole;
     }
     // Where an entry was being changed, its bounds may be those of two stacks.
     lines.retain(|line: &Line| !line.in_flux);
@@ -43,7 +51,7 @@ pub(crate) fn read(modules: &Modules, memory: &dyn Memory) -> Vec<Line> {
         }
         stays
     });
-    lines
+    (lines, is_all)
 }
 
 /// Where rosters are: each note holds how far from itself one is.
@@ -60,15 +68,22 @@ fn rosters(modules: &Modules) -> impl Iterator<Item = Addr> {
 }
 
 /// Says of each stack what its roster says, and adds those that nothing else showed.
-pub(crate) fn apply(stacks: &mut Vec<Stack>, listed: &[Line], ground: &Ground<'_>, memory: &dyn Memory) {
+pub(crate) fn apply(
+    stacks: &mut Vec<Stack>,
+    listed: &[Line],
+    ground: &Ground<'_>,
+    tables: &Tables<'_>,
+    memory: &dyn Memory,
+) {
     let mut is_shown = vec![false; listed.len()];
     for stack in stacks.iter_mut() {
         let Some(index) = stack.sp.and_then(|sp| at(listed, sp)) else { continue };
         is_shown[index] = true;
         describe(stack, &listed[index], ground, memory);
     }
+    let mut rules = Rules::new(tables);
     for (listed, _) in listed.iter().zip(is_shown).filter(|(_, is_shown)| !is_shown) {
-        if let Some(mut stack) = unseen(listed) {
+        if let Some(mut stack) = unseen(listed, &mut rules, tables.arch(), memory) {
             describe(&mut stack, listed, ground, memory);
             stacks.push(stack);
         }
@@ -117,25 +132,59 @@ fn state(listed: &Line) -> Option<State> {
     }
 }
 
-/// A coroutine of which only its roster tells: its frames are not known.
-fn unseen(listed: &Line) -> Option<Stack> {
+/// A coroutine that only its roster shows, with its frames where it waits; `None` where no coroutine uses the stack.
+///
+/// One that has begun and does not wait runs on a thread whose chain of frames was cut short, or which was not stopped.
+fn unseen(listed: &Line, rules: &mut Rules<'_, '_>, arch: &'static Arch, memory: &dyn Memory) -> Option<Stack> {
     let is_coroutine = matches!(listed.state, roster::State::New | roster::State::Started | roster::State::Finished);
-    Some(Stack {
+    let mut stack = Stack {
         kind: Kind::Coroutine,
         name: None,
         source: None,
-        state: state(listed).filter(|_| is_coroutine)?,
+        state: is_coroutine.then(|| state(listed).unwrap_or(State::Running))?,
         thread: None,
-        bounds: bounds::Bounds::UNKNOWN,
+        bounds: Bounds::UNKNOWN,
         sp: listed.saved_sp,
         peak: None,
         entry: None,
         frames: Vec::new(),
-        ended: Ended::NoRule,
+        ended: if listed.state == roster::State::Finished { Ended::Root } else { Ended::NoRule },
         resumed_by: None,
         confidence: Confidence::Certain,
         registers: None,
-    })
+    };
+    let registers = listed.saved_sp.and_then(|sp| roster::saved_registers(arch, memory, sp));
+    if let Some(registers) = registers {
+        stack.sp = registers.addr(arch.sp);
+        (stack.frames, stack.ended) = frames(listed.range, registers, rules, arch, memory);
+    }
+    Some(stack)
+}
+
+/// The frames of a coroutine that waits with `registers`, as far as they lie on its stack: its link leads to whoever
+/// resumed it last, who has gone on since.
+fn frames(
+    range: AddrRange,
+    registers: Registers,
+    rules: &mut Rules<'_, '_>,
+    arch: &'static Arch,
+    memory: &dyn Memory,
+) -> (Vec<StackFrame>, Ended) {
+    let mut frames: Vec<StackFrame> = Vec::new();
+    let (mut sp, mut is_whole) = (registers.addr(arch.sp), false);
+    let ended = walk(rules, memory, registers, MOST_FRAMES, |frame, _| {
+        let mut frame = *frame;
+        if frames.is_empty() {
+            frame.found_by = FoundBy::Descriptor;
+        }
+        let stays = frame.cfa.is_some_and(|cfa| range.low < cfa && cfa <= range.high);
+        let bytes = sp.zip(frame.cfa).filter(|_| stays).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
+        sp = frame.cfa;
+        is_whole = !stays;
+        frames.push(StackFrame { frame, bytes });
+        if stays { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    (frames, if is_whole { Ended::Root } else { ended })
 }
 
 /// How many bytes of a painted stack were ever written: from the lowest that differs from its paint. The paint is what

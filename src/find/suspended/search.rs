@@ -28,7 +28,7 @@ use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::share;
-use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Peak, Stack, StackFrame, State};
+use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Peak, Stack, StackFrame, State, Warning};
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
 
 /// Whether the target has code that makes a look through its memory worth while.
@@ -117,7 +117,12 @@ pub(crate) struct Found {
 }
 
 /// Finds the suspended contexts in `memory`; a thread that is in the midst of going on with one has its frames then.
-pub(crate) fn find(memory: &Slices<'_>, known: &Known<'_>, threads: &mut [Chain], warnings: &mut Vec<String>) -> Found {
+pub(crate) fn find(
+    memory: &Slices<'_>,
+    known: &Known<'_>,
+    threads: &mut [Chain],
+    warnings: &mut Vec<Warning>,
+) -> Found {
     let Known { sites, modules, tables, ground, all, keeps_registers } = *known;
     let (mappings, pid) = (ground.mappings, ground.pid);
     let dead = dead(threads, pid, mappings);
@@ -135,7 +140,7 @@ pub(crate) fn find(memory: &Slices<'_>, known: &Known<'_>, threads: &mut [Chain]
     let chains = chains::unwind(&scene, sites, mappings, tables, code, &hypotheses.found);
     debug!("{} of them unwind to a root", chains.chains.len());
     if hypotheses.cut || chains.cut {
-        warnings.push("memory holds too many places that look like contexts: not all were looked at".to_owned());
+        warnings.push(Warning::TooManyPlaces);
     }
     threads.iter_mut().for_each(|thread| go_on(thread, &chains, sites, code));
     let threads = &*threads;

@@ -1,0 +1,45 @@
+//! A core file as a source of a look.
+
+use std::time::Duration;
+
+use super::{Looker, Wish, complete};
+use crate::addr::EVERYTHING;
+use crate::find::running::chain::survey;
+use crate::find::sites::{Sites, sites as sites_of};
+use crate::find::survey::{Survey, Views};
+use crate::image::Modules;
+use crate::process::{Core, Target};
+use crate::snapshot::{Snapshot, Warning};
+use crate::unwind::{Rules, Tables};
+
+/// One look at a core file, to which the files that were mapped are given where they are the right ones.
+pub(super) fn look(looker: &mut Looker, core: &mut Core, wish: Wish) -> Snapshot {
+    let modules = Modules::load(core.mappings(), core, core);
+    for (path, content) in modules.verified_files() {
+        core.supply(path, content);
+    }
+    let core = &*core;
+    let tables = Tables::new(core.arch(), &modules);
+    let chains = survey(core, &mut Rules::new(&tables));
+    let sites = match wish.contexts.are_searched() {
+        true => sites_of(&modules, &tables, core, &mut looker.derived),
+        false => Sites::default(),
+    };
+    let mut survey = Survey {
+        process: core.process().clone(),
+        arch: core.arch(),
+        stopped: Duration::ZERO,
+        threads: core.threads().to_vec(),
+        mappings: core.mappings().into(),
+        stack_limit: None,
+        pages: core.pages(EVERYTHING),
+        modules,
+        sites,
+        chains,
+        warnings: core.warnings().iter().map(|warning| Warning::Core(*warning)).collect(),
+        blind_spots: Vec::new(),
+    };
+    let (held, searched) = (core.everything(), core.writable());
+    let views = Views { searched: Some(&searched), held: &held, target: core };
+    complete(&mut survey, &views, core, wish, &looker.progress)
+}

@@ -1,0 +1,31 @@
+//! What a watch could not see. The words are for [`crate::report`].
+
+use std::time::Duration;
+
+use crate::process::TooBusy;
+use crate::snapshot::Warning;
+
+/// Something that a watch could not see.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Missed {
+    /// From some time on the program is not followed: its new processes, signals and short-lived threads are not seen.
+    NotFollowed {
+        /// Why.
+        why: NotFollowed,
+        /// Since when, counted from the start of the watch.
+        since: Duration,
+    },
+    /// A look failed, for a reason that the system told.
+    NoLook(String),
+    /// A look did not see all.
+    InLook(Warning),
+}
+
+/// Why a program is not followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotFollowed {
+    /// The kernel would take from it the rights that its file gives (execve(2), set-user-ID).
+    WouldLoseRights,
+    /// Following would slow it down.
+    TooBusy(TooBusy),
+}

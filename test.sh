@@ -11,7 +11,7 @@ packages=(
   libboost-context-dev                                       # a switching library that the fixtures use
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU
   rustc-web cargo-web rust-web-src                           # Rust for other platforms (their standard libraries: below)
-  gcc-mingw-w64-x86-64-win32 wine64                          # Windows
+  gcc-mingw-w64-x86-64-win32 wine64 wine                     # Windows (the loader is in wine64, the command in wine)
   ruby php-cli                                               # distribution programs with fibers
   perl                                                       # and without
   tmux less vim                                              # terminal tests, and programs in the terminal

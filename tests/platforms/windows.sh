@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of `switch` for x86_64 Windows, under wine, with Debian's Rust and a standard library built for it here.
-# Needs: rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64
+# Needs: rustc-web cargo-web rust-web-src gcc-mingw-w64-x86-64-win32 wine64 wine
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="/usr/bin:$PATH"

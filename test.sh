@@ -10,12 +10,13 @@ packages=(
   gcc g++ libc6-dev golang-go musl-tools python3             # compilers and interpreters of the fixtures
   libboost-context-dev                                       # a switching library that the fixtures use
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU
-  rustc-web cargo-web rust-web-src                           # Rust for other platforms (their standard libraries: below)
+  rustc-web cargo-web rust-web-src libstd-rust-web-dev:arm64 # Rust for other platforms
   gcc-mingw-w64-x86-64-win32 wine64 wine                     # Windows (the loader is in wine64, the command in wine)
   ruby php-cli                                               # distribution programs with fibers
-  perl                                                       # and without
+  perl procps                                                # and without
   tmux less vim                                              # terminal tests, and programs in the terminal
   xz-utils zstd                                              # compressed core files
+  jq linux-perf                                              # what documents use
 )
 
 step() { printf '\n== %s\n' "$*"; }
@@ -30,17 +31,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "missing: ${missing[*]}"
   as_root=()
   [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  "${as_root[@]}" dpkg --add-architecture arm64
   "${as_root[@]}" apt-get update -q
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 fi
-if [ "$(dpkg-query -W -f='${db:Status-Status}' libstd-rust-web-dev:arm64 2>/dev/null)" != installed ]; then
-  as_root=()
-  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
-  "${as_root[@]}" dpkg --add-architecture arm64
-  "${as_root[@]}" apt-get update -q
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libstd-rust-web-dev:arm64
-fi
-echo "all $((${#packages[@]} + 1)) packages are installed"
+echo "all ${#packages[@]} packages are installed"
 
 step "format"
 cargo fmt --all --check

@@ -19,8 +19,30 @@ packages=(
   jq linux-perf                                              # what documents use
 )
 
-step() { printf '\n== %s\n' "$*"; }
-trap 'code=$?; [ $code -eq 0 ] || printf "\ntest.sh: FAILED (exit code %s)\n" "$code"' EXIT
+# Each part's name, when it began, and how much processor time all that had ended by then took (as `times` writes it).
+parts=$(mktemp)
+step() {
+  printf '\n== %s\n' "$*"
+  times >"$parts.now"
+  echo "$*|$SECONDS|$(tail -n 1 "$parts.now" | tr ms '||')" >>"$parts"
+}
+finish() {
+  local code=$?
+  step "times: of the clock, and of the processors"
+  awk -F '|' '
+    { used = 60 * ($3 + $5) + $4 + $6 }
+    NR == 1 { first = $2 }
+    NR > 1 { printf "%6d s %6d s  %s\n", $2 - began, used - before, part }
+    { part = $1; began = $2; before = used }
+    END { printf "%6d s %6d s  all\n", began - first, used }' "$parts"
+  rm -f "$parts" "$parts.now"
+  if [ $code -eq 0 ]; then
+    printf '\ntest.sh: format, lints, documentation and tests are all in order\n'
+  else
+    printf '\ntest.sh: FAILED (exit code %s)\n' "$code"
+  fi
+}
+trap finish EXIT
 
 step "packages"
 missing=()
@@ -65,5 +87,3 @@ tests/platforms/aarch64.sh
 
 step "switch on x86_64 Windows"
 tests/platforms/windows.sh
-
-printf '\ntest.sh: format, lints, documentation and tests are all in order\n'

@@ -66,11 +66,11 @@ step "lints"
 cargo clippy --workspace --all-targets -- -D warnings
 # The tests and benches look at programs, for which they need the default features.
 cargo clippy -p stackscope --lib --no-default-features -- -D warnings
-cargo clippy -p stackscope --lib --no-default-features --features std -- -D warnings
+cargo clippy -p stackscope --lib --no-default-features --features switch -- -D warnings
 cargo clippy -p stackscope --lib --bins --no-default-features --features cli -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 step "tests"
 # All of them, so that one failure does not hide another. The programs of these packages have none: tests build those they run.

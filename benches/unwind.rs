@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use framehop::Unwinder as _;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
-use stackscope::addr::Addr;
-use stackscope::arch::X86_64;
-use stackscope::image::{Modules, SectionBytes};
-use stackscope::memory::{Copied, Memory};
-use stackscope::process::{Live, Target};
-use stackscope::registers::{Register, Registers};
-use stackscope::unwind::{Rules, Tables, walk};
+use stackscope::workshop::addr::Addr;
+use stackscope::workshop::arch::X86_64;
+use stackscope::workshop::image::{Modules, SectionBytes};
+use stackscope::workshop::memory::{Copied, Memory};
+use stackscope::workshop::process::{Live, Target};
+use stackscope::workshop::registers::{Register, Registers};
+use stackscope::workshop::unwind::{Rules, Tables, walk};
 
 /// What is walked: registers, a copy of the stack, and the modules.
 struct Case {

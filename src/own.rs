@@ -45,7 +45,7 @@ pub enum DumpError {
 ///
 /// # Errors
 /// Where the process can't be looked at.
-pub fn snapshot() -> Result<Snapshot, FreezeError> {
+pub fn snapshot_self() -> Result<Snapshot, FreezeError> {
     Frozen::with(|frozen| Looker::new().own(frozen, Wish::all(Lines::Cheap)))
 }
 
@@ -62,7 +62,7 @@ pub fn dump_self() -> Result<(), DumpError> {
 /// # Errors
 /// As [`dump_self`].
 pub fn dump_self_to(mut out: impl Write) -> Result<(), DumpError> {
-    let snapshot = snapshot()?;
+    let snapshot = snapshot_self()?;
     let mut words = String::new();
     // A string takes all that is written to it.
     let _ = text::write(&mut words, &snapshot, &Listing::default(), Style::default());

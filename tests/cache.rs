@@ -1,6 +1,6 @@
 //! What is kept on disk of files' code, and that it never changes an answer.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "inspect")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::fs;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use stackscope::find::sites::{Derived, Sites, sites};
-use stackscope::image::Modules;
-use stackscope::process::{CacheFolder, Live};
-use stackscope::unwind::Tables;
+use stackscope::workshop::find::sites::{Derived, Sites, sites};
+use stackscope::workshop::image::Modules;
+use stackscope::workshop::process::{CacheFolder, Live};
+use stackscope::workshop::unwind::Tables;
 use stackscope_harness::{Running, scratch};
 
 /// The resume words of a running program, worked out with what is kept in `base`.

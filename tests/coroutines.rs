@@ -1,6 +1,6 @@
 //! Suspended coroutines, compared one by one with the truth that each fixture writes down.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "inspect")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 #[path = "common/truth.rs"]
@@ -11,11 +11,11 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use stackscope::image::names::Lines;
-use stackscope::look::{Looker, Wish};
-use stackscope::process::{Core, Live};
-use stackscope::report::json;
-use stackscope::snapshot::Snapshot;
+use stackscope::workshop::image::names::Lines;
+use stackscope::workshop::look::{Looker, Wish};
+use stackscope::workshop::process::{Core, Live};
+use stackscope::workshop::report::json;
+use stackscope::workshop::snapshot::Snapshot;
 use stackscope_harness::{Running, gcore, kernel_core, scratch};
 use truth::{Dump, Truth, differences};
 

@@ -19,17 +19,17 @@ use nix::time::{ClockId, clock_gettime};
 use object::elf::{FileHeader64, ProgramHeader64};
 use object::read::elf::FileHeader;
 use object::{Endianness, Object, ObjectSection};
-use stackscope::addr::{Addr, AddrRange, Pc};
-use stackscope::arch::X86_64;
-use stackscope::image::names::{self, Lines};
-use stackscope::image::{Bytes, Files, Modules, Opened};
-use stackscope::look::{Looker, Wish};
-use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
-use stackscope::memory::{Copied, Memory};
-use stackscope::process::{Core, Target};
-use stackscope::registers::Registers;
-use stackscope::report::json;
-use stackscope::unwind::{Rules, Tables, walk};
+use stackscope::workshop::addr::{Addr, AddrRange, Pc};
+use stackscope::workshop::arch::X86_64;
+use stackscope::workshop::image::names::{self, Lines};
+use stackscope::workshop::image::{Bytes, Files, Modules, Opened};
+use stackscope::workshop::look::{Looker, Wish};
+use stackscope::workshop::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
+use stackscope::workshop::memory::{Copied, Memory};
+use stackscope::workshop::process::{Core, Target};
+use stackscope::workshop::registers::Registers;
+use stackscope::workshop::report::json;
+use stackscope::workshop::unwind::{Rules, Tables, walk};
 use stackscope_harness::{built, kernel_core, scratch};
 
 /// The most processor time that one changed file may take.

@@ -1,6 +1,6 @@
 //! A program's dump of its own stacks, asked for by a signal, beside what it is known to do.
 
-#![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "std"))]
+#![cfg(all(target_os = "linux", target_arch = "x86_64", feature = "inspect"))]
 #![allow(clippy::unwrap_used, reason = "a failure fails the test")]
 
 use std::io::{BufRead, BufReader, Read};

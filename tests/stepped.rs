@@ -1,7 +1,7 @@
 //! Programs that switch are stopped at each instruction of some switches, and looked at there: however far a switch has
 //! come, no stack is shown twice, missed or made up.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "inspect")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 #[path = "common/truth.rs"]
@@ -13,10 +13,10 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use stackscope::image::names::Lines;
-use stackscope::look::{Looker, Wish};
-use stackscope::process::Live;
-use stackscope::report::json;
+use stackscope::workshop::image::names::Lines;
+use stackscope::workshop::look::{Looker, Wish};
+use stackscope::workshop::process::Live;
+use stackscope::workshop::report::json;
 use stackscope_harness::{Running, scratch, states, wait_until};
 use truth::{Dump, Truth, differences, impossible, possible_chains};
 

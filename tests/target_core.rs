@@ -1,6 +1,6 @@
 //! Core files: the kernel's and gcore's, whole, cut anywhere, and with flipped bytes.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "inspect")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::collections::BTreeMap;
@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stackscope::addr::{Addr, AddrRange};
-use stackscope::image::{Bytes, Files};
-use stackscope::mapping::{Origin, mapping_at};
-use stackscope::memory::Memory;
-use stackscope::process::{Core, CoreWarning, Live, OpenError, PageState, Source, Target};
+use stackscope::workshop::addr::{Addr, AddrRange};
+use stackscope::workshop::image::{Bytes, Files};
+use stackscope::workshop::mapping::{Origin, mapping_at};
+use stackscope::workshop::memory::Memory;
+use stackscope::workshop::process::{Core, CoreWarning, Live, OpenError, PageState, Source, Target};
 use stackscope_harness::{Running, gcore, kernel_core, scratch};
 
 /// What a debugger would look at first, thread by thread.
 fn registers(target: &impl Target) -> BTreeMap<i32, (u64, u64, Option<u64>)> {
     let arch = target.arch();
-    let row = |registers: &stackscope::registers::Registers| {
+    let row = |registers: &stackscope::workshop::registers::Registers| {
         (registers.get(arch.pc).unwrap(), registers.get(arch.sp).unwrap())
     };
     let threads = target.threads().iter();

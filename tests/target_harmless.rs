@@ -1,6 +1,6 @@
 //! What a target must not notice: that it was stopped, that its signals were seen first by another, that we died.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "inspect")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use stackscope::memory::Memory;
-use stackscope::process::{Live, StopError, Target};
+use stackscope::workshop::memory::Memory;
+use stackscope::workshop::process::{Live, StopError, Target};
 use stackscope_harness::{Running, states, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(5);

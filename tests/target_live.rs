@@ -1,6 +1,6 @@
 //! Live processes: what is seen of them in a stop, and what is refused.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "inspect")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up fails the test")]
 
 use std::fs;
@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use stackscope::addr::{Addr, AddrRange};
-use stackscope::image::Files;
-use stackscope::mapping::{Mapping, mapping_at};
-use stackscope::memory::Memory;
-use stackscope::process::{Live, NotStopped, OpenError, PageState, Source, Target};
+use stackscope::workshop::addr::{Addr, AddrRange};
+use stackscope::workshop::image::Files;
+use stackscope::workshop::mapping::{Mapping, mapping_at};
+use stackscope::workshop::memory::Memory;
+use stackscope::workshop::process::{Live, NotStopped, OpenError, PageState, Source, Target};
 use stackscope_harness::{Running, built, scratch, states, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(5);

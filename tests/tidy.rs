@@ -53,6 +53,63 @@ const PLACEHOLDERS: [&str; 7] = [
 const MACHINE_PATHS: [&str; 4] =
     [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/ho", "me/"), concat!("/ro", "ot/")];
 
+/// The names that users of the library may rely on, beside those of `switch`: one that is added or taken away is meant.
+const FRONT: [&str; 53] = [
+    "Addr",
+    "AddrRange",
+    "Attached",
+    "BlindSpot",
+    "BlindSpotKind",
+    "Bounds",
+    "BoundsFrom",
+    "CacheFolder",
+    "Confidence",
+    "Contexts",
+    "Core",
+    "DumpError",
+    "Ended",
+    "Filter",
+    "FoundBy",
+    "Frame",
+    "FreezeError",
+    "GroupBy",
+    "Guard",
+    "Held",
+    "Kind",
+    "Launched",
+    "Level",
+    "Lines",
+    "Listing",
+    "Live",
+    "LookError",
+    "Looker",
+    "Method",
+    "Naming",
+    "OpenError",
+    "Options",
+    "Pc",
+    "Peak",
+    "Place",
+    "SaveError",
+    "Snapshot",
+    "Stack",
+    "StackFrame",
+    "State",
+    "StopError",
+    "Style",
+    "ThreadEntry",
+    "Warning",
+    "Watched",
+    "Whole",
+    "Wish",
+    "dump_on_signal",
+    "dump_self",
+    "dump_self_to",
+    "snapshot_self",
+    "write_json",
+    "write_text",
+];
+
 /// A Rust source file.
 struct Source {
     /// Its path below the root of the repository.
@@ -416,4 +473,21 @@ fn the_map_is_that_of_the_sources() {
         }
     }
     report("docs/ARCHITECTURE.md names the modules that there are", violations);
+}
+
+#[test]
+fn the_front_is_the_one_that_is_meant() {
+    let library = code_only(&read(Path::new("src/lib.rs")));
+    let (before, after) = library.split_once("mod front {").unwrap();
+    let (front, after) = after.split_once("\n}\n").unwrap();
+    let words = front.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+    let shown = words.filter(|word| !word.is_empty() && !word.ends_with("::") && !["pub", "use", "as"].contains(word));
+    let mut names: BTreeSet<&str> = shown.map(|word| word.rsplit("::").next().unwrap()).collect();
+    // What is renamed is shown by its new name alone.
+    names.remove("write");
+    assert_eq!(names, FRONT.into_iter().collect());
+    let shown =
+        |part: &str| part.lines().filter(|line| line.starts_with("pub ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(shown(before), ["pub mod switch;", "pub mod cli;", "pub use front::*;"]);
+    assert_eq!(shown(after), ["pub mod workshop {"]);
 }

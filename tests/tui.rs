@@ -9,10 +9,10 @@ mod common;
 use std::time::Duration;
 
 use common::terminal::{Terminal, is_traced, kill};
-use stackscope::filter::Filter;
-use stackscope::process::Inbox;
-use stackscope::tui;
-use stackscope::watch::Attached;
+use stackscope::workshop::filter::Filter;
+use stackscope::workshop::process::Inbox;
+use stackscope::workshop::tui;
+use stackscope::workshop::watch::Attached;
 use stackscope_harness::{Running, scratch, settle, states, wait_until};
 
 /// Asserts that nobody traces the program, that its threads sleep, and that it ends well once its stdin does.

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use common::code_in_memory;
 use common::terminal::{Terminal, Written, gate, is_alive, is_traced, kill, run_line};
-use stackscope::filter::Filter;
-use stackscope::process::Inbox;
-use stackscope::tui;
-use stackscope::watch::{Launched, Options};
+use stackscope::workshop::filter::Filter;
+use stackscope::workshop::process::Inbox;
+use stackscope::workshop::tui;
+use stackscope::workshop::watch::{Launched, Options};
 use stackscope_harness::{scratch, states, wait_until};
 
 /// A script that says its number, waits, says that it is still there, and waits again.

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use stackscope::addr::{Addr, AddrRange};
-use stackscope::arch::{AARCH64, X86_64};
-use stackscope::image::{SectionBytes, UnwindSections};
-use stackscope::memory::Copied;
-use stackscope::registers::{Register, Registers};
-use stackscope::unwind::{Code, Placed, Rules, Tables, walk};
+use stackscope::workshop::addr::{Addr, AddrRange};
+use stackscope::workshop::arch::{AARCH64, X86_64};
+use stackscope::workshop::image::{SectionBytes, UnwindSections};
+use stackscope::workshop::memory::Copied;
+use stackscope::workshop::registers::{Register, Registers};
+use stackscope::workshop::unwind::{Code, Placed, Rules, Tables, walk};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {

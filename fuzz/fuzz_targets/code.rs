@@ -1,7 +1,7 @@
 //! The code of a program that is put together by a target.
 
-use stackscope::addr::Addr;
-use stackscope::unwind::Code;
+use stackscope::workshop::addr::Addr;
+use stackscope::workshop::unwind::Code;
 
 /// Where it lies.
 pub const CODE: u64 = 0x1_0000;

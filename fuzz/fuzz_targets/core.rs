@@ -4,10 +4,10 @@
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
-use stackscope::image::names::Lines;
-use stackscope::report::{json, style::Style, text};
-use stackscope::look::{Looker, Wish};
-use stackscope::process::Core;
+use stackscope::workshop::image::names::Lines;
+use stackscope::workshop::report::{json, style::Style, text};
+use stackscope::workshop::look::{Looker, Wish};
+use stackscope::workshop::process::Core;
 
 fuzz_target!(|content: &[u8]| {
     let path = std::env::temp_dir().join(format!("stackscope-fuzz-{}", std::process::id()));

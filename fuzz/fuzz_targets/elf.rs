@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use stackscope::addr::{Addr, AddrRange, Pc};
-use stackscope::arch::X86_64;
-use stackscope::image::names::{self, Lines};
-use stackscope::image::{Bytes, Files, Modules, Opened};
-use stackscope::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
-use stackscope::memory::Copied;
-use stackscope::registers::Registers;
-use stackscope::unwind::{Rules, Tables, walk};
+use stackscope::workshop::addr::{Addr, AddrRange, Pc};
+use stackscope::workshop::arch::X86_64;
+use stackscope::workshop::image::names::{self, Lines};
+use stackscope::workshop::image::{Bytes, Files, Modules, Opened};
+use stackscope::workshop::mapping::{Access, FileIdentity, MappedFile, Mapping, Origin};
+use stackscope::workshop::memory::Copied;
+use stackscope::workshop::registers::Registers;
+use stackscope::workshop::unwind::{Rules, Tables, walk};
 
 const BASE: u64 = 0x1000_0000;
 const LENGTH: u64 = 0x10_0000;

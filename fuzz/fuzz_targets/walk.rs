@@ -8,12 +8,12 @@ use std::ops::ControlFlow;
 use arbitrary::Arbitrary;
 use code::{CODE, CodeAt};
 use libfuzzer_sys::fuzz_target;
-use stackscope::addr::{Addr, AddrRange, Pc};
-use stackscope::arch::{AARCH64, X86_64};
-use stackscope::image::{SectionBytes, UnwindSections};
-use stackscope::memory::Copied;
-use stackscope::registers::{Register, Registers};
-use stackscope::unwind::{Code, Placed, Rules, Tables, walk};
+use stackscope::workshop::addr::{Addr, AddrRange, Pc};
+use stackscope::workshop::arch::{AARCH64, X86_64};
+use stackscope::workshop::image::{SectionBytes, UnwindSections};
+use stackscope::workshop::memory::Copied;
+use stackscope::workshop::registers::{Register, Registers};
+use stackscope::workshop::unwind::{Code, Placed, Rules, Tables, walk};
 
 const STACK: u64 = 0x2_0000;
 const LIMIT: usize = 4096;

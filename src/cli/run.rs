@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use super::watching::Watching;
 use super::{Common, exit, output};
 #[cfg(feature = "tui")]
-use crate::process::{Inbox, LaunchError, Outcome};
+use crate::process::Inbox;
+use crate::process::{LaunchError, Outcome};
 #[cfg(feature = "tui")]
 use crate::tui;
 #[cfg(feature = "tui")]
-use crate::watch::{self, End, Launched, Options, RunError, Watched};
+use crate::watch::Launched;
+use crate::watch::{self, End, Options, RunError, Watched};
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]

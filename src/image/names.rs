@@ -23,7 +23,7 @@ use crate::share;
 /// A function that an address lies in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Name {
-    /// Its name, demangled. It may hold any character: see [`printable`](super::printable).
+    /// Its name, demangled. It may hold any character: see [`printable()`](super::printable()).
     pub function: Option<Arc<str>>,
     /// How far the address lies behind the function's first byte.
     pub offset: Option<u64>,

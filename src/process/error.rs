@@ -16,7 +16,7 @@ pub enum OpenError {
         /// What was asked for.
         pid: i32,
     },
-    /// The kernel forbids it. [`Refusal::remedy`] says what to do.
+    /// The kernel forbids it. What to do about it is part of `LookError`.
     #[error("process {pid} may not be looked at: {why}")]
     NoPermission {
         /// What was asked for.
@@ -64,7 +64,7 @@ pub enum OpenError {
         /// The tracer's name.
         tracer_name: Option<String>,
     },
-    /// It is our own process, which can't stop itself: [`super::This`] looks at it.
+    /// It is our own process, which can't stop itself: [`crate::snapshot_self`] looks at it.
     #[error("process {pid} is this process itself, which can't be stopped from within")]
     Ourselves {
         /// Our own number.

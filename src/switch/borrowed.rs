@@ -54,7 +54,7 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(all(test, feature = "switch"))]
 mod tests {
     use super::*;
 

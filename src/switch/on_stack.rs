@@ -72,7 +72,7 @@ pub unsafe fn on_stack<R, F: FnOnce() -> R>(base: *mut u8, size: usize, callback
 }
 
 /// How a result comes back: as it is where a panic unwinds from one stack to the other by itself.
-#[cfg(not(all(windows, feature = "std")))]
+#[cfg(not(all(windows, feature = "switch")))]
 mod crossing {
     pub(super) type Packed<R> = R;
 
@@ -88,7 +88,7 @@ mod crossing {
 }
 
 /// Windows does not unwind from one stack to another, so a panic is carried over as a value.
-#[cfg(all(windows, feature = "std"))]
+#[cfg(all(windows, feature = "switch"))]
 mod crossing {
     pub(super) type Packed<R> = std::thread::Result<R>;
 
@@ -119,7 +119,7 @@ pub unsafe fn replace_stack<F: FnOnce()>(base: *mut u8, size: usize, callback: F
         // SAFETY: `data` is the callback below, on the old stack, which nobody will drop.
         let callback = unsafe { data.cast::<F>().read() };
         // Without the standard library a panic that comes out of here ends the program too, with the runtime's message.
-        #[cfg(feature = "std")]
+        #[cfg(feature = "switch")]
         let callback = || {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback)).is_err() {
                 super::fatal("the callback of `replace_stack` unwound: there is nothing to unwind to");
@@ -137,7 +137,7 @@ pub unsafe fn replace_stack<F: FnOnce()>(base: *mut u8, size: usize, callback: F
     unsafe { arch::replace_stack((&raw mut callback).cast(), run::<F>, base.wrapping_add(size), base) }
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(all(test, feature = "switch"))]
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Stacks that know where they came from, and the contract with those who make them.
 //!
 //! All that is to be known of such a stack lies in a descriptor at its own high end, so an [`OwnedStack`] is one pointer,
-//! and a pooled stack keeps its place in the [roster](super::roster) from one user to the next:
+//! and a pooled stack keeps its place in the [roster] from one user to the next:
 //! ```text
 //!   high end of the memory | descriptor |
 //!   range().top()          | free for   |

@@ -74,7 +74,7 @@ impl Attached {
         self.watch.looked(Arc::clone(&self.first))
     }
 
-    /// Watches until the program has ended or [`Control::leave`] is called, and tells what there is to see,
+    /// Watches until the program has ended or its `Control` leaves it, and tells what there is to see,
     /// from the second look on, to `tell`.
     pub fn watch(mut self, tell: &mut dyn FnMut(News)) -> Watched {
         let end: End = self.watch.watch_to_end(&self.inputs, tell);

@@ -116,7 +116,7 @@ impl Launched {
         self.watch.looked(Arc::new(Snapshot::of_nothing(self.watch.pid, command)))
     }
 
-    /// Watches until the program has ended or [`Control::leave`] is called, and tells what there is to see to `tell`.
+    /// Watches until the program has ended or its `Control` leaves it, and tells what there is to see to `tell`.
     pub fn watch(mut self, tell: &mut dyn FnMut(News)) -> Watched {
         let end = self.watch.watch_to_end(&self.inputs, tell);
         self.watch.finish(end)

@@ -1,6 +1,6 @@
 //! Watches every stack that a program uses: one that is launched, until it ends, or one that runs already.
 //!
-//! You give a command line ([`run`], [`Launched`]) or a process ([`Attached`]); you get a [`Watched`]: how the watch ended, what the
+//! You give a command line ([`run()`], [`Launched`]) or a process ([`Attached`]); you get a [`Watched`]: how the watch ended, what the
 //! program's stacks needed, and what happened. The program keeps its streams and its terminal, and what signals it gets
 //! is what it would get without us. Nothing here prints.
 //!

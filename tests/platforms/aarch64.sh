@@ -18,7 +18,7 @@ export SWITCH_FIXTURES="$folder/$target" SWITCH_RUNNER="$CARGO_TARGET_AARCH64_UN
 cargo build "${common[@]}" -p stackscope-switch-fixtures --bins
 cargo build "${common[@]}" -p stackscope-switch-fixtures --bin switch_misuse --profile abort
 
-suite=("${common[@]}" -p stackscope --no-default-features --features std)
+suite=("${common[@]}" -p stackscope --no-default-features --features switch)
 cargo test "${suite[@]}" --lib -- switch::
 cargo test "${suite[@]}" --test switch
 cargo test "${suite[@]}" --doc -- switch

@@ -30,6 +30,6 @@ export SWITCH_FIXTURES="$folder/$target"
 cargo build -Z build-std=std,panic_unwind "${common[@]}" -p stackscope-switch-fixtures --bins
 cargo build -Z build-std=std,panic_abort "${common[@]}" -p stackscope-switch-fixtures --bin switch_misuse --profile abort
 
-suite=(-Z build-std=std,panic_unwind,test "${common[@]}" -p stackscope --no-default-features --features std)
+suite=(-Z build-std=std,panic_unwind,test "${common[@]}" -p stackscope --no-default-features --features switch)
 cargo test "${suite[@]}" --lib -- switch::
 cargo test "${suite[@]}" --test switch

@@ -1,7 +1,7 @@
 //! Our own stack switching, from outside: what debuggers see, what each instruction leaves to an unwinder, and how it
 //! behaves under random use.
 
-#![cfg(feature = "std")]
+#![cfg(feature = "switch")]
 #![allow(clippy::unwrap_used, reason = "a failure fails the test")]
 #![allow(unsafe_code, reason = "the raw functions and the promises of `Coroutine` are what is tested")]
 

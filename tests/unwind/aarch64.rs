@@ -8,13 +8,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
-use stackscope::addr::{Addr, AddrRange};
-use stackscope::arch::AARCH64;
-use stackscope::image::{Bytes, Files, Modules, Opened};
-use stackscope::mapping::{Access, MappedFile, Mapping, Origin};
-use stackscope::memory::Copied;
-use stackscope::registers::{Register, Registers};
-use stackscope::unwind::{Ended, Rules, Tables, walk};
+use stackscope::workshop::addr::{Addr, AddrRange};
+use stackscope::workshop::arch::AARCH64;
+use stackscope::workshop::image::{Bytes, Files, Modules, Opened};
+use stackscope::workshop::mapping::{Access, MappedFile, Mapping, Origin};
+use stackscope::workshop::memory::Copied;
+use stackscope::workshop::registers::{Register, Registers};
+use stackscope::workshop::unwind::{Ended, Rules, Tables, walk};
 
 const COMPILER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64-static";

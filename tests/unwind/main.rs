@@ -1,5 +1,5 @@
 //! Walks of this process's own stacks and of other programs', compared with unwinders that nobody here wrote.
-#![cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(feature = "inspect", target_os = "linux", target_arch = "x86_64"))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod aarch64;
@@ -8,10 +8,10 @@ mod own;
 
 use std::ops::ControlFlow;
 
-use stackscope::addr::Pc;
-use stackscope::arch::X86_64;
-use stackscope::registers::Registers;
-use stackscope::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk};
+use stackscope::workshop::addr::Pc;
+use stackscope::workshop::arch::X86_64;
+use stackscope::workshop::registers::Registers;
+use stackscope::workshop::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk};
 
 /// The frames of `start`, and why there are no more.
 fn frames(start: Registers, limit: usize) -> (Vec<(Frame, Registers)>, Ended) {

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::process::Command;
 use std::time::Duration;
 
-use stackscope::image::Modules;
-use stackscope::process::{Live, Target};
-use stackscope::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk};
+use stackscope::workshop::image::Modules;
+use stackscope::workshop::process::{Live, Target};
+use stackscope::workshop::unwind::{Ended, FoundBy, Frame, Rules, Tables, walk};
 use stackscope_harness::Running;
 
 /// One thread's frames, innermost first, and why there are no more.

@@ -5,11 +5,11 @@ use std::arch::asm;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use stackscope::addr::Addr;
-use stackscope::image::Modules;
-use stackscope::memory::{Memory, Unreadable};
-use stackscope::process::{Target, This};
-use stackscope::registers::{Register, Registers};
+use stackscope::workshop::addr::Addr;
+use stackscope::workshop::image::Modules;
+use stackscope::workshop::memory::{Memory, Unreadable};
+use stackscope::workshop::process::{Target, This};
+use stackscope::workshop::registers::{Register, Registers};
 
 /// Our own memory, read through the kernel, which refuses what is not mapped.
 pub(crate) struct OwnMemory(File);

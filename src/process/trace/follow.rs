@@ -15,11 +15,11 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::{ptrace_follow as ptrace, regset};
+use super::{ptrace, regset};
 use crate::arch::Arch;
 use crate::process::error::StopError;
 use crate::process::live::procfs;
-use crate::process::trace::ptrace_follow::Change;
+use crate::process::trace::ptrace::Change;
 use crate::process::trace::tracees::{Happened, Happening, Outcome, Request, Signalled, TooBusy};
 use crate::process::trace::tracer::Held;
 use crate::process::{NotStopped, Thread};

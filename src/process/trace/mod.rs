@@ -6,7 +6,6 @@
 mod follow;
 mod inbox;
 mod ptrace;
-mod ptrace_follow;
 mod regset;
 pub(in crate::process) mod stopped;
 pub(in crate::process) mod tracees;

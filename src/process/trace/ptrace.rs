@@ -1,12 +1,14 @@
-//! The ptrace(2) requests that a stop needs, one function each.
+//! The ptrace(2) requests of a stop and of following a program from its start, one function each.
 //!
 //! Only `PTRACE_SEIZE` is used to attach: it sends no signal and changes nothing that the target or its parent can see.
-//! The kernel ties a tracee to the *thread* that seized it; all functions but [`exited`] must be called from that one.
+//! The kernel ties a tracee to the *thread* that seized it; all functions but [`collect_end`] must be called from that one.
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::MaybeUninit;
+
+use super::inbox;
 
 /// What is new of a tracee.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +24,38 @@ pub(super) enum News {
     Gone,
 }
 
+/// What the kernel tells of a tracee.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// It stands, about to be given this signal.
+    Signal(i32),
+    /// It stands as a member of a stopped group, stopped by this signal.
+    Group(i32),
+    /// It stands because it was asked to, is new, or its group goes on.
+    Trap,
+    /// It stands at one of the `PTRACE_EVENT_` places.
+    Event(i32),
+    /// It has ended with this exit code.
+    Exited(i32),
+    /// A signal has ended it.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+        /// Whether the kernel wrote a core file.
+        core: bool,
+    },
+}
+
 /// `PTRACE_EVENT_STOP`, where libc's headers of some C libraries lack it.
 const EVENT_STOP: i32 = 128;
+
+/// What a tracee of ours reports to us from now on, and its children's, which become our tracees too.
+/// `PTRACE_O_EXITKILL` is not among them: if we end, the program goes on.
+const OPTIONS: i32 = libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACEEXEC
+    | libc::PTRACE_O_TRACEEXIT;
 
 /// Becomes the tracer of `tid` without stopping it.
 pub(super) fn seize(tid: i32) -> io::Result<()> {
@@ -52,10 +84,11 @@ pub(super) fn detach(tid: i32, signal: i32) -> io::Result<()> {
 /// it, so that even if we are killed in this moment the signal reaches the target once.
 pub(super) fn news(tid: i32) -> News {
     let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    match wait(tid, flags) {
+    let Ok(id) = libc::id_t::try_from(tid) else { return News::Gone };
+    match wait(libc::P_PID, id, flags) {
         Ok(None) => News::None,
         Err(_) => News::Gone,
-        Ok(Some(Change { code: libc::CLD_TRAPPED | libc::CLD_STOPPED, status })) => {
+        Ok(Some(Report { code: libc::CLD_TRAPPED | libc::CLD_STOPPED, status, .. })) => {
             let by_event = status >> 8 == EVENT_STOP;
             News::Stopped { signal: if by_event { 0 } else { status & 0x7f } }
         }
@@ -67,7 +100,9 @@ pub(super) fn news(tid: i32) -> News {
 /// whose end belongs to its parent. May be called from any thread of the tracer's process.
 pub(super) fn collect_end(tid: i32) {
     // Nothing to collect is as good as collected.
-    let _ = wait(tid, libc::WEXITED | libc::WNOHANG | libc::__WALL);
+    if let Ok(id) = libc::id_t::try_from(tid) {
+        let _ = wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG | libc::__WALL);
+    }
 }
 
 /// Fills `block` with a register set (`NT_…` in `elf.h`) of a stopped tracee; gives the part that the kernel filled.
@@ -78,35 +113,103 @@ pub(super) fn register_set(tid: i32, set: u32, block: &mut [u8]) -> io::Result<&
     Ok(&block[..vector.iov_len.min(block.len())])
 }
 
-struct Change {
+/// Becomes the tracer of `tid` and of all that it will start, without stopping it.
+pub(super) fn seize_following(tid: i32) -> io::Result<()> {
+    // SAFETY: PTRACE_SEIZE takes plain numbers and reads no memory of ours.
+    checked(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0usize, OPTIONS as usize) })
+}
+
+/// Lets a tracee that stands go on, handing it `signal` (0: none).
+pub(super) fn go_on(tid: i32, signal: i32) -> io::Result<()> {
+    let signal = usize::try_from(signal).unwrap_or(0);
+    // SAFETY: PTRACE_CONT takes plain numbers and reads no memory of ours.
+    checked(unsafe { libc::ptrace(libc::PTRACE_CONT, tid, 0usize, signal) })
+}
+
+/// Leaves a tracee in its group's stop, and has the kernel tell us when the group goes on.
+pub(super) fn listen(tid: i32) -> io::Result<()> {
+    // SAFETY: PTRACE_LISTEN takes plain numbers and reads no memory of ours.
+    checked(unsafe { libc::ptrace(libc::PTRACE_LISTEN, tid, 0usize, 0usize) })
+}
+
+/// The number that belongs to an event: of the new process or thread, or the former number of one that called `execve`.
+pub(super) fn event_number(tid: i32) -> Option<i32> {
+    let mut number: libc::c_ulong = 0;
+    // SAFETY: the kernel writes one unsigned long to `number`.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0usize, &raw mut number) }).ok()?;
+    i32::try_from(number).ok()
+}
+
+/// The process that sent the signal that a tracee is about to be given; `None` where the kernel did.
+pub(super) fn sender(tid: i32) -> Option<i32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the kernel writes one siginfo_t to `info`.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, tid, 0usize, info.as_mut_ptr()) }).ok()?;
+    // SAFETY: all bytes were set to zero above, which is a valid siginfo_t, before the kernel filled it.
+    let info = unsafe { info.assume_init() };
+    inbox::sender(&info)
+}
+
+/// The next change of any tracee of this thread, left in place.
+///
+/// As in [`news`], a signal that nobody collects reaches the target even if we are killed in this moment.
+pub(super) fn any_change() -> Option<(i32, Change)> {
+    change(libc::P_ALL, 0, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)
+}
+
+/// The next change of tracee `tid`, left in place.
+pub(super) fn change_of(tid: i32) -> Option<(i32, Change)> {
+    change(libc::P_PID, libc::id_t::try_from(tid).ok()?, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)
+}
+
+/// Takes the news of a change away, so that [`any_change`] comes to others. No signal may be in it.
+pub(super) fn collect(tid: i32) {
+    if let Ok(id) = libc::id_t::try_from(tid) {
+        let _ = change(libc::P_PID, id, libc::WSTOPPED | libc::WEXITED);
+    }
+}
+
+fn change(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Option<(i32, Change)> {
+    let Report { pid, code, status } =
+        wait(kind, id, flags | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD).ok()??;
+    let change = match code {
+        libc::CLD_EXITED => Change::Exited(status),
+        libc::CLD_KILLED => Change::Killed { signal: status, core: false },
+        libc::CLD_DUMPED => Change::Killed { signal: status, core: true },
+        _ => match (status >> 8, status & 0xff) {
+            (0, signal) => Change::Signal(signal),
+            (EVENT_STOP, libc::SIGTRAP) => Change::Trap,
+            (EVENT_STOP, signal) => Change::Group(signal),
+            (event, _) => Change::Event(event),
+        },
+    };
+    Some((pid, change))
+}
+
+/// What `waitid` says of a child (waitid(2)).
+struct Report {
+    pid: i32,
+    /// `si_code`.
     code: i32,
+    /// `si_status`.
     status: i32,
 }
 
-fn wait(tid: i32, flags: i32) -> io::Result<Option<Change>> {
+fn wait(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<Report>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    let id = libc::id_t::try_from(tid).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: `info` is a siginfo_t of ours for the kernel to fill.
-    let outcome = unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) };
+    let outcome = unsafe { libc::waitid(kind, id, info.as_mut_ptr(), flags) };
     checked(outcome.into())?;
     // SAFETY: all bytes of `info` were set to zero above, which is a valid siginfo_t, before the kernel filled it.
     let info = unsafe { info.assume_init() };
     // SAFETY: waitid fills the fields of a child's change, or leaves the zeros.
-    let (pid, status) = unsafe { child_fields(&info) };
-    Ok((pid != 0).then_some(Change { code: info.si_code, status }))
-}
-
-/// # Safety
-/// `info` was filled by `waitid`.
-unsafe fn child_fields(info: &libc::siginfo_t) -> (i32, i32) {
-    // SAFETY: `waitid` sets `si_pid`, says the caller.
     let pid = unsafe { info.si_pid() };
-    // SAFETY: `waitid` sets `si_status`, says the caller.
+    // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    (pid, status)
+    Ok((pid != 0).then_some(Report { pid, code: info.si_code, status }))
 }
 
-pub(super) fn checked(outcome: libc::c_long) -> io::Result<()> {
+fn checked(outcome: libc::c_long) -> io::Result<()> {
     match outcome {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

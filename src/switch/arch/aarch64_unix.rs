@@ -77,7 +77,7 @@ pub(crate) unsafe fn init(_base: *mut u8, top: *mut usize, entry: usize) -> *mut
 ///
 /// # Safety
 /// As for [`init`].
-#[cfg(feature = "std")]
+#[cfg(feature = "switch")]
 #[inline]
 pub(crate) unsafe fn init_returning(_base: *mut u8, top: *mut usize, entry: usize) -> *mut usize {
     // SAFETY: the caller's promises are those asked for.
@@ -161,7 +161,7 @@ pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
 ///
 /// # Safety
 /// [`init`] was given this `top`, and [`enter`] has been there.
-#[cfg(feature = "std")]
+#[cfg(feature = "switch")]
 #[inline(always)]
 pub(crate) unsafe fn resumer(top: *mut usize) -> *mut usize {
     let link = top.wrapping_byte_sub(ROOT - offset_of!(Root, link));
@@ -253,7 +253,7 @@ unsafe extern "C" fn start() {
 }
 
 /// As [`start`], for a function that returns: what it returned is handed to the resumer.
-#[cfg(feature = "std")]
+#[cfg(feature = "switch")]
 #[unsafe(naked)]
 unsafe extern "C" fn start_returning() {
     naked_asm!(

@@ -97,7 +97,7 @@ pub(crate) unsafe fn init(_base: *mut u8, top: *mut usize, entry: usize) -> *mut
 ///
 /// # Safety
 /// As for [`init`].
-#[cfg(feature = "std")]
+#[cfg(feature = "switch")]
 #[inline]
 pub(crate) unsafe fn init_returning(_base: *mut u8, top: *mut usize, entry: usize) -> *mut usize {
     // SAFETY: the caller's promises are those asked for.
@@ -176,7 +176,7 @@ pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
 ///
 /// # Safety
 /// [`init`] was given this `top`, and [`enter`] has been there.
-#[cfg(feature = "std")]
+#[cfg(feature = "switch")]
 #[inline(always)]
 pub(crate) unsafe fn resumer(top: *mut usize) -> *mut usize {
     let link = top.wrapping_byte_sub(ROOT - offset_of!(Root, link));
@@ -276,7 +276,7 @@ unsafe extern "C" fn start() {
 ///
 /// The `ret` at the end answers the call in `enter`, as each return inside `entry` answered its own call: the
 /// processor predicts them all. After `mov rsp, rdx` the frame is the resumer's saved one, without its `rbx`.
-#[cfg(feature = "std")]
+#[cfg(feature = "switch")]
 #[unsafe(naked)]
 unsafe extern "C" fn start_returning() {
     naked_asm!(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::testing::{Folder, Loaded};
+use crate::addr::{Addr, Pc};
 
 /// No file may take longer. Each of those here takes some milliseconds; the rest is for a machine that is busy: what hangs is found all the same.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -74,6 +75,11 @@ fn any_byte_may_be_wrong() {
 /// Abbreviation 1 is the unit (code from `code` to `end`), 2 a function there with children, 3 an inlined call of
 /// entry `self` there with children, 4 a function whose origin is itself.
 fn with_entries(folder: &Folder, name: &str, entries: &str) -> Loaded {
+    with_abbreviations(folder, name, "", entries)
+}
+
+/// The same with `more` abbreviations, and whatever other sections `more` has.
+fn with_abbreviations(folder: &Folder, name: &str, more: &str, entries: &str) -> Loaded {
     let source = format!(
         r#"
         .text
@@ -100,6 +106,8 @@ end:
         abbreviation 4, 0x2e, 0
         range
         .uleb128 0x31, 0x13, 0, 0
+        {more}
+        .section .debug_abbrev
         .uleb128 0
         .section .debug_info, "", @progbits
         .macro bounds
@@ -157,6 +165,70 @@ fn calls_inlined_without_end_are_followed_to_a_limit() {
     assert!(started.elapsed() < LONGEST);
     assert!((2..=2000).contains(&lines[0].len()), "{}", lines[0].len());
     assert_eq!(lines[0].last().unwrap().0, "outer");
+}
+
+#[test]
+fn attributes_without_content_are_counted() {
+    let folder = Folder::new("empty-attributes");
+    // A million variables of a byte each, with 60,000 flags that take no room.
+    let many = "abbreviation 5, 0x34, 0\n .rept 60000\n .byte 0x3f, 0x19\n .endr\n .uleb128 0, 0";
+    let entries = ".fill 1000000, 1, 5\n .uleb128 2\n bounds\n .asciz \"late\"\n .byte 0";
+    let loaded = with_abbreviations(&folder, "many.so", many, entries);
+    let started = Instant::now();
+    let lines = loaded.lines(&[addr_of_code(&loaded) + 3]);
+    assert!(started.elapsed() < LONGEST);
+    assert_eq!(lines[0][0].0, "code", "the symbol table still names it");
+}
+
+/// A function with 500 inlined calls in it, each called `length` times the letter a.
+fn with_long_names(folder: &Folder, length: usize) -> Loaded {
+    let named = format!(
+        "abbreviation 6, 0x1d, 1\n range\n .uleb128 0x6e, 0x0e, 0, 0\n\
+         .section .debug_str, \"\", @progbits\n .fill {length}, 1, 0x61\n .byte 0"
+    );
+    let entries = ".uleb128 2\n bounds\n .asciz \"outer\"\n\
+        .rept 500\n .uleb128 6\n bounds\n .long .debug_str\n .endr\n .fill 501, 1, 0";
+    with_abbreviations(folder, &format!("{length}.so"), &named, entries)
+}
+
+#[test]
+fn names_longer_than_any_compiler_s_are_left_out() {
+    let folder = Folder::new("too-long-names");
+    let loaded = with_long_names(&folder, 1 << 20);
+    let lines = loaded.lines(&[addr_of_code(&loaded) + 3]);
+    assert_eq!(lines[0].len(), 501);
+    assert!(lines[0][..500].iter().all(|(function, ..)| function == "??"));
+    assert_eq!(lines[0][500].0, "outer");
+}
+
+#[test]
+fn a_name_is_kept_once_however_many_addresses_have_it() {
+    let folder = Folder::new("long-names");
+    let loaded = with_long_names(&folder, 60_000);
+    let code = addr_of_code(&loaded);
+    let svmas: Vec<u64> = (code..code + 64).collect();
+    let names = loaded.names(&svmas);
+    let functions = |svma: &u64| names.get(Pc::At(Addr(*svma))).iter().map(|name| name.function.as_ref().unwrap());
+    for svma in &svmas {
+        assert_eq!(functions(svma).len(), 501);
+        let same = functions(svma).zip(functions(&code)).all(|(one, other)| Arc::ptr_eq(one, other));
+        assert!(same, "two gigabytes otherwise");
+    }
+}
+
+#[test]
+fn a_file_name_longer_than_any_path_is_left_out() {
+    let folder = Folder::new("long-path");
+    let source = |file: &str| format!("#line 1 \"{file}\"\nint volatile v;\nint code(void) {{\nreturn v;\n}}\n");
+    folder.write("long.c", &source(&"a".repeat(70_000)));
+    folder.write("short.c", &source("short"));
+    for (name, expected) in [("long", "??"), ("short", "short")] {
+        folder.run("gcc", &["-g", "-shared", "-fPIC", "-nostdlib", "-o", "out.so", &format!("{name}.c")]);
+        let loaded = Loaded::new(&folder.0, "out.so");
+        let [(function, file, line)] = &loaded.lines(&[addr_of_code(&loaded)])[0][..] else { panic!("{name}") };
+        assert_eq!((&**function, *line), ("code", 2));
+        assert!(file.ends_with(expected), "{}", &file[..100]);
+    }
 }
 
 #[test]

@@ -149,8 +149,12 @@ fn names_in_image(module: &Module, image: &Image, addrs: &[u64], files: &dyn Fil
     let svmas: Vec<u64> = addrs.iter().map(|addr| module.svma(Addr(*addr))).collect();
     image.known_names().get(&svmas, |svmas| {
         let frames = frames(image, module, svmas, files, lines);
-        let names = |(frames, svma): (Vec<Frame>, &u64)| frames.iter().map(|frame| name(frame, *svma)).collect();
-        frames.into_iter().zip(svmas).map(names).collect()
+        let mut demangled = HashMap::new();
+        let mut names = Vec::with_capacity(svmas.len());
+        for (frames, svma) in frames.iter().zip(svmas) {
+            names.push(frames.iter().map(|frame| name(frame, *svma, &mut demangled)).collect());
+        }
+        names
     })
 }
 
@@ -204,7 +208,7 @@ fn add_symbols<'a>(image: &'a Image, separate: Option<&'a Image>, svmas: &[u64],
                 frames[place].push(Frame::default());
             }
             if let Some(function) = frames[place].last_mut() {
-                (function.function, function.start) = (Some(name), Some(svma));
+                (function.function, function.start) = (Some(name.into()), Some(svma));
             }
         }
     }
@@ -224,16 +228,18 @@ fn prefer_plain_names(image: &Image, separate: Option<&Image>, svmas: &[u64], fr
         let (Some(function), Some(symbol)) = (frames[place].last_mut(), symbol) else { continue };
         let is_plainer = function.function.as_deref().is_some_and(|name| plainness(&symbol.name) < plainness(name));
         if is_plainer && function.start == Some(symbol.svma) {
-            function.function = Some(symbol.name);
+            function.function = Some(symbol.name.into());
         }
     }
 }
 
-fn name(frame: &Frame, svma: u64) -> Name {
+/// `demangled` has what was demangled before, by where the linker's name lies: the addresses of one function share it.
+fn name(frame: &Frame, svma: u64, demangled: &mut HashMap<*const u8, Arc<str>>) -> Name {
+    let mut once = |name: &Arc<str>| demangled.entry(name.as_ptr()).or_insert_with(|| demangle(name).into()).clone();
     Name {
-        function: frame.function.as_deref().map(|name| demangle(name).into()),
+        function: frame.function.as_ref().map(&mut once),
         offset: frame.start.and_then(|start| svma.checked_sub(start)),
-        file: frame.file.as_deref().map(Arc::from),
+        file: frame.file.clone(),
         line: frame.line,
         inlined: frame.inlined,
     }

@@ -206,7 +206,7 @@ fn is_code(symbol: &Sym64<LE>) -> bool {
 }
 
 /// Longer names than this are damaged tables.
-const LONGEST_NAME: usize = 1 << 16;
+pub(super) const LONGEST_NAME: usize = 1 << 16;
 
 fn name<'a>(symbol: &Sym64<LE>, names: &'a [u8]) -> Option<&'a [u8]> {
     let tail = names.get(symbol.st_name.get(LE) as usize..)?;

@@ -1,13 +1,15 @@
 //! The functions that svmas lie in, and the calls that were inlined there, by a unit's entries.
 
+use std::sync::Arc;
+
 use gimli::{AttributeValue, UnitOffset, constants as dw};
 
-use super::{Context, Dwarf, Reader, Unit};
+use super::{Context, Dwarf, Reader, Unit, text};
 
 /// A function, or a call that was inlined.
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
-    pub(super) name: Option<String>,
+    pub(super) name: Option<Arc<str>>,
     pub(super) start: Option<u64>,
     /// For an inlined call: where it stands in the source of what it was inlined into.
     pub(super) call_file: Option<u64>,
@@ -75,6 +77,9 @@ impl<'w, 'a> Walk<'w, 'a> {
         while !entries.is_empty() && self.context.work.take(1).is_some() {
             let depth = base + entries.next_depth();
             let Some(entry) = entries.read_abbreviation()? else { continue };
+            if self.context.work.take_attributes(entry.attributes().len()).is_none() {
+                break;
+            }
             while self.open.last().is_some_and(|open| open.depth >= depth) {
                 self.open.pop();
             }
@@ -130,7 +135,9 @@ impl<'w, 'a> Walk<'w, 'a> {
         // Ranges of one entry may overlap.
         places.sort_unstable();
         places.dedup();
-        let scope = (!places.is_empty()).then(|| {
+        let kept = size_of::<Attributes<'_>>() + size_of_val(&places[..]);
+        let is_kept = !places.is_empty() && self.context.work.take_bytes(kept).is_some();
+        let scope = is_kept.then(|| {
             self.scopes.push(Attributes { start: attributes.low_pc(self.context, self.unit).or(first), ..attributes });
             self.scopes.len() - 1
         });
@@ -212,7 +219,7 @@ impl<'a> Attributes<'a> {
     }
 
     fn named(&self, context: &Context<'a>, unit: &Unit<'a>) -> Scope {
-        let name = name(context, unit, self).map(|name| name.to_string_lossy().into_owned());
+        let name = name(context, unit, self).and_then(|name| text(name, &context.work));
         Scope {
             name,
             start: self.start,
@@ -231,24 +238,24 @@ const MOST_ORIGINS: usize = 16;
 
 /// The linker's name for what `attributes` describe, else its name in the source.
 fn name<'a>(context: &Context<'a>, unit: &Unit<'a>, attributes: &Attributes<'a>) -> Option<Reader<'a>> {
-    let text = |context: &Context<'a>, unit: &Unit<'a>, value: Option<AttributeValue<Reader<'a>>>| {
-        context.dwarf.attr_string(unit, value?).ok().filter(|text| !text.is_empty())
+    let find = |context: &Context<'a>, unit: &Unit<'a>, value: Option<AttributeValue<Reader<'a>>>| {
+        context.dwarf.attr_string(unit, value?).ok().filter(|name| !name.is_empty())
     };
-    if let Some(name) = text(context, unit, attributes.linkage_name) {
+    if let Some(name) = find(context, unit, attributes.linkage_name) {
         return Some(name);
     }
-    let mut plain = text(context, unit, attributes.name);
+    let mut plain = find(context, unit, attributes.name);
     let mut origin = attributes.origin;
     let mut at = Place { context, unit: None };
     for _ in 0..MOST_ORIGINS {
         let Some((place, offset)) = origin.and_then(|origin| at.follow(origin, unit)) else { break };
         at = place;
         let unit = at.unit.as_deref().unwrap_or(unit);
-        let Some(next) = read(unit, offset) else { break };
-        if let Some(name) = text(at.context, unit, next.linkage_name) {
+        let Some(next) = read(at.context, unit, offset) else { break };
+        if let Some(name) = find(at.context, unit, next.linkage_name) {
             return Some(name);
         }
-        plain = plain.or_else(|| text(at.context, unit, next.name));
+        plain = plain.or_else(|| find(at.context, unit, next.name));
         origin = next.origin;
     }
     plain
@@ -283,9 +290,10 @@ impl<'c, 'a> Place<'c, 'a> {
     }
 }
 
-fn read<'a>(unit: &Unit<'a>, offset: UnitOffset) -> Option<Attributes<'a>> {
+fn read<'a>(context: &Context<'a>, unit: &Unit<'a>, offset: UnitOffset) -> Option<Attributes<'a>> {
     let mut entries = unit.entries_raw(Some(offset)).ok()?;
     let entry = entries.read_abbreviation().ok()??;
+    context.work.take_attributes(entry.attributes().len())?;
     let mut attributes = Attributes::default();
     for specification in entry.attributes() {
         let attribute = entries.read_attribute(*specification).ok()?;

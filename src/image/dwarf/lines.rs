@@ -1,10 +1,13 @@
 //! The source lines of svmas, by a unit's line program (DWARF 5, section 6.2).
 
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use gimli::{AttributeValue, FileEntry, LineProgramHeader};
 
-use super::{Context, Reader, Unit};
+use super::{Context, LONGEST_NAME, Reader, Unit, text};
 
 /// The lines that the svmas of one batch stand on, and the files of their unit.
 pub(super) struct Lines<'c, 'a> {
@@ -12,16 +15,18 @@ pub(super) struct Lines<'c, 'a> {
     unit: &'c Unit<'a>,
     /// For each svma: the number of its file and, unless the compiler had none to give, its line.
     rows: Vec<Option<(u64, Option<u32>)>>,
+    /// The names of files that were asked for.
+    files: RefCell<HashMap<u64, Option<Arc<str>>>>,
 }
 
 impl<'c, 'a> Lines<'c, 'a> {
     /// Runs `unit`'s line program once for all of `svmas`, which are sorted.
     pub(super) fn read(context: &'c Context<'a>, unit: &'c Unit<'a>, svmas: &[u64]) -> Lines<'c, 'a> {
-        Lines { context, unit, rows: run(context, unit, svmas) }
+        Lines { context, unit, rows: run(context, unit, svmas), files: RefCell::default() }
     }
 
     /// The file and line of the svma at `place`.
-    pub(super) fn location(&self, place: usize) -> (Option<String>, Option<u32>) {
+    pub(super) fn location(&self, place: usize) -> (Option<Arc<str>>, Option<u32>) {
         match self.rows.get(place) {
             Some(Some((file, line))) => (self.file(*file), *line),
             _ => (None, None),
@@ -29,9 +34,12 @@ impl<'c, 'a> Lines<'c, 'a> {
     }
 
     /// The name of the file with this number.
-    pub(super) fn file(&self, index: u64) -> Option<String> {
-        let header = self.unit.line_program.as_ref()?.header();
-        file_name(self.context, self.unit, header, header.file(index)?)
+    pub(super) fn file(&self, index: u64) -> Option<Arc<str>> {
+        let find = || {
+            let header = self.unit.line_program.as_ref()?.header();
+            file_name(self.context, self.unit, header, header.file(index)?)
+        };
+        self.files.borrow_mut().entry(index).or_insert_with(find).clone()
     }
 }
 
@@ -39,6 +47,10 @@ impl<'c, 'a> Lines<'c, 'a> {
 fn run(context: &Context<'_>, unit: &Unit<'_>, svmas: &[u64]) -> Vec<Option<(u64, Option<u32>)>> {
     let mut found = vec![None; svmas.len()];
     let Some(program) = unit.line_program.clone() else { return found };
+    // What it does besides making rows.
+    if context.work.take_bytes(program.header().raw_program_buf().len()).is_none() {
+        return found;
+    }
     let mut rows = program.rows();
     let mut previous: Option<(u64, (u64, Option<u32>))> = None;
     // Code at svma 0 does not exist: linkers put what they removed there.
@@ -76,16 +88,14 @@ fn file_name<'a>(
     unit: &Unit<'a>,
     header: &LineProgramHeader<Reader<'a>>,
     file: &FileEntry<Reader<'a>>,
-) -> Option<String> {
-    let text = |value: AttributeValue<Reader<'a>>| {
-        let text = context.dwarf.attr_string(unit, value).ok()?;
-        Some(PathBuf::from(text.to_string_lossy().into_owned()))
-    };
-    let mut path = unit.comp_dir.map_or_else(PathBuf::new, |folder| Path::new(&*folder.to_string_lossy()).into());
+) -> Option<Arc<str>> {
+    let part = |value: AttributeValue<Reader<'a>>| context.dwarf.attr_string(unit, value).ok();
+    let mut path = PathBuf::new();
     // Folder 0 is the one that the unit was compiled in.
-    if let Some(folder) = file.directory(header).filter(|_| file.directory_index() != 0).and_then(text) {
-        path.push(folder);
+    let folder = file.directory(header).filter(|_| file.directory_index() != 0).and_then(part);
+    for part in [unit.comp_dir, folder].into_iter().flatten() {
+        path.push(&*text(part, &context.work)?);
     }
-    path.push(text(file.path_name())?);
-    Some(path.to_string_lossy().into_owned())
+    path.push(&*text(part(file.path_name())?, &context.work)?);
+    path.to_str().filter(|path| path.len() <= LONGEST_NAME).map(Arc::from)
 }

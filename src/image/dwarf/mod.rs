@@ -4,8 +4,8 @@
 //! a unit is read once for all svmas of a batch that lie in it, its line program too, and no table is built of either.
 //!
 //! Why this stands on gimli and not on the addr2line crate: that one descends recursively into inlined calls, as deep as
-//! a damaged file asks for; it follows every list of every unit however often they are shared; and it reads the head
-//! of each unit even if `.debug_aranges` tells which one is needed. Here each walk is a loop, and [`Work`] bounds it.
+//! a damaged file asks for, and reads the head of every unit. Here each walk is a loop, and [`Work`] bounds it. Figures are
+//! in `docs/ARCHITECTURE.md`, "Libraries and own code".
 
 mod functions;
 mod lines;
@@ -15,9 +15,11 @@ mod units;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use gimli::{EndianSlice, LittleEndian, SectionId};
 
+use super::symbols::LONGEST_NAME;
 use super::{Files, Image};
 use functions::Scope;
 use lines::Lines;
@@ -32,11 +34,11 @@ type Unit<'a> = gimli::Unit<Reader<'a>>;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Frame {
     /// Its name: the linker's where DWARF has it, not demangled.
-    pub(crate) function: Option<String>,
+    pub(crate) function: Option<Arc<str>>,
     /// The svma of its first byte; for an inlined call, of the copy's first byte.
     pub(crate) start: Option<u64>,
     /// The source file where execution stands in it.
-    pub(crate) file: Option<String>,
+    pub(crate) file: Option<Arc<str>>,
     /// The line in that file.
     pub(crate) line: Option<u32>,
     /// Whether it was inlined into the frame that follows.
@@ -46,6 +48,8 @@ pub(crate) struct Frame {
 /// How much may still be done for one batch of one image, counted in entries and rows read.
 ///
 /// Damaged debug information can ask for any amount of work by sharing lists. What honest files need is far below.
+/// An entry can have a hundred thousand attributes that take no room in the file, and a name as long as the file: these
+/// are counted too, so that the work bounds time and memory.
 struct Work(Cell<u64>);
 
 impl Work {
@@ -55,6 +59,17 @@ impl Work {
     fn take(&self, amount: u64) -> Option<()> {
         self.0.set(self.0.get().checked_sub(amount)?);
         Some(())
+    }
+
+    /// Takes for the attributes of one entry: each beyond those that a compiler writes costs as much as an entry.
+    fn take_attributes(&self, count: usize) -> Option<()> {
+        const USUAL: usize = 16;
+        self.take(count.saturating_sub(USUAL) as u64)
+    }
+
+    /// Takes for bytes that are kept, or read once: sixteen of them cost as much as an entry.
+    fn take_bytes(&self, count: usize) -> Option<()> {
+        self.take(count as u64 / 16)
     }
 }
 
@@ -149,7 +164,10 @@ fn read_unit<'a>(dwarf: &Dwarf<'a>, header: gimli::UnitHeader<Reader<'a>>, work:
     const COST: u64 = 10_000;
     work.take(COST)?;
     let abbreviations = units::read_abbreviations(dwarf, header.debug_abbrev_offset().0, LONGEST_TABLE).ok()?;
-    Unit::new_with_abbreviations(dwarf, header, abbreviations).ok()
+    let unit = Unit::new_with_abbreviations(dwarf, header, abbreviations).ok()?;
+    // The head of its line program, which lists all files, was read too.
+    work.take_bytes(unit.line_program.as_ref().map_or(0, |program| program.header().header_length()))?;
+    Some(unit)
 }
 
 /// Turns a chain of scopes, outermost first, into frames, innermost first.
@@ -168,6 +186,12 @@ fn assemble(chain: &[Scope], lines: &Lines<'_, '_>, place: usize) -> Vec<Frame> 
         line = scope.call_line;
     }
     frames
+}
+
+/// A name or a path as text; `None` for what is longer than any, and where the work is used up.
+fn text(text: Reader<'_>, work: &Work) -> Option<Arc<str>> {
+    work.take_bytes(text.len())?;
+    Some(text.to_string_lossy()).filter(|text| text.len() <= LONGEST_NAME).map(Arc::from)
 }
 
 /// The sections that are needed here, under the names that `name` gives them.

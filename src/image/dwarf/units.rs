@@ -178,7 +178,7 @@ fn add_unit<'a>(
     else {
         return Ok(());
     };
-    let (unit, heading) = read_heading(dwarf, header, tables.get(dwarf, header.debug_abbrev_offset().0)?)?;
+    let (unit, heading) = read_heading(dwarf, header, tables.get(dwarf, header.debug_abbrev_offset().0)?, work)?;
     if let Some(list) = heading.ranges.map(|value| dwarf.attr_ranges_offset(&unit, value)).transpose()?.flatten() {
         let mut list = dwarf.ranges(&unit, list)?;
         while let (Some(range), Some(())) = (list.next()?, work.take(1)) {
@@ -211,6 +211,7 @@ fn read_heading<'a>(
     dwarf: &Dwarf<'a>,
     header: UnitHeader<Reader<'a>>,
     abbreviations: Arc<Abbreviations>,
+    work: &Work,
 ) -> gimli::Result<(Unit<'a>, Heading<'a>)> {
     let mut heading = Heading::default();
     let mut unit = Unit {
@@ -228,7 +229,8 @@ fn read_heading<'a>(
     };
     let mut entries = header.entries_raw(&abbreviations, None)?;
     let specifications = entries.read_abbreviation()?.map_or(&[][..], |entry| entry.attributes());
-    for specification in specifications {
+    let is_paid = work.take_attributes(specifications.len()).is_some();
+    for specification in specifications.iter().filter(|_| is_paid) {
         let attribute = entries.read_attribute(*specification)?;
         match (attribute.name(), attribute.value()) {
             (dw::DW_AT_low_pc, value) => heading.low_pc = Some(value),

@@ -29,44 +29,6 @@ impl<'a> CodeBytes<'a> {
     }
 }
 
-/// Instructions that give the stack pointer a value which may belong to another stack:
-/// `mov rsp, r/m`, `mov r, rsp`'s reverse, `lea rsp, [r+x]` and `xchg`, but not what restores it from `rbp` or moves it by a constant.
-///
-/// You get the address of each, in order.
-pub fn stack_pointer_writes(code: CodeBytes<'_>) -> impl Iterator<Item = u64> {
-    let found = places(code.bytes, may_write_stack_pointer);
-    let found = found.filter(move |place| is_stack_pointer_write(&code.bytes[*place..]));
-    found.map(move |place| code.svma.wrapping_add(place as u64))
-}
-
-/// Whether an instruction that begins so may be one for [`is_stack_pointer_write`]; no more than needed, and no branches.
-fn may_write_stack_pointer([rex, opcode, modrm, _]: [u8; 4]) -> bool {
-    // With REX.R clear, `reg` 4 is rsp; with REX.B clear, `rm` 4 is.
-    let reg = (rex & 0xfc == 0x48) & (modrm & 0x38 == 0x20);
-    let rm = rex & 0xf9 == 0x48;
-    // `lea rsp, [rbp+x]`, in the epilogue of every other function.
-    let own = (opcode == 0x8d) & (modrm & 7 == 5) & (rex & 1 == 0);
-    reg & ((opcode == 0x8b) | (opcode == 0x8d) | (opcode == 0x87)) & !own
-        | rm & ((opcode == 0x89) | (opcode == 0x87)) & (modrm & 0xc7 == 0xc4)
-        | rm & (opcode == 0x94)
-}
-
-/// Whether an instruction that begins here writes `rsp` from elsewhere.
-fn is_stack_pointer_write(code: &[u8]) -> bool {
-    let &[rex @ 0x48..=0x4f, opcode, modrm, ref rest @ ..] = code else { return false };
-    let (mode, reg, rm) = (modrm >> 6, modrm >> 3 & 7 | (rex & 4) << 1, modrm & 7 | (rex & 1) << 3);
-    let base = if mode != 3 && modrm & 7 == 4 { rest.first().map_or(0, |sib| sib & 7 | (rex & 1) << 3) } else { rm };
-    match opcode {
-        0x8b if mode == 3 => reg == 4 && rm != 4 && rm != 5,
-        0x8b => reg == 4,
-        0x89 => mode == 3 && rm == 4 && reg != 4 && reg != 5,
-        0x8d => reg == 4 && mode != 3 && base != 4 && base != 5,
-        0x87 => reg == 4 || mode == 3 && rm == 4,
-        0x94 => rex & 1 == 0,
-        _ => false,
-    }
-}
-
 /// An instruction `mov [r+slot], r64` (`REX.W 89 /r`) without an index register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Store {
@@ -111,6 +73,8 @@ pub enum Reference {
     SlotJump,
     /// `lea r, [rip+x]` (`8D /r`).
     Take,
+    /// `mov r, [rip+x]` (`8B /r`), of the word at the address.
+    SlotLoad,
 }
 
 impl Reference {
@@ -120,6 +84,7 @@ impl Reference {
             [.., 0xff, 0x15] => Some(Reference::SlotCall),
             [.., 0xff, 0x25] => Some(Reference::SlotJump),
             [.., 0x8d, modrm] if modrm & 0xc7 == 0x05 => Some(Reference::Take),
+            [.., 0x8b, modrm] if modrm & 0xc7 == 0x05 => Some(Reference::SlotLoad),
             [.., 0xe8] => Some(Reference::Call),
             [.., 0xe9] => Some(Reference::Jump),
             _ => None,
@@ -189,6 +154,20 @@ pub fn references<'a>(code: CodeBytes<'a>, wanted: &'a [RangeInclusive<u64>]) ->
     })
 }
 
+/// A function's own labels lie at most this far from where it takes their addresses, in bytes.
+const NEAR_LABEL: i32 = 1 << 12;
+
+/// The instructions `lea r, [rip+x]` that take an address nearby, in order: where each begins, and the address.
+pub fn nearby_addresses_taken(code: CodeBytes<'_>) -> impl Iterator<Item = (u64, u64)> {
+    let takes = |[rex, opcode, modrm, _]: [u8; 4]| (rex & 0xfb == 0x48) & (opcode == 0x8d) & (modrm & 0xc7 == 0x05);
+    places(code.bytes, takes).filter_map(move |place| {
+        let distance = i32::from_le_bytes(*code.bytes.get(place + 3..)?.first_chunk()?);
+        let at = code.svma.wrapping_add(place as u64);
+        let target = at.wrapping_add(7).wrapping_add_signed(i64::from(distance));
+        (distance.unsigned_abs() < NEAR_LABEL.unsigned_abs() && code.range().contains(&target)).then_some((at, target))
+    })
+}
+
 /// Whether the code has this number in four bytes, as it has an address where it is linked to run at a fixed place.
 pub fn has_number(code: &[CodeBytes<'_>], number: u32) -> bool {
     code.iter().any(|part| memchr::memmem::find(part.bytes, &number.to_le_bytes()).is_some())
@@ -223,58 +202,10 @@ fn indirect_call_length(code: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn writes(bytes: &[u8]) -> Vec<u64> {
-        stack_pointer_writes(CodeBytes { svma: 0x1000, bytes }).collect()
-    }
-
-    #[test]
-    fn finds_each_form_of_stack_pointer_write() {
-        let forms: &[&[u8]] = &[
-            &[0x48, 0x89, 0xfc],                // mov rsp, rdi
-            &[0x4c, 0x89, 0xc4],                // mov rsp, r8
-            &[0x48, 0x8b, 0xe7],                // mov rsp, rdi, the other encoding
-            &[0x49, 0x8b, 0xe5],                // mov rsp, r13
-            &[0x48, 0x8b, 0x26],                // mov rsp, [rsi]
-            &[0x48, 0x8b, 0x66, 0x08],          // mov rsp, [rsi+8]
-            &[0x48, 0x8b, 0xa2, 0xa0, 0, 0, 0], // mov rsp, [rdx+0xa0]
-            &[0x48, 0x8d, 0x62, 0x08],          // lea rsp, [rdx+8]
-            &[0x48, 0x87, 0xe0],                // xchg rax, rsp
-            &[0x48, 0x94],                      // xchg rax, rsp, the short form
-        ];
-        for form in forms {
-            let mut code = vec![0x90; 3];
-            code.extend_from_slice(form);
-            code.extend_from_slice(&[0x90; 8]);
-            assert_eq!(writes(&code), [0x1003], "{form:x?}");
-        }
-    }
-
-    #[test]
-    fn passes_over_what_stays_on_the_stack() {
-        let forms: &[&[u8]] = &[
-            &[0x48, 0x89, 0xec],             // mov rsp, rbp
-            &[0x48, 0x8d, 0x65, 0xd8],       // lea rsp, [rbp-0x28]
-            &[0x48, 0x8d, 0x64, 0x24, 0x40], // lea rsp, [rsp+0x40]
-            &[0x48, 0x83, 0xec, 0x18],       // sub rsp, 0x18
-            &[0x48, 0x89, 0xe0],             // mov rax, rsp
-            &[0x4c, 0x8b, 0x26],             // mov r12, [rsi]
-            &[0x49, 0x89, 0xfc],             // mov r12, rdi
-            &[0x4c, 0x8d, 0x62, 0x08],       // lea r12, [rdx+8]
-            &[0x48, 0x29, 0xc4],             // sub rsp, rax
-        ];
-        for form in forms {
-            let mut code = vec![0x90; 3];
-            code.extend_from_slice(form);
-            code.extend_from_slice(&[0x90; 8]);
-            assert!(writes(&code).is_empty(), "{form:x?}");
-        }
-    }
-
     #[test]
     fn code_cut_short_is_no_error() {
         let code = |bytes| CodeBytes { svma: 0, bytes };
         for length in 0..4 {
-            assert!(writes(&[0x48, 0x8b, 0x26][..length.min(3)]).len() <= 1);
             assert_eq!(references(code(&[0xe8, 0, 0, 0][..length]), &[0..=u64::MAX]).count(), 0);
             assert_eq!(references(code(&[0xff, 0x15, 0, 0][..length]), &[0..=u64::MAX]).count(), 0);
             assert_eq!(stores(code(&[0x4c, 0x89, 0x7f, 0x30][..length]), 0x30).count(), 0);
@@ -303,6 +234,7 @@ mod tests {
             0xff, 0x25, 0xfa, 0x0f, 0, 0, // jmp [rip+x]
             0xff, 0x15, 0xfa, 0x0f, 0, 0, // call [rip+x]
             0x48, 0x8d, 0x3d, 0xfa, 0x0f, 0, 0, // lea rdi, [rip+x]
+            0x4c, 0x8b, 0x05, 0xfa, 0x0f, 0, 0, // mov r8, [rip+x]
         ];
         let code = CodeBytes { svma: 0x1000, bytes: &code };
         let found: Vec<_> =
@@ -313,6 +245,7 @@ mod tests {
             (0x100a, Reference::SlotJump),
             (0x1010, Reference::SlotCall),
             (0x1017, Reference::Take),
+            (0x101e, Reference::SlotLoad),
         ];
         assert_eq!(found, expected);
         assert_eq!(references(code, &[0x1fff..=0x1fff]).map(|found| found.next).collect::<Vec<_>>(), [0x1005]);

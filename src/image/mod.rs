@@ -21,6 +21,7 @@ mod printable;
 mod problem;
 mod progress;
 mod scan;
+mod stack_pointer;
 mod symbols;
 mod unwind_sections;
 
@@ -43,7 +44,7 @@ use crate::mapping::Mapping;
 
 pub use build_id::BuildId;
 pub use code::{
-    CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, references, stack_pointer_writes, stores,
+    CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, nearby_addresses_taken, references, stores,
 };
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};
@@ -51,6 +52,7 @@ pub use modules::{Module, Modules};
 pub use printable::printable;
 pub use problem::ImageProblem;
 pub use progress::Progress;
+pub use stack_pointer::stack_pointer_writes;
 pub use unwind_sections::{SectionBytes, UnwindSections};
 
 /// The bytes of a file or of a piece of memory, shared without copying.

@@ -26,6 +26,7 @@ pub(super) fn held_on_stack() -> Layout {
         sp_slot: None,
         sp_after: 24,
         registers: vec![(RBX, Place::Stack(0)), (RBP, Place::Stack(8))],
+        tags: 0,
         mangling: None,
     }
 }
@@ -38,6 +39,7 @@ pub(super) fn held_in_block(mangling: Option<Mangling>) -> Layout {
         sp_slot: Some(0),
         sp_after: 0,
         registers: vec![(RBX, Place::Block(16))],
+        tags: 0,
         mangling,
     }
 }

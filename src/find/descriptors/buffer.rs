@@ -80,6 +80,7 @@ fn descriptor(entry: u64, loader: &Loader) -> Descriptor {
             resume_word: Place::Block(loader.pc_slot),
             stack_copy: None,
             sp_slot: Some(loader.sp_slot),
+            tags: 0,
             sp_after: 0,
             registers: registers.collect(),
             mangling: loader.mangling,

@@ -12,6 +12,9 @@ const LONGEST_ROUTINE: u64 = 256;
 /// At most this many instructions are followed to reach a site.
 const MOST_STEPS: usize = 512;
 
+/// A site that can be reached with more different stack pointers than this is not looked at with all of them.
+const MOST_WAYS: usize = 4;
+
 /// At most this many branches are followed both ways.
 const MOST_FORKS: usize = 32;
 
@@ -99,14 +102,17 @@ impl<'a> Reader<'a> {
     }
 
     /// Runs from `entry` until the instruction at `site` is next; branches are tried both ways.
-    pub(super) fn reach(&self, entry: u64, site: u64) -> Option<Machine> {
+    ///
+    /// You get the states there that differ in how much was pushed.
+    pub(super) fn reach(&self, entry: u64, site: u64) -> Vec<Machine> {
+        let mut reached: Vec<Machine> = Vec::new();
         let mut information = InstructionInfoFactory::new();
         let mut waiting = vec![(entry, Machine::new())];
         let mut visited = Vec::new();
         let mut forks = 0;
         while let Some((mut at, mut machine)) = waiting.pop() {
-            while at != site && visited.len() < MOST_STEPS && !visited.contains(&at) {
-                visited.push(at);
+            while at != site && visited.len() < MOST_STEPS && !visited.contains(&(at, machine.get(RSP))) {
+                visited.push((at, machine.get(RSP)));
                 let Some(instruction) = self.instruction(at) else { break };
                 match machine.step(&instruction, &mut information) {
                     Flow::Next | Flow::Call(_) => at = instruction.next_ip(),
@@ -121,11 +127,14 @@ impl<'a> Reader<'a> {
                     Flow::Leave(_) | Flow::Stop => break,
                 }
             }
-            if at == site {
-                return Some(machine);
+            if at == site && reached.iter().all(|known| known.get(RSP) != machine.get(RSP)) {
+                reached.push(machine);
+            }
+            if reached.len() == MOST_WAYS {
+                break;
             }
         }
-        None
+        reached
     }
 
     /// Runs straight on from `start`, along jumps, until the instruction at `site` is next.
@@ -151,29 +160,46 @@ impl<'a> Reader<'a> {
     ///
     /// `None` where a call or anything else comes first within `limit` instructions.
     pub(super) fn leave(&self, machine: &mut Machine, at: u64, limit: usize) -> Option<Value> {
-        match self.run_straight(machine, at, limit)? {
+        match self.run_straight(machine, at, limit)?.0 {
             Flow::Leave(target) => Some(target),
             _ => None,
         }
     }
 
+    /// The same, past calls: those return to the stack that they were made on.
+    pub(super) fn leave_past_calls(&self, machine: &mut Machine, mut at: u64, limit: usize) -> Option<Value> {
+        for _ in 0..limit {
+            match self.run_straight(machine, at, limit)? {
+                (Flow::Leave(target), _) => return Some(target),
+                (Flow::Call(_), next) => at = next,
+                _ => return None,
+            }
+        }
+        None
+    }
+
     /// Whether control goes elsewhere through a register or memory soon after `site`, to stay there or by a call.
     pub(super) fn leads_away(&self, site: u64) -> bool {
         let mut machine = Machine::new();
-        let next = self.step(&mut machine, site);
-        let end = next.and_then(|next| self.run_straight(&mut machine, next, LONGEST_END));
-        matches!(end, Some(Flow::Leave(_) | Flow::Call(None)))
+        let Some(next) = self.step(&mut machine, site) else { return false };
+        let end = self.run_straight(&mut machine, next, LONGEST_END);
+        match end {
+            Some((Flow::Leave(_) | Flow::Call(None), _)) => true,
+            Some((Flow::Call(Some(_)), next)) => self.leave_past_calls(&mut machine, next, LONGEST_END).is_some(),
+            _ => false,
+        }
     }
 
-    /// Runs straight on from `at`, over branches and along jumps, to whatever else comes within `limit` instructions.
-    fn run_straight(&self, machine: &mut Machine, mut at: u64, limit: usize) -> Option<Flow> {
+    /// Runs straight on from `at`, over branches and along jumps, to whatever else comes within `limit` instructions; you
+    /// get that, and the address after it.
+    fn run_straight(&self, machine: &mut Machine, mut at: u64, limit: usize) -> Option<(Flow, u64)> {
         let mut information = InstructionInfoFactory::new();
         for _ in 0..limit {
             let instruction = self.instruction(at)?;
             match machine.step(&instruction, &mut information) {
                 Flow::Next | Flow::Branch(_) => at = instruction.next_ip(),
                 Flow::Jump(target) => at = target,
-                end => return Some(end),
+                end => return Some((end, instruction.next_ip())),
             }
         }
         None
@@ -190,7 +216,7 @@ impl<'a> Reader<'a> {
 /// Whether a new stack pointer may belong to another stack: a register that was given, or a word loaded from
 /// anywhere but the running stack.
 pub(super) fn is_foreign(machine: &Machine, sp: Value) -> bool {
-    let own = |base: Base| matches!(base, Base::Start(RSP | RBP) | Base::Zero);
+    let own = |base: Base| matches!(base, Base::Start(RSP | RBP) | Base::Zero | Base::Thread);
     match sp {
         Value::Known(Sum { base: Base::Loaded(index), .. }, _) => {
             machine.loads.get(usize::from(index)).is_some_and(|place| !matches!(place.base, Base::Start(RSP | RBP)))

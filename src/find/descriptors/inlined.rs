@@ -92,6 +92,7 @@ impl Resumed {
             resume_word: Place::Stack(pushed.at),
             stack_copy: Some(pushed.at),
             sp_slot: None,
+            tags: 0,
             sp_after: sp.offset,
             registers: CALLEE_SAVED.into_iter().filter_map(saved).collect(),
             mangling: None,
@@ -123,12 +124,17 @@ fn restore(reader: &Reader<'_>, mut at: u64, mut resumed: Resumed) -> Option<(u6
     let mut information = InstructionInfoFactory::new();
     for _ in 0..LONGEST_END {
         let instruction = reader.instruction(at)?;
-        if !takes_from_stack(&instruction) || resumed.machine.step(&instruction, &mut information) != Flow::Next {
+        if !(takes_from_stack(&instruction) || does_nothing(&instruction))
+            || resumed.machine.step(&instruction, &mut information) != Flow::Next {
             break;
         }
         at = instruction.next_ip();
     }
     Some((at, resumed))
+}
+
+fn does_nothing(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Endbr64 | Mnemonic::Nop)
 }
 
 fn takes_from_stack(instruction: &Instruction) -> bool {
@@ -147,5 +153,7 @@ fn from_site(reader: &Reader<'_>, next: u64, pushed: Pushed) -> Option<(u64, Res
     let target = reader.leave(&mut machine, next, LONGEST_END)?;
     let (place, _) = machine.source(target)?;
     let pops_label = place == Sum { base: Base::Start(RSP), offset: pushed.at };
-    pops_label.then_some((pushed.label, Resumed { machine, saved_sp: Base::Start(RSP) }))
+    let resumed = Resumed { machine, saved_sp: Base::Start(RSP) };
+    // What comes at the label takes from the stack what the function's own rules do not know of.
+    if pops_label { restore(reader, pushed.label, resumed) } else { None }
 }

@@ -27,6 +27,10 @@ pub(super) enum Base {
     Start(Gpr),
     /// The word that was loaded from [`Machine::loads`] at this index.
     Loaded(u16),
+    /// What the call with this number returned.
+    Result(u16),
+    /// The thread pointer, which `fs` stands for.
+    Thread,
     /// Nothing: the offset is the value.
     Zero,
 }
@@ -51,6 +55,8 @@ pub(super) enum Twist {
     Rotated(u8),
     /// That, then exclusive-or with the word at `fs:offset`: readable again.
     RotatedXor(u8, u32),
+    /// Less what the stack pointer held at the start: a distance between stacks.
+    LessStack,
 }
 
 /// What is known of a word.
@@ -81,6 +87,37 @@ impl Value {
         self.sum().map_or(Value::Unknown, |sum| Value::plain(sum.base, sum.offset.wrapping_add(by)))
     }
 
+    /// The sum of two values: of a number and a place, or of the stack pointer and a distance from it.
+    fn plus(self, other: Value) -> Value {
+        let own = Base::Start(RSP);
+        match (self, other) {
+            (Value::Known(left, Twist::None), Value::Known(right, Twist::None)) => match (left.base, right.base) {
+                (_, Base::Zero) => self.add(right.offset),
+                (Base::Zero, _) => other.add(left.offset),
+                _ => Value::Unknown,
+            },
+            (Value::Known(place, Twist::None), Value::Known(far, Twist::LessStack))
+            | (Value::Known(far, Twist::LessStack), Value::Known(place, Twist::None))
+                if place.base == own =>
+            {
+                Value::plain(far.base, far.offset.wrapping_add(place.offset))
+            }
+            _ => Value::Unknown,
+        }
+    }
+
+    /// The difference of two values: less a number, or a distance from the stack pointer.
+    fn minus(self, other: Value) -> Value {
+        let (Some(left), Some(right)) = (self.sum(), other.sum()) else { return Value::Unknown };
+        let difference = Sum { base: left.base, offset: left.offset.wrapping_sub(right.offset) };
+        match right.base {
+            Base::Zero => Value::Known(difference, Twist::None),
+            base if base == left.base => Value::plain(Base::Zero, difference.offset),
+            Base::Start(RSP) => Value::Known(difference, Twist::LessStack),
+            _ => Value::Unknown,
+        }
+    }
+
     fn twist(self, by: impl Fn(Twist) -> Option<Twist>) -> Value {
         match self {
             Value::Known(sum, twist) => by(twist).map_or(Value::Unknown, |twist| Value::Known(sum, twist)),
@@ -109,6 +146,12 @@ pub(super) enum Flow {
 /// More stores than this are not kept: switch code has about ten.
 const MOST_WORDS: usize = 64;
 
+/// What a call is handed in registers, in their order (System V ABI, AMD64 supplement, section 3.2.3).
+const ARGUMENTS: [Gpr; 6] = [7, 6, 2, 1, 8, 9];
+
+/// The register that a result is returned in: `rax`.
+const RESULT: Gpr = 0;
+
 /// The state of the symbolic CPU.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
@@ -117,13 +160,26 @@ pub(super) struct Machine {
     pub(super) written: Vec<(Sum, Value)>,
     /// Where each loaded word came from.
     pub(super) loads: Vec<Sum>,
+    /// Places on its stack that calls were handed.
+    pub(super) handed: Vec<i64>,
+    /// The bases whose lowest bits were cleared, and which bits.
+    pub(super) cleared: Vec<(Base, u8)>,
+    /// How many calls were made.
+    calls: u16,
 }
 
 impl Machine {
     /// Every register holds what it held at the start.
     pub(super) fn new() -> Machine {
         let registers = std::array::from_fn(|register| Value::start(register as Gpr, 0));
-        Machine { registers, written: Vec::new(), loads: Vec::new() }
+        Machine {
+            registers,
+            written: Vec::new(),
+            loads: Vec::new(),
+            handed: Vec::new(),
+            cleared: Vec::new(),
+            calls: 0,
+        }
     }
 
     pub(super) fn get(&self, register: Gpr) -> Value {
@@ -193,11 +249,11 @@ impl Machine {
             FlowControl::IndirectBranch => Flow::Leave(self.operand(instruction, 0)),
             FlowControl::Return => Flow::Leave(self.pop()),
             FlowControl::Call if instruction.op0_kind() == OpKind::NearBranch64 => {
-                self.forget_called();
+                self.call();
                 Flow::Call(Some(instruction.near_branch_target()))
             }
             FlowControl::IndirectCall => {
-                self.forget_called();
+                self.call();
                 Flow::Call(None)
             }
             // A system call: rax, rcx and r11 are lost (syscall(2)).
@@ -207,6 +263,17 @@ impl Machine {
             }
             _ => Flow::Stop,
         }
+    }
+
+    fn call(&mut self) {
+        let on_stack = |value: Value| value.sum().filter(|sum| sum.base == Base::Start(RSP)).map(|sum| sum.offset);
+        let handed = ARGUMENTS.into_iter().filter_map(|register| on_stack(self.get(register)));
+        let room = MOST_WORDS.saturating_sub(self.handed.len());
+        let handed: Vec<i64> = handed.take(room).collect();
+        self.handed.extend(handed);
+        self.forget_called();
+        self.set(RESULT, Value::plain(Base::Result(self.calls), 0));
+        self.calls = self.calls.saturating_add(1);
     }
 
     fn forget_called(&mut self) {
@@ -237,14 +304,21 @@ impl Machine {
                 self.assign(instruction, 0, value)
             }
             Mnemonic::Lea if is_wide(instruction, 0) => {
-                let value =
-                    self.place(instruction).map_or(Value::Unknown, |place| Value::plain(place.base, place.offset));
+                let value = self.address(instruction);
                 self.assign(instruction, 0, value)
             }
             Mnemonic::Add | Mnemonic::Sub if is_wide(instruction, 0) => {
-                let by = immediate(instruction, 1)?;
-                let by = if instruction.mnemonic() == Mnemonic::Add { by } else { by.wrapping_neg() };
-                let value = self.operand(instruction, 0).add(by);
+                let (left, right) = (self.operand(instruction, 0), self.operand(instruction, 1));
+                let is_sum = instruction.mnemonic() == Mnemonic::Add;
+                self.assign(instruction, 0, if is_sum { left.plus(right) } else { left.minus(right) })
+            }
+            Mnemonic::And | Mnemonic::Or if is_wide(instruction, 0) => {
+                let bits = immediate(instruction, 1)?;
+                let value = self.operand(instruction, 0);
+                let value = match instruction.mnemonic() {
+                    Mnemonic::Or => tagged(value, bits)?,
+                    _ => self.untagged(value, bits)?,
+                };
                 self.assign(instruction, 0, value)
             }
             Mnemonic::Xchg if is_wide(instruction, 0) => {
@@ -307,11 +381,41 @@ impl Machine {
         Some(())
     }
 
+    /// The value without those of its lowest bits that are not in `mask`, as code does that keeps something in them.
+    fn untagged(&mut self, value: Value, mask: i64) -> Option<Value> {
+        let sum = value.sum().filter(|_| (-(WORD as i64)..0).contains(&mask))?;
+        if sum.base == Base::Start(RSP) {
+            return Some(Value::plain(sum.base, sum.offset & mask));
+        }
+        if self.cleared.len() < MOST_WORDS {
+            self.cleared.push((sum.base, !mask as u8));
+        }
+        Some(value)
+    }
+
+    /// What `lea` computes: a place, or the sum of two registers.
+    fn address(&self, instruction: &Instruction) -> Value {
+        if instruction.memory_index() == R::None {
+            return self.place(instruction).map_or(Value::Unknown, |place| Value::plain(place.base, place.offset));
+        }
+        let registers = [instruction.memory_base(), instruction.memory_index()].map(wide_register);
+        match registers {
+            [Some(base), Some(index)] if instruction.memory_index_scale() == 1 => {
+                self.get(base).plus(self.get(index)).add(instruction.memory_displacement64() as i64)
+            }
+            _ => Value::Unknown,
+        }
+    }
+
     /// The place that the memory operand names, if it is a known base and an offset.
     fn place(&self, instruction: &Instruction) -> Option<Sum> {
         let segment = instruction.segment_prefix();
-        if matches!(segment, R::FS | R::GS) || instruction.memory_index() != R::None {
+        if segment == R::GS || instruction.memory_index() != R::None {
             return None;
+        }
+        if segment == R::FS {
+            let is_alone = instruction.memory_base() == R::None;
+            return is_alone.then(|| Sum { base: Base::Thread, offset: instruction.memory_displacement64() as i64 });
         }
         if instruction.is_ip_rel_memory_operand() {
             return Some(Sum { base: Base::Zero, offset: instruction.ip_rel_memory_address() as i64 });
@@ -346,6 +450,15 @@ impl Machine {
             self.set(register, Value::plain(Base::Zero, 0));
         }
     }
+}
+
+/// A word's size in bytes: below it, a place on the stack has no bits of its own.
+const WORD: u64 = 8;
+
+/// A place on the stack with some of the bits that it has no use for.
+fn tagged(value: Value, bits: i64) -> Option<Value> {
+    let sum = value.sum().filter(|sum| sum.base == Base::Start(RSP) && sum.offset as u64 % WORD == 0)?;
+    (0..WORD as i64).contains(&bits).then(|| Value::plain(sum.base, sum.offset | bits))
 }
 
 /// The number of a 64-bit general register.

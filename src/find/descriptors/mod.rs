@@ -15,6 +15,7 @@ mod buffer;
 mod flow;
 mod handed;
 mod inlined;
+mod labelled;
 mod machine;
 mod routine;
 mod start;
@@ -76,6 +77,8 @@ pub struct Layout {
     pub stack_copy: Option<i64>,
     /// Where in the block the saved stack pointer is; `None` where it is only handed on in a register.
     pub sp_slot: Option<i64>,
+    /// Bits that the kept stack pointer may have besides: what it leaves free is used for something else.
+    pub tags: u8,
     /// The stack pointer after resuming, in bytes above the saved one.
     pub sp_after: i64,
     /// Saved registers.
@@ -137,13 +140,26 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// Adds descriptors for contexts of which none goes on where those of another do.
+    /// Adds descriptors; of those that find the same words by the same places, only that which knows most registers.
     fn add(&mut self, found: impl IntoIterator<Item = Descriptor>) {
         for found in found {
-            if self.descriptors.iter().all(|known| known.resume != found.resume) {
-                self.descriptors.push(found);
+            let places = |it: &Descriptor| (it.resume, it.layout.resume_word, it.layout.stack_copy, it.layout.sp_slot);
+            match self.descriptors.iter_mut().find(|known| places(known) == places(&found)) {
+                Some(known) if known.layout.registers.len() < found.layout.registers.len() => *known = found,
+                Some(_) => {}
+                None => self.descriptors.push(found),
             }
         }
+    }
+
+    /// Adds what functions save with a label's address, but of those that are known to switch by their calls.
+    fn add_labelled(&mut self, found: Vec<Descriptor>, reader: &Reader<'_>) {
+        let entry = |it: &Descriptor| match it.resume {
+            Resume::AfterCallsOf(entry) => Some(entry),
+            Resume::Label { label, .. } => reader.function_start(label),
+        };
+        let known: Vec<_> = self.descriptors.iter().filter_map(entry).collect();
+        self.add(found.into_iter().filter(|it| entry(it).is_none_or(|entry| !known.contains(&entry))));
     }
 }
 
@@ -161,18 +177,27 @@ pub fn derive(code: &ImageCode<'_>) -> Switches {
         candidates.into_iter().filter(|site| start::may_be_in_trampoline(&reader, *site)).collect();
     reader.learn_entries(sites.iter().chain(&trampolines));
     let mut switches = Switches { descriptors: handed::derive(&reader, &sites), ..Switches::default() };
-    let mut loaders = Vec::new();
+    let (mut loaders, mut jumps) = (Vec::new(), Vec::new());
     for site in &sites {
         let findings = routine::derive(&reader, *site);
         let is_new = |loader: &routine::Loader| loaders.iter().all(|known: &routine::Loader| !known.loads_like(loader));
         loaders.extend(findings.loader.filter(is_new));
+        let is_new = |jump: &routine::BlockJump| jumps.iter().all(|known: &routine::BlockJump| !known.is_like(jump));
+        jumps.extend(findings.jump.filter(is_new));
         if switches.descriptors.iter().all(|known| known.site != *site) {
-            switches.add(inlined::derive(&reader, *site).or(findings.descriptor));
+            match inlined::derive(&reader, *site) {
+                Some(inlined) => switches.add([inlined]),
+                None => switches.add(findings.descriptors),
+            }
         }
     }
     for loader in &loaders {
-        switches.add(buffer::savers(&reader, loader));
+        let savers = buffer::savers(&reader, loader).into_iter();
+        let is_new = |saver: &Descriptor| switches.descriptors.iter().all(|known| known.resume != saver.resume);
+        let savers: Vec<_> = savers.filter(is_new).collect();
+        switches.add(savers);
     }
+    switches.add_labelled(labelled::derive(&reader, &jumps), &reader);
     switches.starts = start::labels(&reader, &switches.descriptors, &trampolines);
     switches.named_by_blocks = start::named_by_blocks(&reader, &switches.descriptors);
     switches

@@ -348,6 +348,253 @@ comes_back:
     ret
     .cfi_endproc
 
+# Only the frame pointer is saved: callers give up all else.
+.p2align 4
+.globl saves_frame_pointer
+saves_frame_pointer:
+    push rbp
+    mov [rsi], rsp
+    mov rsp, [rdi]
+    pop rbp
+    ret
+
+# The frame pointer carries the stack pointer.
+.p2align 4
+.globl by_frame_pointer
+by_frame_pointer:
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    push rbp
+    mov rbp, rsp
+    mov [rdi], rbp
+    mov rbp, rsi
+    mov rsp, rbp
+    pop rbp
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    ret
+
+# The same by `leave`, which also pops the frame pointer.
+.p2align 4
+.globl leaves_frame
+leaves_frame:
+    push rbp
+    mov rbp, rsp
+    mov [rdi], rbp
+    mov rbp, [rsi]
+    leave
+    ret
+
+# Both stack pointers in variables of the thread's own.
+.p2align 4
+.globl thread_local
+thread_local:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov fs:[-16], rsp
+    mov rsp, fs:[-8]
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# The other stack pointer is pushed and popped.
+.p2align 4
+.globl pops_stack_pointer
+pops_stack_pointer:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi], rsp
+    push rsi
+    pop rsp
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# The distance to the other stack is added.
+.p2align 4
+.globl adds_distance
+adds_distance:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi], rsp
+    sub rsi, rsp
+    add rsp, rsi
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# The lowest bit of the kept stack pointer is used for something else.
+.p2align 4
+.globl keeps_tag
+keeps_tag:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rax, rsp
+    or rax, 1
+    mov [rdi], rax
+    and rsi, -2
+    mov rsp, rsi
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# A function is handed the stack pointer and returns the next one.
+.p2align 4
+.globl asks_scheduler
+asks_scheduler:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    call variable_length
+    mov rsp, rax
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# A function is called on the new stack, before its registers are restored.
+.p2align 4
+.globl calls_on_new
+calls_on_new:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi], rsp
+    mov rsp, [rsi]
+    mov rdi, rcx
+    call rdx
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# Where there is a shadow stack, its pointer is saved too.
+.p2align 4
+.globl two_layouts
+two_layouts:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    xor eax, eax
+    rdsspq rax
+    test rax, rax
+    je 2f
+    push rax
+    mov [rdi], rsp
+    mov rsp, rsi
+    add rsp, 8
+    jmp 3f
+2:  mov [rdi], rsp
+    mov rsp, rsi
+3:
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+# Inlined: what was pushed before the label is popped after it.
+.p2align 4
+.globl pushes_label
+pushes_label:
+    .cfi_startproc
+    lea rsp, [rsp-128]
+    push rbp
+    push rbx
+    lea rax, [rip+.Lpopped]
+    push rax
+    mov [rdi], rsp
+    mov rsp, rsi
+    ret
+.globl popped
+popped:
+.Lpopped:
+    endbr64
+    pop rbx
+    pop rbp
+    lea rsp, [rsp+128]
+    xor eax, eax
+    ret
+    .cfi_endproc
+
+# The compiler's own setjmp: a label in a block. It does not jump before a function says so.
+.p2align 4
+.globl saves_label
+saves_label:
+    .cfi_startproc
+    push rbp
+    mov rbp, rsp
+    lea rax, [rip+.Llanded]
+    mov [rdi+8], rax
+    mov [rdi], rbp
+    mov [rdi+16], rsp
+    call rsi
+    pop rbp
+    ret
+.globl landed
+landed:
+.Llanded:
+    mov eax, 1
+    pop rbp
+    ret
+    .cfi_endproc
+
 # A trampoline for fresh stacks.
 .p2align 4
 .globl begins

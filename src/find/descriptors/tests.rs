@@ -14,8 +14,20 @@ struct Assembled {
     symbols: HashMap<String, u64>,
 }
 
-const DESCRIBED: &[&str] =
-    &["block_maker", "planted", "yields_inline", "swaps_inline", "takes_address", "hands_address", "begins"];
+const DESCRIBED: &[&str] = &[
+    "block_maker",
+    "planted",
+    "yields_inline",
+    "swaps_inline",
+    "takes_address",
+    "hands_address",
+    "pushes_label",
+    "saves_label",
+    "begins",
+];
+
+/// Labels inside functions.
+const INNER: &[&str] = &["arrives", "goes_on", "swapped", "comes_back", "popped", "landed"];
 
 fn assembled() -> &'static Assembled {
     static ASSEMBLED: OnceLock<Assembled> = OnceLock::new();
@@ -37,10 +49,9 @@ fn assembled() -> &'static Assembled {
 /// What is derived where every routine has a symbol, or where only unwind entries tell the starts of functions.
 fn derived(stripped: bool) -> Switches {
     let Assembled { code, symbols } = assembled();
-    let inner = ["arrives", "goes_on", "swapped", "comes_back"];
-    let has_start = |name: &str| !inner.contains(&name) && (!stripped || DESCRIBED.contains(&name));
+    let has_start = |name: &str| !INNER.contains(&name) && (!stripped || DESCRIBED.contains(&name));
     let starts: Vec<u64> = symbols.iter().filter(|(name, _)| has_start(name)).map(|(_, at)| *at).collect();
-    let all: Vec<u64> = symbols.iter().filter(|(name, _)| !inner.contains(&name.as_str())).map(|(_, at)| *at).collect();
+    let all: Vec<u64> = symbols.iter().filter(|(name, _)| !INNER.contains(&name.as_str())).map(|(_, at)| *at).collect();
     let function_start = move |svma: u64| {
         // A routine ends where the next begins, whether or not the next has a start that is known here.
         let start = all.iter().filter(|start| **start <= svma).max()?;
@@ -65,7 +76,7 @@ const BP: u8 = 6;
 fn layout(word: Place, copy: Option<i64>, slot: Option<i64>, after: i64, registers: &[(u8, Place)]) -> Layout {
     let mut registers: Vec<_> = registers.iter().map(|(number, place)| (Register(*number), *place)).collect();
     registers.sort_by_key(|(register, _)| register.0);
-    Layout { resume_word: word, stack_copy: copy, sp_slot: slot, sp_after: after, registers, mangling: None }
+    Layout { resume_word: word, stack_copy: copy, sp_slot: slot, sp_after: after, registers, tags: 0, mangling: None }
 }
 
 fn check(name: &str, expected: &Layout) {
@@ -110,6 +121,59 @@ fn registers_may_be_kept_in_a_block() {
 }
 
 #[test]
+fn the_stack_pointer_may_be_moved_in_any_way() {
+    let registers = stack(&[(15, 0), (14, 8), (13, 16), (12, 24), (RBX, 32), (BP, 40)]);
+    let expected = |slot| layout(Place::Stack(48), Some(48), slot, 56, &registers);
+    check("thread_local", &expected(Some(-16)));
+    check("pops_stack_pointer", &expected(Some(0)));
+    check("adds_distance", &expected(Some(0)));
+    let registers = stack(&[(BP, 0), (15, 8), (14, 16), (13, 24), (12, 32), (RBX, 40)]);
+    check("by_frame_pointer", &layout(Place::Stack(48), Some(48), Some(0), 56, &registers));
+    check("leaves_frame", &layout(Place::Stack(8), Some(8), Some(0), 16, &stack(&[(BP, 0)])));
+}
+
+#[test]
+fn what_is_resumed_as_it_was_left_needs_few_registers() {
+    check("saves_frame_pointer", &layout(Place::Stack(8), Some(8), Some(0), 16, &stack(&[(BP, 0)])));
+}
+
+#[test]
+fn bits_that_a_stack_pointer_leaves_free_may_be_used() {
+    let registers = stack(&[(15, 0), (14, 8), (13, 16), (12, 24), (RBX, 32), (BP, 40)]);
+    let plain = layout(Place::Stack(48), Some(48), Some(0), 56, &registers);
+    check("keeps_tag", &Layout { tags: 1, ..plain });
+}
+
+#[test]
+fn functions_may_be_called_in_the_midst_of_a_switch() {
+    let registers = stack(&[(15, 0), (14, 8), (13, 16), (12, 24), (RBX, 32), (BP, 40)]);
+    let expected = |slot| layout(Place::Stack(48), Some(48), slot, 56, &registers);
+    check("asks_scheduler", &expected(None));
+    check("calls_on_new", &expected(Some(0)));
+}
+
+#[test]
+fn two_ways_through_a_routine_may_leave_two_layouts() {
+    for stripped in [false, true] {
+        let switches = derived(stripped);
+        let mut words: Vec<_> = of(&switches, "two_layouts").iter().map(|it| it.layout.resume_word).collect();
+        words.sort_unstable_by_key(|word| format!("{word:?}"));
+        assert_eq!(words, [Place::Stack(48), Place::Stack(56)], "stripped: {stripped}");
+    }
+}
+
+#[test]
+fn a_block_may_hold_a_label() {
+    let switches = derived(false);
+    let [descriptor] = of(&switches, "landed")[..] else { panic!("{switches:#?}") };
+    assert!(descriptor.saves_only);
+    let expected = layout(Place::Block(-8), None, Some(0), 0, &block(&[(BP, -16)]));
+    assert_eq!(descriptor.layout, expected);
+    let calls = assembled().symbols["landed"] - 4;
+    assert!(matches!(descriptor.resume, Resume::Label { goes_on, .. } if goes_on == calls), "{descriptor:?}");
+}
+
+#[test]
 fn a_routine_may_call_the_scheduler_on_its_stack() {
     let registers = block(&[(BP, 0x18)]);
     check("calls_scheduler", &layout(Place::Block(0x10), Some(-8), Some(8), 0, &registers));
@@ -130,6 +194,7 @@ fn inlined_code_resumes_at_its_label() {
     let goes_on = assembled().symbols["goes_on"];
     assert!(matches!(of(&switches, "arrives")[0].resume, Resume::Label { goes_on: at, .. } if at == goes_on));
     check("swapped", &layout(Place::Stack(16), Some(16), None, 24, &stack(&[(RBX, 0), (BP, 8)])));
+    check("popped", &layout(Place::Stack(0), Some(0), None, 152, &stack(&[(RBX, 8), (BP, 16)])));
 }
 
 #[test]
@@ -152,13 +217,25 @@ fn nothing_else_is_taken_for_a_switch() {
         "arrives",
         "swapped",
         "comes_back",
+        "saves_frame_pointer",
+        "by_frame_pointer",
+        "leaves_frame",
+        "thread_local",
+        "pops_stack_pointer",
+        "adds_distance",
+        "keeps_tag",
+        "asks_scheduler",
+        "calls_on_new",
+        "two_layouts",
+        "popped",
+        "landed",
     ];
     for stripped in [false, true] {
         let switches = derived(stripped);
         let found: usize = real.iter().map(|name| of(&switches, name).len()).sum();
         assert_eq!(switches.descriptors.len(), found, "stripped: {stripped}, {:#x?}", switches.descriptors);
         let saving: Vec<_> = switches.descriptors.iter().filter(|descriptor| descriptor.saves_only).collect();
-        assert_eq!(saving.len(), 2);
+        assert_eq!(saving.len(), 3);
     }
 }
 

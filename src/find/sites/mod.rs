@@ -283,7 +283,7 @@ impl Collected {
                     routines.push(Routine { entry: at(entry), layout, origin });
                 }
                 Resume::Label { label, goes_on } => {
-                    self.add(at(label), Pc::At(Addr(at(goes_on))), Origin::Switch, layout);
+                    self.add(at(label), Pc::At(Addr(at(goes_on))), origin, layout);
                 }
             }
             self.switches.push(at(descriptor.site));

@@ -91,7 +91,7 @@ mod tests {
         let stored = |offset: &str| {
             format!(
                 r#"{{"switches":{{"descriptors":[{{"site":1,"resume":{{"AfterCallsOf":1}},"saves_only":false,"layout":
-                {{"resume_word":{{"Stack":{offset}}},"stack_copy":null,"sp_slot":null,"sp_after":8,"registers":[[3,{{"Block":8}}]],
+                {{"resume_word":{{"Stack":{offset}}},"stack_copy":null,"sp_slot":null,"tags":0,"sp_after":8,"registers":[[3,{{"Block":8}}]],
                 "mangling":null}},"fresh":null}}],"starts":[],"named_by_blocks":[]}},"calls":[]}}"#
             )
         };

@@ -94,7 +94,7 @@ fn hypotheses_of(scene: &Scene<'_>, sites: &Sites, most: usize) -> Hypotheses {
     for implied in hits.iter().flat_map(|hit| all_implied(scene, sites, *hit)) {
         match implied {
             Implied::Whole(hypothesis) => whole.push(hypothesis),
-            Implied::NeedsHolder(hypothesis) => saved_sps.push(hypothesis.saved_sp.0),
+            Implied::NeedsHolder(hypothesis) => saved_sps.extend(kept_as(sites, &hypothesis)),
         }
     }
     let holders = Holders::find(scene, saved_sps, most);
@@ -103,7 +103,7 @@ fn hypotheses_of(scene: &Scene<'_>, sites: &Sites, most: usize) -> Hypotheses {
         let mut found = Vec::new();
         for implied in part.iter().flat_map(|hit| all_implied(scene, sites, *hit)) {
             if let Implied::NeedsHolder(hypothesis) = implied {
-                let held = holders.of(hypothesis.saved_sp.0);
+                let held = kept_as(sites, &hypothesis).flat_map(|value| holders.of(value));
                 with_holders(scene, sites, hypothesis, held, &mut found);
             }
         }
@@ -142,7 +142,8 @@ fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Impli
         Place::Block(offset) => {
             let block = at.offset(-offset);
             let slot = block.offset(layout.sp_slot?);
-            let saved_sp = Addr(reveal(scene, layout.mangling, scene.memory.read_u64(slot).ok()?)?);
+            let kept = reveal(scene, layout.mangling, scene.memory.read_u64(slot).ok()?)?;
+            let saved_sp = Addr(kept & !u64::from(layout.tags));
             let is_aligned = saved_sp.0.is_multiple_of(8) && scene.memory.knows(saved_sp.offset(-8));
             let copy = layout.stack_copy.map(|offset| scene.memory.read_u64(saved_sp.offset(offset)));
             let is_copied = copy.is_none_or(|copy| copy == Ok(site.word));
@@ -152,12 +153,19 @@ fn imply(scene: &Scene<'_>, sites: &Sites, hit: Hit, index: u32) -> Option<Impli
     }
 }
 
+/// What a program may keep for the hypothesis's saved stack pointer: that, with each choice of the bits that it may have besides.
+fn kept_as(sites: &Sites, hypothesis: &Hypothesis) -> impl Iterator<Item = u64> + use<> {
+    let tags = sites.layouts[hypothesis.layout as usize].tags;
+    let saved_sp = hypothesis.saved_sp.0;
+    (0..=tags).filter(move |bits| bits & !tags == 0).map(move |bits| saved_sp | u64::from(bits))
+}
+
 /// Adds the hypothesis once for each place that holds its saved stack pointer and fits; without one where none does.
 fn with_holders(
     scene: &Scene<'_>,
     sites: &Sites,
     hypothesis: Hypothesis,
-    holders: &[(u64, u64)],
+    holders: impl Iterator<Item = (u64, u64)>,
     found: &mut Vec<Hypothesis>,
 ) {
     let layout = &sites.layouts[hypothesis.layout as usize];
@@ -171,7 +179,7 @@ fn with_holders(
         Some(Hypothesis { holder: Some(Addr(*holder)), block, ..hypothesis.clone() })
     };
     let before = found.len();
-    found.extend(holders.iter().filter_map(held));
+    found.extend(holders.filter_map(|holder| held(&holder)));
     if found.len() == before && site.origin == Origin::Switch && !layout.has_registers_in_block() {
         found.push(hypothesis);
     }
@@ -291,10 +299,10 @@ impl Holders {
     }
 
     /// The first of those that hold `value`.
-    fn of(&self, value: u64) -> &[(u64, u64)] {
+    fn of(&self, value: u64) -> impl Iterator<Item = (u64, u64)> + use<'_> {
         let first = self.held.partition_point(|(held, _)| *held < value);
         let count = self.held[first..].iter().take(MOST_HOLDERS).take_while(|(held, _)| *held == value).count();
-        &self.held[first..first + count]
+        self.held[first..first + count].iter().copied()
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn held_in_block(mangling: Option<Mangling>) -> Layout {
 /// One resume word, and one layout.
 pub(super) fn sites(origin: Origin, layout: Layout) -> Sites {
     let pc = if origin == Origin::Fresh { Pc::At(Addr(RESUME)) } else { Pc::After(Addr(RESUME)) };
-    let site = Site { word: RESUME, pc, origin, layouts: vec![0] };
+    let site = Site { word: RESUME, pc, origin, layouts: vec![0], is_vague: false };
     Sites { layouts: vec![layout], sites: vec![site], entries: vec![RESUME], switches: vec![RESUME - 0x10] }
 }
 

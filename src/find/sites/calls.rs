@@ -10,7 +10,7 @@ use crate::find::descriptors::ImageCode;
 use crate::image::{Reference, Referrer, has_number, references};
 
 /// A routine that only jumps on to another is reached through at most this many others.
-const MOST_WRAPPERS: usize = 4;
+pub(super) const MOST_WRAPPERS: usize = 4;
 
 /// What leads to switch routines, and which of these it leads to, by a number of the asker's choice.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -28,8 +28,21 @@ pub(super) struct Wanted {
 pub(super) struct Calls {
     /// The routines that are called, and the svmas to which they return.
     pub(super) returns: Vec<(u32, u64)>,
-    /// The routines whose address some instruction takes.
+    /// The routines whose address the code takes, or that a word holds which is not only called through.
     pub(super) taken: BTreeSet<u32>,
+    /// Functions of its own that end in a jump to one of the routines.
+    pub(super) wrappers: Vec<Wrapper>,
+}
+
+/// A function that ends in a jump to a routine, so that the routine returns to its callers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Wrapper {
+    /// Its svma.
+    pub(super) entry: u64,
+    /// The routine's number.
+    pub(super) routine: u32,
+    /// Whether the code takes its address.
+    pub(super) is_taken: bool,
 }
 
 /// The calls of `wanted` in an image's code.
@@ -38,10 +51,16 @@ pub(super) struct Calls {
 /// in a jump to such a place.
 pub(super) fn calls_of(code: &ImageCode<'_>, wanted: &Wanted) -> Calls {
     let mut found = Calls::default();
-    let own: HashMap<u64, u32> = wanted.entries.iter().copied().collect();
-    let mut known = own.clone();
+    let mut known: HashMap<u64, u32> = wanted.entries.iter().copied().collect();
+    let mut called_through = BTreeSet::new();
     for (referrer, routine) in referring_to(code, &wanted.slots.iter().copied().collect()) {
+        if matches!(referrer.reference, Reference::SlotCall | Reference::SlotJump) {
+            called_through.insert(referrer.target);
+        }
         match referrer.reference {
+            Reference::SlotLoad => {
+                found.taken.insert(routine);
+            }
             Reference::SlotCall => found.returns.push((routine, referrer.next)),
             Reference::SlotJump => {
                 // A stub may begin with `endbr64` (four bytes), `bnd` (one), or both.
@@ -52,7 +71,10 @@ pub(super) fn calls_of(code: &ImageCode<'_>, wanted: &Wanted) -> Calls {
             _ => {}
         }
     }
+    let is_only_held = |slot: &&(u64, u32)| !called_through.contains(&slot.0);
+    found.taken.extend(wanted.slots.iter().filter(is_only_held).map(|(_, routine)| *routine));
     let mut new = known.clone();
+    let mut taken = BTreeSet::new();
     for _ in 0..MOST_WRAPPERS {
         let mut wrappers = HashMap::new();
         for (referrer, routine) in referring_to(code, &new) {
@@ -62,19 +84,23 @@ pub(super) fn calls_of(code: &ImageCode<'_>, wanted: &Wanted) -> Calls {
                     let start = (code.function_start)(referrer.at()).filter(|start| !known.contains_key(start));
                     wrappers.extend(start.map(|start| (start, routine)));
                 }
-                Reference::Take if own.contains_key(&referrer.target) => {
-                    found.taken.insert(routine);
+                Reference::Take => {
+                    taken.insert(referrer.target);
                 }
                 _ => {}
             }
         }
+        let wrapper = |(entry, routine): (&u64, &u32)| Wrapper { entry: *entry, routine: *routine, is_taken: false };
+        found.wrappers.extend(wrappers.iter().map(wrapper));
         known.extend(&wrappers);
         new = wrappers;
     }
-    if wanted.is_fixed {
-        let is_number = |svma: u64| u32::try_from(svma).is_ok_and(|number| has_number(code.parts, number));
-        found.taken.extend(wanted.entries.iter().filter(|(svma, _)| is_number(*svma)).map(|(_, routine)| *routine));
-    }
+    let is_number =
+        |svma: u64| wanted.is_fixed && u32::try_from(svma).is_ok_and(|number| has_number(code.parts, number));
+    let is_taken = |svma: u64| taken.contains(&svma) || is_number(svma);
+    found.taken.extend(wanted.entries.iter().filter(|(svma, _)| is_taken(*svma)).map(|(_, routine)| *routine));
+    found.wrappers.iter_mut().for_each(|wrapper| wrapper.is_taken = is_taken(wrapper.entry));
+    found.wrappers.sort_unstable_by_key(|wrapper| wrapper.entry);
     found
 }
 

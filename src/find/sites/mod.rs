@@ -18,7 +18,7 @@ use crate::memory::Memory;
 use crate::process::CacheFolder;
 use crate::share;
 use crate::unwind::Tables;
-use calls::{Calls, Wanted, calls_of};
+use calls::{Calls, MOST_WRAPPERS, Wanted, Wrapper, calls_of};
 use stored::Said;
 
 /// A module's data is searched for addresses of switch routines up to this many bytes.
@@ -58,6 +58,8 @@ pub struct Site {
     pub origin: Origin,
     /// The layouts that may apply: indices into [`Sites::layouts`].
     pub layouts: Vec<u32>,
+    /// Whether some other function may be called here, so that the word alone says little.
+    pub is_vague: bool,
 }
 
 /// All resume words of a target.
@@ -81,7 +83,8 @@ impl Sites {
     }
 }
 
-/// A switch routine at its address in the target.
+/// A switch routine, or a function that ends in a jump to one, at its address in the target.
+#[derive(Clone, Copy)]
 struct Routine {
     entry: u64,
     layout: u32,
@@ -137,9 +140,28 @@ pub fn sites(modules: &Modules, tables: &Tables<'_>, memory: &(dyn Memory + Sync
     }
     if !routines.is_empty() {
         let entries: BTreeSet<u64> = routines.iter().map(|routine| routine.entry).collect();
-        let views = of_each(&modules, |index, module| view(module, &entries, tables, memory, &learned[index].0));
+        let mut views = of_each(&modules, |index, module| {
+            let is_own = |entry: &u64| module.ranges.iter().any(|range| range.contains(Addr(*entry)));
+            let own = entries.iter().copied().filter(is_own).collect();
+            view(module, own, &entries, tables, memory, &learned[index].0)
+        });
+        let mut new = 0..views.len();
+        for _ in 0..MOST_WRAPPERS {
+            let wrappers = wrappers(&views[new], &routines);
+            if wrappers.is_empty() {
+                break;
+            }
+            let entries: BTreeSet<u64> = wrappers.iter().map(|wrapper| wrapper.entry).collect();
+            new = views.len()..views.len() + modules.len();
+            // Within its module a wrapper was followed already.
+            views.extend(of_each(&modules, |index, module| {
+                view(module, Vec::new(), &entries, tables, memory, &learned[index].0)
+            }));
+            routines.extend(wrappers);
+        }
         collected.add_calls(&routines, &views);
-        for ((said, is_new), view) in learned.iter_mut().zip(views) {
+        for (index, view) in views.into_iter().enumerate().filter(|(_, view)| !view.routines.is_empty()) {
+            let (said, is_new) = &mut learned[index % modules.len()];
             if said.calls.iter().all(|(wanted, _)| *wanted != view.wanted) {
                 said.calls.truncate(MOST_ANSWERS - 1);
                 said.calls.insert(0, (view.wanted, view.calls));
@@ -149,6 +171,21 @@ pub fn sites(modules: &Modules, tables: &Tables<'_>, memory: &(dyn Memory + Sync
     }
     kept.keep(modules.into_iter().zip(learned));
     collected.finish()
+}
+
+/// The functions that `views` found to end in a jump to one of `routines`, and that are none of these.
+fn wrappers(views: &[View<'_>], routines: &[Routine]) -> Vec<Routine> {
+    let is_known = |entry: u64| routines.iter().any(|routine| routine.entry == entry);
+    let of_view = |view: &View<'_>| -> Vec<Routine> {
+        let wrapped = |wrapper: &Wrapper| {
+            let entry = wrapper.entry.wrapping_add(view.module.bias);
+            let inner = view.routines.get(wrapper.routine as usize).copied().filter(|_| !is_known(entry))?;
+            let inner = routines.iter().filter(move |routine| routine.entry == inner);
+            Some(inner.map(move |routine| Routine { entry, ..*routine }))
+        };
+        view.calls.wrappers.iter().filter_map(wrapped).flatten().collect()
+    };
+    views.iter().flat_map(of_view).collect()
 }
 
 /// What `work` gives for each module, in their order; big modules first, on two threads.
@@ -174,9 +211,10 @@ fn with_code<T>(module: &Module, tables: &Tables<'_>, work: impl FnOnce(&ImageCo
     Some(work(&ImageCode { parts: &parts, function_start: &function_start, named_starts: &named_starts }))
 }
 
-/// Looks at how a module leads to the routines at `entries`; `said` is what is known of it already.
+/// Looks at how a module leads to the routines at `entries`, of which `own` are its own; `said` is what is known of it already.
 fn view<'a>(
     module: &'a Module,
+    own: Vec<u64>,
     entries: &BTreeSet<u64>,
     tables: &Tables<'_>,
     memory: &dyn Memory,
@@ -190,11 +228,13 @@ fn view<'a>(
             routines.len() - 1
         }) as u32
     };
-    let is_own = |entry: &&u64| module.ranges.iter().any(|range| range.contains(Addr(**entry)));
-    let own = entries.iter().filter(is_own).map(|entry| (module.svma(Addr(*entry)), number(*entry))).collect();
-    let slots = slots(module, entries, memory).into_iter().map(|(slot, entry)| (slot, number(entry))).collect();
+    let own = own.into_iter().map(|entry| (module.svma(Addr(entry)), number(entry))).collect();
+    let slots: Vec<_> = slots(module, entries, memory).into_iter().map(|(slot, entry)| (slot, number(entry))).collect();
     let is_fixed = module.image.as_ref().is_some_and(|image| image.segments().iter().all(|segment| segment.svma > 0));
     let wanted = Wanted { entries: own, slots, is_fixed };
+    if routines.is_empty() {
+        return View { module, routines, wanted, calls: Calls::default() };
+    }
     let known = said.calls.iter().find(|(known, _)| *known == wanted).map(|(_, calls)| calls.clone());
     let calls = known.unwrap_or_else(|| with_code(module, tables, |code| calls_of(code, &wanted)).unwrap_or_default());
     View { module, routines, wanted, calls }
@@ -235,10 +275,12 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Whether the address of a routine stands in its data or is taken by its code.
+    /// Whether the address of a routine stands in its data or is taken by its code, to be called through a pointer.
     fn keeps(&self, entry: u64) -> bool {
-        let Some(number) = self.routines.iter().position(|routine| *routine == entry) else { return false };
-        self.calls.taken.contains(&(number as u32)) || self.wanted.slots.iter().any(|(_, held)| *held == number as u32)
+        let svma = self.module.svma(Addr(entry));
+        let number = self.routines.iter().position(|routine| *routine == entry);
+        number.is_some_and(|number| self.calls.taken.contains(&(number as u32)))
+            || self.calls.wrappers.iter().any(|wrapper| wrapper.entry == svma && wrapper.is_taken)
     }
 }
 
@@ -261,10 +303,15 @@ impl Collected {
     }
 
     fn add(&mut self, word: u64, pc: Pc, origin: Origin, layout: u32) {
-        let site = self.sites.entry(word).or_insert(Site { word, pc, origin, layouts: Vec::new() });
+        self.add_site(Site { word, pc, origin, layouts: Vec::new(), is_vague: false }, layout);
+    }
+
+    fn add_site(&mut self, new: Site, layout: u32) {
+        let origin = new.origin;
+        let site = self.sites.entry(new.word).or_insert_with(|| new.clone());
         // What a switch left behind is more than what might be a fresh context.
         if origin < site.origin {
-            *site = Site { word, pc, origin, layouts: Vec::new() };
+            *site = new;
         }
         if origin == site.origin && !site.layouts.contains(&layout) {
             site.layouts.push(layout);
@@ -317,14 +364,15 @@ impl Collected {
                 }
             }
         }
-        // A routine that nobody calls, but whose address somebody keeps, is called through a pointer.
-        let uncalled = |routine: &&Routine| routine.origin == Origin::Switch && !called.contains(&routine.entry);
-        for routine in routines.iter().filter(uncalled) {
+        // A routine whose address somebody keeps is called through a pointer: for certain, if nobody calls it directly.
+        for routine in routines.iter().filter(|routine| routine.origin == Origin::Switch) {
+            let is_vague = called.contains(&routine.entry);
             for view in views.iter().filter(|view| view.keeps(routine.entry)) {
                 let code = view.module.image.as_ref().map_or_else(Vec::new, |image| image.code());
                 for site in code.into_iter().flat_map(indirect_calls).take(MOST_INDIRECT) {
                     let site = site.wrapping_add(view.module.bias);
-                    self.add(site, Pc::After(Addr(site)), Origin::Switch, routine.layout);
+                    let (word, pc, origin) = (site, Pc::After(Addr(site)), Origin::Switch);
+                    self.add_site(Site { word, pc, origin, layouts: Vec::new(), is_vague }, routine.layout);
                 }
             }
         }

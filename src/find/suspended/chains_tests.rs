@@ -26,7 +26,7 @@ fn unwound(program: &Program, word: u64, above: &[u64], origin: Origin, mapping:
     let words = Words::new(&[(STACK, &stack), (HEAP, &[STACK])]);
     let slices: Slices<'_> = words.slices();
     let pc = if origin == Origin::Fresh { Pc::At(Addr(word)) } else { Pc::After(Addr(word)) };
-    let site = Site { word, pc, origin, layouts: vec![0] };
+    let site = Site { word, pc, origin, layouts: vec![0], is_vague: false };
     let sites = Sites {
         layouts: vec![held_on_stack()],
         sites: vec![site],

@@ -180,7 +180,8 @@ fn with_holders(
     };
     let before = found.len();
     found.extend(holders.filter_map(|holder| held(&holder)));
-    if found.len() == before && site.origin == Origin::Switch && !layout.has_registers_in_block() {
+    let may_be_unheld = site.origin == Origin::Switch && !site.is_vague && !layout.has_registers_in_block();
+    if found.len() == before && may_be_unheld {
         found.push(hypothesis);
     }
 }

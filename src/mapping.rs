@@ -75,6 +75,21 @@ impl Mapping {
             _ => None,
         }
     }
+
+    /// Whether its pages are memory alone: of no file, or of one that only names memory which processes may share
+    /// (`MAP_SHARED | MAP_ANONYMOUS`, `memfd_create`, `shmat`, `shm_open`).
+    pub fn is_memory(&self) -> bool {
+        self.file().is_none_or(MappedFile::is_memory)
+    }
+}
+
+impl MappedFile {
+    fn is_memory(&self) -> bool {
+        let path = self.path.as_os_str().as_encoded_bytes();
+        // A plain file may have any of these names, but only memory has one and no file.
+        let unlinked: [&[u8]; 3] = [b"/dev/zero", b"/memfd:", b"/SYSV"];
+        self.deleted && unlinked.iter().any(|start| path.starts_with(start)) || path.starts_with(b"/dev/shm/")
+    }
 }
 
 /// The mapping that holds `addr`, out of mappings sorted by address.

@@ -104,7 +104,7 @@ pub fn page_window(sp: Addr, mappings: &[Mapping]) -> AddrRange {
 /// Whether a mapping looks like the memory of one stack: not the heap, not a file, and not too long.
 fn alone(mapping: &Mapping) -> bool {
     let named_heap = matches!(&mapping.origin, Origin::Special(name) if name == "heap");
-    !named_heap && mapping.file().is_none() && mapping.range.len() <= LONGEST_LONE_STACK
+    !named_heap && mapping.is_memory() && mapping.range.len() <= LONGEST_LONE_STACK
 }
 
 /// The first thread's stack: from the top of its mapping down to the limit, or to what lies in the way.
@@ -137,7 +137,7 @@ fn guard_below(low: Addr, mappings: &[Mapping], pages: &Result<Pages, PagesUnkno
     }
     match mapping_at(mappings, low.offset(-1)) {
         // gcore gives such memory as readable in its core files; what can't be written stops an overflow all the same.
-        Some(below) if !below.access.write && below.file().is_none() => Guard::Ok(below.range),
+        Some(below) if !below.access.write && below.is_memory() => Guard::Ok(below.range),
         // Without a look at the pages a guard inside a mapping stays unseen.
         Some(below) if below.range.contains(low) && pages.is_err() => Guard::Unknown,
         _ => Guard::None,

@@ -194,10 +194,10 @@ impl Unwinding<'_, '_, '_, '_> {
         let pc = contexts::resumes_at(self.scene, self.sites, &hypothesis)?;
         let is_fresh = self.sites.sites[hypothesis.site as usize].origin == Origin::Fresh;
         let sp = if is_fresh { hypothesis.saved_sp } else { Addr(registers.get(X86_64.sp)?) };
-        // A stack lies in memory of no file; tables of addresses, which look like fresh ones, often do not.
+        // Stacks are rarely a program's own data; tables of addresses, which look like fresh ones, often are.
         let mapping = mapping_at(self.mappings, hypothesis.saved_sp)?;
         let memory = mapping.range;
-        if mapping.file().is_some() || !mapping.access.write {
+        if !mapping.access.write || is_fresh && !mapping.is_memory() {
             return None;
         }
         let start = frames.len();

@@ -159,7 +159,7 @@ impl<'c, 'e> Climb<'c, 'e> {
             return false;
         }
         let mapping = mapping_at(self.mappings, crossing.cfa);
-        let Some(mapping) = mapping.filter(|mapping| mapping.file().is_none() && mapping.access.write) else {
+        let Some(mapping) = mapping.filter(|mapping| mapping.is_memory() && mapping.access.write) else {
             return false;
         };
         let at = &mut self.at;

@@ -99,20 +99,26 @@ impl Pagemap {
         memory: &impl Memory,
     ) -> io::Result<Pages> {
         let range = in_user_space(range, mappings);
-        match self.scan(range) {
+        match self.scan(range, mappings) {
             Err(error) if is_unknown_request(&error) => self.batches(range, mappings, memory),
             scanned => scanned,
         }
     }
 
     /// By `PAGEMAP_SCAN`.
-    fn scan(&self, range: AddrRange) -> io::Result<Pages> {
-        match self.scan_for(range, PRESENT | SWAPPED | GUARD) {
+    fn scan(&self, range: AddrRange, mappings: &[Mapping]) -> io::Result<Pages> {
+        let none_of = FILE | ZERO;
+        let mut pages = match self.scan_for(range, PRESENT | SWAPPED | GUARD, none_of) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                self.scan_for(range, self.countable_categories())
+                self.scan_for(range, self.countable_categories(), none_of)
             }
             scanned => scanned,
+        }?;
+        for shared in shared_memory(mappings).filter_map(|shared| shared.intersection(range)) {
+            pages.runs.extend(self.scan_for(shared, PRESENT | SWAPPED, ZERO)?.runs);
         }
+        pages.runs.sort_by_key(|run| run.range.low);
+        Ok(pages)
     }
 
     /// The categories of touched pages, on a kernel that does not tell guards from swapped pages by this request.
@@ -120,14 +126,15 @@ impl Pagemap {
         if self.swapped_is_touched() { PRESENT | SWAPPED } else { PRESENT }
     }
 
-    fn scan_for(&self, range: AddrRange, categories: u64) -> io::Result<Pages> {
+    /// The pages that are in one of `categories` and in none of the others.
+    fn scan_for(&self, range: AddrRange, categories: u64, none_of: u64) -> io::Result<Pages> {
         let mut runs = Runs::default();
         let mut regions = vec![Region::default(); REGIONS];
         let page = page_size();
         let mut start = range.low.align_down(page).0;
         let end = range.high.align_up(page).0;
         while start < end {
-            let count = self.scan_once(start, end, categories, &mut regions)?;
+            let count = self.scan_once(start, end, (categories, none_of), &mut regions)?;
             for region in &regions[..count] {
                 let state = if region.categories & GUARD != 0 { PageState::Guard } else { PageState::Touched };
                 runs.add(AddrRange::new(Addr(region.start), Addr(region.end)), state);
@@ -141,17 +148,21 @@ impl Pagemap {
         Ok(runs.finish(categories & GUARD != 0 || guards().are_seen()))
     }
 
-    fn scan_once(&self, start: u64, end: u64, categories: u64, regions: &mut [Region]) -> io::Result<usize> {
+    fn scan_once(
+        &self,
+        start: u64,
+        end: u64,
+        (categories, none_of): (u64, u64),
+        regions: &mut [Region],
+    ) -> io::Result<usize> {
         let mut argument = ScanArgument {
             size: size_of::<ScanArgument>() as u64,
             start,
             end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: regions.len() as u64,
-            // Neither of a file nor the page of zeros …
-            category_inverted: FILE | ZERO,
-            category_mask: FILE | ZERO,
-            // … and one of these.
+            category_inverted: none_of,
+            category_mask: none_of,
             category_anyof_mask: categories,
             return_mask: GUARD & categories,
             ..ScanArgument::default()
@@ -170,7 +181,9 @@ impl Pagemap {
         let mut runs = Runs::default();
         let mut entries = vec![0; ENTRIES * 8];
         let swapped_is_touched = self.swapped_is_touched();
-        for part in mappings.iter().filter_map(|mapping| mapping.range.intersection(range)) {
+        for mapping in mappings {
+            let Some(part) = mapping.range.intersection(range) else { continue };
+            let not_counted = if is_shared_memory(mapping) { 0 } else { entry::FILE };
             let mut low = part.low.align_down(page_size());
             while low < part.high {
                 let wanted = (part.high.0 - low.0).div_ceil(page_size()).min(ENTRIES as u64) as usize;
@@ -178,7 +191,9 @@ impl Pagemap {
                 for (at, entry) in (0..).zip(entries[..read * 8].as_chunks::<8>().0) {
                     let page =
                         AddrRange::new(low.offset(at * page_size() as i64), low.offset((at + 1) * page_size() as i64));
-                    if let Some(state) = state_of(u64::from_le_bytes(*entry), swapped_is_touched, page, memory) {
+                    let entry = u64::from_le_bytes(*entry);
+                    let state = state_of(entry, swapped_is_touched, page, memory);
+                    if let Some(state) = state.filter(|_| entry & not_counted == 0) {
                         runs.add(page, state);
                     }
                 }
@@ -202,9 +217,6 @@ fn state_of(entry: u64, swapped_is_touched: bool, page: AddrRange, memory: &impl
     if entry & entry::GUARD != 0 {
         return Some(PageState::Guard);
     }
-    if entry & entry::FILE != 0 {
-        return None;
-    }
     let touched = match entry {
         _ if entry & entry::PRESENT != 0 => entry & entry::EXCLUSIVE != 0 || !is_zero(page, memory),
         _ if entry & entry::SWAPPED != 0 => swapped_is_touched,
@@ -216,6 +228,20 @@ fn state_of(entry: u64, swapped_is_touched: bool, page: AddrRange, memory: &impl
 fn is_zero(page: AddrRange, memory: &impl Memory) -> bool {
     let mut bytes = vec![0; page.len() as usize];
     memory.read(page.low, &mut bytes).is_ok() && bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Whether stacks may lie in a mapping whose pages look like a file's.
+fn is_shared_memory(mapping: &Mapping) -> bool {
+    mapping.shared && mapping.access.write && mapping.is_memory()
+}
+
+/// Where shared memory lies that can be written to, neighbours as one.
+fn shared_memory(mappings: &[Mapping]) -> impl Iterator<Item = AddrRange> {
+    let groups = mappings.chunk_by(|below, above| is_shared_memory(below) == is_shared_memory(above));
+    groups.filter(|group| is_shared_memory(&group[0])).filter_map(|group| {
+        let (first, last) = (group.first()?, group.last()?);
+        Some(AddrRange::new(first.range.low, last.range.high))
+    })
 }
 
 /// The part of `range` below the end of the last mapping in user space: the kernel refuses to scan its own half.
@@ -280,9 +306,9 @@ fn try_guard() -> Option<Guards> {
 pub(super) fn own_page_scan() -> PageScan {
     let Ok(own) = Pagemap::open(Path::new("/proc/self")) else { return PageScan::Batches };
     let page = AddrRange::new(Addr(page_size()), Addr(2 * page_size()));
-    match own.scan_for(page, PRESENT | GUARD) {
+    match own.scan_for(page, PRESENT | GUARD, FILE) {
         Ok(_) => PageScan::ScanWithGuards,
-        Err(_) if own.scan_for(page, PRESENT).is_ok() => PageScan::Scan,
+        Err(_) if own.scan_for(page, PRESENT, FILE).is_ok() => PageScan::Scan,
         Err(_) => PageScan::Batches,
     }
 }

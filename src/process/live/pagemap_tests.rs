@@ -66,7 +66,7 @@ impl Region {
         let scan = match own_page_scan() {
             // An old kernel has only one way, with which nothing can be compared.
             PageScan::Batches => batches.clone(),
-            _ => named(pagemap.scan(self.range()).unwrap()),
+            _ => named(pagemap.scan(self.range(), &mappings).unwrap()),
         };
         [scan, batches]
     }
@@ -113,10 +113,15 @@ fn guards_are_seen_where_the_kernel_has_them() {
 }
 
 #[test]
-fn pages_of_files_and_shared_memory_do_not_count_until_they_are_copied() {
+fn pages_of_shared_memory_count_when_they_are_written() {
     let shared = Region::map(4, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1);
     shared.write(1, 1);
-    assert_eq!(shared.seen(), [vec![], vec![]]);
+    let expected = vec![(1, 1, PageState::Touched)];
+    assert_eq!(shared.seen(), [expected.clone(), expected]);
+}
+
+#[test]
+fn pages_of_files_do_not_count_until_they_are_copied() {
     let path = std::env::temp_dir().join(format!("stackscope-pages-{}", std::process::id()));
     let mut file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
     file.write_all(&vec![1; 4 * page_size() as usize]).unwrap();

@@ -3,7 +3,7 @@
 //! Frames that ran earlier leave whole chains of their own below the live ones, with resume words and all. What tells
 //! them apart is who keeps a pointer to them, and from where.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 use foldhash::{HashMap, HashSet};
 
@@ -124,15 +124,32 @@ fn dead(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Ve
     let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
     // Above the frames of the next stack down there may be a structure of its library, of less than a page.
     let shortest = stride(&tops).map_or(0, |stride| stride.saturating_sub(PAGE));
+    let kept_at = kept_at(chains, groups, choices);
     let mut former_top = Addr(0);
     let below = |(group, choice): (&Group<'_>, &Option<Choice>)| {
         // Further down it may be no stack any more.
         let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
+        let low = low.max(kept_at.map_or(Addr(0), |distance| Addr(group.top.0.saturating_sub(distance)).offset(8)));
         let low = low.max(std::mem::replace(&mut former_top, group.top));
         let high = chains.chains[(*choice)?.chain].low().offset(-(X86_64.red_zone as i64));
         (low < high).then(|| AddrRange::new(low, high))
     };
     groups.iter().zip(choices).filter_map(below).collect()
+}
+
+/// How far below its top each stack keeps its own saved stack pointer, if most do so at one distance, far below all frames:
+/// their library has put a structure at the low end.
+fn kept_at(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Option<u64> {
+    let mut counts: HashMap<u64, usize> = HashMap::default();
+    for (group, choice) in groups.iter().zip(choices) {
+        let holder = choice.and_then(|choice| chains.chains[choice.chain].hypothesis.holder);
+        if let Some(at) = holder.filter(|at| *at < group.extent.low.offset(-LEFTOVER)) {
+            *counts.entry(group.top.0.saturating_sub(at.0)).or_default() += 1;
+        }
+    }
+    let (distance, count) = counts.into_iter().max_by_key(|(distance, count)| (*count, Reverse(*distance)))?;
+    let chosen = choices.iter().flatten().count();
+    (count > 1 && 2 * count > chosen).then_some(distance)
 }
 
 /// Drops fresh contexts on stacks where another context, or a thread's stack pointer, shows that they have begun.
@@ -307,7 +324,7 @@ impl Choosing<'_> {
         let by_origin = origin_rank(self.origin(left), holders.0).cmp(&origin_rank(self.origin(right), holders.1));
         let frames = |index: usize| self.chains.frames_of(&self.chains.chains[index]);
         let by_calls = || self.calls.judge(frames(left), frames(right));
-        let lowest = |index: usize| std::cmp::Reverse(self.chains.chains[index].low());
+        let lowest = |index: usize| Reverse(self.chains.chains[index].low());
         by_origin.then_with(by_calls).then((holders.0, lowest(left)).cmp(&(holders.1, lowest(right))))
     }
 

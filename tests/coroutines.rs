@@ -82,6 +82,43 @@ fn own_assembly_called_through_a_pointer() {
 }
 
 #[test]
+fn own_assembly_called_both_ways_and_jumped_to() {
+    check("co_asm_operations", &["guard", "malloc"]);
+    check("co_asm_tail_call", &["guard", "malloc"]);
+}
+
+#[test]
+fn stacks_in_memory_that_could_be_shared() {
+    check("co_asm", &["shared", "memfd"]);
+    check("co_ucontext", &["memfd"]);
+}
+
+#[test]
+fn stack_pointers_that_move_in_other_ways() {
+    for way in ["pops", "adds", "frame_pointer", "tags", "thread_local"] {
+        check(&format!("co_moves_{way}"), &["guard", "malloc"]);
+    }
+}
+
+#[test]
+fn switches_that_call_functions_on_their_way() {
+    for way in ["asks", "asks_stripped", "helped", "calls"] {
+        check(&format!("co_moves_{way}"), &["guard", "slab"]);
+    }
+}
+
+#[test]
+fn a_switch_with_two_layouts() {
+    check("co_moves_shadow_stacks", &["guard", "malloc"]);
+}
+
+#[test]
+fn labels_after_which_more_is_popped() {
+    check("co_label", &["guard", "slab"]);
+    check("co_label_stripped", &["malloc"]);
+}
+
+#[test]
 fn own_assembly_unoptimised_stripped_and_static() {
     check("co_asm_debug", &["guard"]);
     check("co_asm_stripped", &["guard", "malloc"]);

@@ -221,6 +221,9 @@ impl Unwinding<'_, '_, '_, '_> {
             let climb = climb.end(frames);
             self.left = self.left.saturating_sub(frames.len() - start + 1);
             // Each time around one more place is known, and a chain has a limited number of them.
+            if is_planted(&frames[climb.first..], climb.stop, ended) {
+                break (Climbed { stop: None, ..climb }, ended);
+            }
             if !self.learns(&climb, frames)? {
                 break (climb, ended);
             }
@@ -267,6 +270,14 @@ impl Unwinding<'_, '_, '_, '_> {
             false => (on_this_stack && self.known.big_frames.insert(last.pc)).then_some(true),
         }
     }
+}
+
+/// Whether a chain ends with a function that nobody called, at its very beginning: its address was put where the outermost
+/// function will return to. Where that is the highest word of all, the function's frame has no room any more.
+fn is_planted(frames: &[Frame], stop: Option<Stop>, ended: Ended) -> bool {
+    let is_at_start = |frame: &Frame| matches!(frame.pc, Pc::At(_)) && !frame.signal && frame.cfa.is_none();
+    let leaves = matches!(stop, Some(Stop::Leaves { on_this_stack: false }));
+    leaves && ended == Ended::Root && frames.len() > 1 && frames.last().is_some_and(is_at_start)
 }
 
 /// Whether code lies close to a switch routine.

@@ -26,8 +26,10 @@ const MOST_LABELS: usize = 4096;
 pub(super) fn labels(reader: &Reader<'_>, descriptors: &[Descriptor], sites: &[u64]) -> Vec<StartLabel> {
     let mut labels = Vec::new();
     for descriptor in descriptors.iter().filter(|descriptor| !descriptor.saves_only) {
-        if let (Resume::AfterCallsOf(entry), None) = (descriptor.resume, &descriptor.fresh) {
-            labels.extend(near(reader, entry));
+        match (descriptor.resume, &descriptor.fresh, descriptor.layout.resume_word) {
+            (Resume::AfterCallsOf(entry), None, _) => labels.extend(near(reader, entry).chain(undescribed(reader, entry))),
+            (Resume::Label { label, .. }, _, Place::Stack(_)) => labels.extend(undescribed(reader, label)),
+            _ => {}
         }
         if let (Place::Block(pc_slot), Some(sp_slot)) = (descriptor.layout.resume_word, descriptor.layout.sp_slot) {
             labels.extend(planted_by_makers(reader, sp_slot, pc_slot));
@@ -46,9 +48,7 @@ pub(super) fn named_by_blocks(reader: &Reader<'_>, descriptors: &[Descriptor]) -
     let mut labels = Vec::new();
     for descriptor in descriptors.iter().filter(|descriptor| descriptor.fresh.is_some()) {
         if let Resume::AfterCallsOf(entry) = descriptor.resume {
-            let named = reader.named_starts(entry.saturating_add(NEAR), 2 * NEAR).into_iter();
-            let places = near(reader, entry).into_iter().chain(named.filter(|start| *start != entry));
-            labels.extend(places.filter(|label| reader.function_start(*label).is_none()));
+            labels.extend(undescribed(reader, entry));
         }
     }
     labels.sort_unstable();
@@ -57,9 +57,21 @@ pub(super) fn named_by_blocks(reader: &Reader<'_>, descriptors: &[Descriptor]) -
     labels.into_iter().map(StartLabel).collect()
 }
 
-/// Labels whose address is taken near `entry`, and routines there that no unwind table describes.
-fn near(reader: &Reader<'_>, entry: u64) -> Vec<u64> {
-    let Some(part) = reader.parts().iter().find(|part| part.range().contains(&entry)) else { return Vec::new() };
+/// The places near `entry` that no unwind table describes, and where a routine has a symbol, a label's address is taken, or
+/// code is aligned like a function: written by hand, as switch code is.
+fn undescribed(reader: &Reader<'_>, entry: u64) -> impl Iterator<Item = u64> {
+    let named = reader.named_starts(entry.saturating_add(NEAR), 2 * NEAR).into_iter();
+    let places = near(reader, entry).chain(named.filter(move |start| *start != entry));
+    places.filter(|place| reader.function_start(*place).is_none())
+}
+
+/// Labels whose address is taken near `entry`, and functions there.
+fn near(reader: &Reader<'_>, entry: u64) -> impl Iterator<Item = u64> {
+    let part = reader.parts().iter().find(|part| part.range().contains(&entry));
+    part.into_iter().flat_map(move |part| near_in(reader, part, entry))
+}
+
+fn near_in(reader: &Reader<'_>, part: &CodeBytes<'_>, entry: u64) -> Vec<u64> {
     let range = entry.saturating_sub(NEAR).max(part.svma)..entry.saturating_add(NEAR).min(part.range().end);
     let taken = addresses_taken(part, range.start, range.end);
     // Assemblers align functions less than compilers do.

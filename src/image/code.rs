@@ -67,6 +67,8 @@ pub enum Reference {
     Call,
     /// `jmp x` (`E9`).
     Jump,
+    /// A jump on a condition (`0F 8x`).
+    Branch,
     /// `call [rip+x]` (`FF /2`), which returns behind the distance, to where the word at the address leads.
     SlotCall,
     /// `jmp [rip+x]` (`FF /4`).
@@ -85,6 +87,7 @@ impl Reference {
             [.., 0xff, 0x25] => Some(Reference::SlotJump),
             [.., 0x8d, modrm] if modrm & 0xc7 == 0x05 => Some(Reference::Take),
             [.., 0x8b, modrm] if modrm & 0xc7 == 0x05 => Some(Reference::SlotLoad),
+            [.., 0x0f, 0x80..=0x8f] => Some(Reference::Branch),
             [.., 0xe8] => Some(Reference::Call),
             [.., 0xe9] => Some(Reference::Jump),
             _ => None,
@@ -152,6 +155,18 @@ pub fn references<'a>(code: CodeBytes<'a>, wanted: &'a [RangeInclusive<u64>]) ->
         let range = wanted.get(wanted.partition_point(|range| *range.end() < target))?;
         range.contains(&target).then_some(Referrer { next, target, reference })
     })
+}
+
+/// Where jumps to `target` may begin that name it by one byte (`EB`, and `7x` on a condition), in order.
+pub fn short_jumps(code: CodeBytes<'_>, target: u64) -> impl Iterator<Item = u64> {
+    let low = target.saturating_sub(1 << 7).saturating_sub(1).max(code.svma);
+    let places = (low..target.saturating_add(1 << 7)).filter(move |at| match code.tail(*at) {
+        Some(&[0xeb | 0x70..=0x7f, distance, ..]) => {
+            at.wrapping_add(2).wrapping_add_signed(i64::from(distance as i8)) == target
+        }
+        _ => false,
+    });
+    places.filter(move |at| code.range().contains(at))
 }
 
 /// A function's own labels lie at most this far from where it takes their addresses, in bytes.
@@ -227,6 +242,13 @@ mod tests {
     }
 
     #[test]
+    fn short_jumps_name_their_target_by_one_byte() {
+        let code = CodeBytes { svma: 0x1000, bytes: &[0xeb, 0x02, 0x74, 0x00, 0x90, 0xeb, 0xfd] };
+        assert_eq!(short_jumps(code, 0x1004).collect::<Vec<_>>(), [0x1000, 0x1002, 0x1005]);
+        assert_eq!(short_jumps(code, 0x1003).count(), 0);
+    }
+
+    #[test]
     fn instructions_refer_to_where_the_distance_says() {
         let code = [
             0xe8, 0xfa, 0x0f, 0, 0, // call
@@ -235,6 +257,7 @@ mod tests {
             0xff, 0x15, 0xfa, 0x0f, 0, 0, // call [rip+x]
             0x48, 0x8d, 0x3d, 0xfa, 0x0f, 0, 0, // lea rdi, [rip+x]
             0x4c, 0x8b, 0x05, 0xfa, 0x0f, 0, 0, // mov r8, [rip+x]
+            0x0f, 0x85, 0xfa, 0x0f, 0, 0, // jne
         ];
         let code = CodeBytes { svma: 0x1000, bytes: &code };
         let found: Vec<_> =
@@ -246,6 +269,7 @@ mod tests {
             (0x1010, Reference::SlotCall),
             (0x1017, Reference::Take),
             (0x101e, Reference::SlotLoad),
+            (0x1024, Reference::Branch),
         ];
         assert_eq!(found, expected);
         assert_eq!(references(code, &[0x1fff..=0x1fff]).map(|found| found.next).collect::<Vec<_>>(), [0x1005]);

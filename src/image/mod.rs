@@ -44,7 +44,8 @@ use crate::mapping::Mapping;
 
 pub use build_id::BuildId;
 pub use code::{
-    CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, nearby_addresses_taken, references, stores,
+    CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, nearby_addresses_taken, references, short_jumps,
+    stores,
 };
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};

@@ -4,13 +4,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use iced_x86::{Decoder, DecoderOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::find::descriptors::ImageCode;
-use crate::image::{Reference, Referrer, has_number, references};
+use crate::image::{Reference, Referrer, has_number, references, short_jumps};
 
 /// A routine that only jumps on to another is reached through at most this many others.
 pub(super) const MOST_WRAPPERS: usize = 4;
+
+/// A function that jumps on by a short jump has at most so many instructions before it.
+const LONGEST_WRAPPER: usize = 1024;
 
 /// What leads to switch routines, and which of these it leads to, by a number of the asker's choice.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -80,7 +84,7 @@ pub(super) fn calls_of(code: &ImageCode<'_>, wanted: &Wanted) -> Calls {
         for (referrer, routine) in referring_to(code, &new) {
             match referrer.reference {
                 Reference::Call => found.returns.push((routine, referrer.next)),
-                Reference::Jump => {
+                Reference::Jump | Reference::Branch => {
                     let start = (code.function_start)(referrer.at()).filter(|start| !known.contains_key(start));
                     wrappers.extend(start.map(|start| (start, routine)));
                 }
@@ -89,6 +93,11 @@ pub(super) fn calls_of(code: &ImageCode<'_>, wanted: &Wanted) -> Calls {
                 }
                 _ => {}
             }
+        }
+        for (target, routine) in &new {
+            let short = code.parts.iter().flat_map(|part| short_jumps(*part, *target));
+            let starts = short.filter_map(|at| (code.function_start)(at).filter(|start| begins_at(code, *start, at)));
+            wrappers.extend(starts.filter(|start| !known.contains_key(start)).map(|start| (start, *routine)));
         }
         let wrapper = |(entry, routine): (&u64, &u32)| Wrapper { entry: *entry, routine: *routine, is_taken: false };
         found.wrappers.extend(wrappers.iter().map(wrapper));
@@ -102,6 +111,15 @@ pub(super) fn calls_of(code: &ImageCode<'_>, wanted: &Wanted) -> Calls {
     found.wrappers.iter_mut().for_each(|wrapper| wrapper.is_taken = is_taken(wrapper.entry));
     found.wrappers.sort_unstable_by_key(|wrapper| wrapper.entry);
     found
+}
+
+/// Whether an instruction begins at `at` in the function that begins at `start`.
+fn begins_at(code: &ImageCode<'_>, start: u64, at: u64) -> bool {
+    let Some(function) = code.parts.iter().find_map(|part| part.tail(start)) else { return false };
+    let length = usize::try_from(at - start).unwrap_or(usize::MAX);
+    let Some(before) = function.get(..length) else { return false };
+    let instructions = Decoder::with_ip(64, before, start, DecoderOptions::NONE).into_iter();
+    instructions.take(LONGEST_WRAPPER).last().is_none_or(|last| !last.is_invalid() && last.next_ip() == at)
 }
 
 /// The instructions that name one of the addresses `wanted`, each with the routine that it stands for.

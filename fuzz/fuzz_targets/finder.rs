@@ -60,7 +60,7 @@ fuzz_target!(|input: Input| {
             Resume::Label { label, .. } => vec![label],
         };
         let origin = if descriptor.saves_only { Origin::SavedOnly } else { Origin::Switch };
-        let site = |word| Site { word, pc: Pc::After(Addr(word)), origin, layouts: vec![layout] };
+        let site = |word| Site { word, pc: Pc::After(Addr(word)), origin, layouts: vec![layout], is_vague: false };
         sites.sites.extend(words.into_iter().map(site));
         sites.layouts.push(descriptor.layout);
         let (starts, layout) = match descriptor.fresh {
@@ -70,7 +70,7 @@ fuzz_target!(|input: Input| {
             }
             None => (&switches.starts, layout),
         };
-        let site = |word| Site { word, pc: Pc::At(Addr(word)), origin: Origin::Fresh, layouts: vec![layout] };
+        let site = |word| Site { word, pc: Pc::At(Addr(word)), origin: Origin::Fresh, layouts: vec![layout], is_vague: false };
         sites.sites.extend(starts.iter().map(|start| site(start.0)));
     }
     sites.sites.sort_by_key(|site| site.word);

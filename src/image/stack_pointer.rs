@@ -47,9 +47,9 @@ fn writes_at(code: &[u8], place: usize) -> Option<usize> {
         [before, 0x5c, ..] if before & 0xf1 != 0x41 => Some(place + 1),
         [rex @ 0x48..=0x4f, opcode, modrm, ref rest @ ..] => {
             let write = write_of(rex, opcode, modrm, rest)?;
-            let before = place.checked_sub(1).filter(|before| code[*before] == FS && write == Write::FromMemory);
+            let before = place.checked_sub(1).filter(|before| code[*before] == FS && write == Write::Loaded);
             match write {
-                Write::FromFramePointer => is_given_frame_pointer(code, place).then_some(place),
+                Write::Restored => is_given_frame_pointer(code, place).then_some(place),
                 _ => Some(before.unwrap_or(place)),
             }
         }
@@ -63,9 +63,9 @@ const FS: u8 = 0x64;
 /// How an instruction gives the stack pointer its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Write {
-    FromMemory,
-    FromRegister,
-    FromFramePointer,
+    Loaded,
+    Moved,
+    Restored,
 }
 
 fn write_of(rex: u8, opcode: u8, modrm: u8, rest: &[u8]) -> Option<Write> {
@@ -75,19 +75,19 @@ fn write_of(rex: u8, opcode: u8, modrm: u8, rest: &[u8]) -> Option<Write> {
     let has_index = sib.is_some_and(|sib| (sib >> 3 & 7 | (rex & 2) << 2) != 4);
     let from = |register: u8| match register {
         RSP => None,
-        RBP => Some(Write::FromFramePointer),
-        _ => Some(Write::FromRegister),
+        RBP => Some(Write::Restored),
+        _ => Some(Write::Moved),
     };
     match opcode {
         0x8b if mode == 3 && reg == RSP => from(rm),
-        0x8b | 0x03 if mode != 3 && reg == RSP => Some(Write::FromMemory),
+        0x8b | 0x03 if mode != 3 && reg == RSP => Some(Write::Loaded),
         0x89 if mode == 3 && rm == RSP => from(reg),
-        0x01 if mode == 3 && rm == RSP => Some(Write::FromRegister),
-        0x03 if mode == 3 && reg == RSP => Some(Write::FromRegister),
-        0x8d if reg == RSP && mode != 3 && (base != RSP || has_index) && base != RBP => Some(Write::FromRegister),
-        0x87 if mode != 3 && reg == RSP => Some(Write::FromMemory),
-        0x87 if mode == 3 && (reg == RSP || rm == RSP) => Some(Write::FromRegister),
-        0x94 if rex & 1 == 0 => Some(Write::FromRegister),
+        0x01 if mode == 3 && rm == RSP => Some(Write::Moved),
+        0x03 if mode == 3 && reg == RSP => Some(Write::Moved),
+        0x8d if reg == RSP && mode != 3 && (base != RSP || has_index) && base != RBP => Some(Write::Moved),
+        0x87 if mode != 3 && reg == RSP => Some(Write::Loaded),
+        0x87 if mode == 3 && (reg == RSP || rm == RSP) => Some(Write::Moved),
+        0x94 if rex & 1 == 0 => Some(Write::Moved),
         _ => None,
     }
 }

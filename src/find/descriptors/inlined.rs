@@ -125,7 +125,8 @@ fn restore(reader: &Reader<'_>, mut at: u64, mut resumed: Resumed) -> Option<(u6
     for _ in 0..LONGEST_END {
         let instruction = reader.instruction(at)?;
         if !(takes_from_stack(&instruction) || does_nothing(&instruction))
-            || resumed.machine.step(&instruction, &mut information) != Flow::Next {
+            || resumed.machine.step(&instruction, &mut information) != Flow::Next
+        {
             break;
         }
         at = instruction.next_ip();

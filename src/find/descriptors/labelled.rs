@@ -55,7 +55,9 @@ fn saved(reader: &Reader<'_>, (function, at, label): (u64, u64, u64), jump: &Blo
             }
             _ => break,
         };
-        if machine.get(RSP) == sp && let Some(block) = block(&machine, sp, label, jump) {
+        if machine.get(RSP) == sp
+            && let Some(block) = block(&machine, sp, label, jump)
+        {
             // All that is stored without a jump in between belongs to it.
             if saved.is_none() || flow == Flow::Next {
                 saved = Some((block, machine.clone(), at));

@@ -172,14 +172,7 @@ impl Machine {
     /// Every register holds what it held at the start.
     pub(super) fn new() -> Machine {
         let registers = std::array::from_fn(|register| Value::start(register as Gpr, 0));
-        Machine {
-            registers,
-            written: Vec::new(),
-            loads: Vec::new(),
-            handed: Vec::new(),
-            cleared: Vec::new(),
-            calls: 0,
-        }
+        Machine { registers, written: Vec::new(), loads: Vec::new(), handed: Vec::new(), cleared: Vec::new(), calls: 0 }
     }
 
     pub(super) fn get(&self, register: Gpr) -> Value {
@@ -457,7 +450,7 @@ const WORD: u64 = 8;
 
 /// A place on the stack with some of the bits that it has no use for.
 fn tagged(value: Value, bits: i64) -> Option<Value> {
-    let sum = value.sum().filter(|sum| sum.base == Base::Start(RSP) && sum.offset as u64 % WORD == 0)?;
+    let sum = value.sum().filter(|sum| sum.base == Base::Start(RSP) && (sum.offset as u64).is_multiple_of(WORD))?;
     (0..WORD as i64).contains(&bits).then(|| Value::plain(sum.base, sum.offset | bits))
 }
 

@@ -225,9 +225,8 @@ fn layout(machine: &Machine, top: i64, saved_sp: SavedSp) -> Layout {
 fn saved_sps(machine: &Machine, top: i64) -> Vec<(SavedSp, bool)> {
     let in_block = machine.written.iter().filter(|(place, _)| !matches!(place.base, Base::Start(RSP)));
     let in_block = in_block.filter_map(|(place, value)| SavedSp::of(*value, Some(*place)));
-    let (kept, between): (Vec<_>, Vec<_>) = in_block
-        .filter(|saved| (top..=8).contains(&saved.value))
-        .partition(|saved| [top, 0, 8].contains(&saved.value));
+    let (kept, between): (Vec<_>, Vec<_>) =
+        in_block.filter(|saved| (top..=8).contains(&saved.value)).partition(|saved| [top, 0, 8].contains(&saved.value));
     let free = (0..16).filter(|register| *register != RSP && !CALLEE_SAVED.contains(register));
     let in_registers = free.filter_map(|register| SavedSp::of(machine.get(register), None));
     let by_calls = machine.handed.iter().map(|offset| SavedSp::at(*offset, None));

@@ -27,7 +27,9 @@ pub(super) fn labels(reader: &Reader<'_>, descriptors: &[Descriptor], sites: &[u
     let mut labels = Vec::new();
     for descriptor in descriptors.iter().filter(|descriptor| !descriptor.saves_only) {
         match (descriptor.resume, &descriptor.fresh, descriptor.layout.resume_word) {
-            (Resume::AfterCallsOf(entry), None, _) => labels.extend(near(reader, entry).chain(undescribed(reader, entry))),
+            (Resume::AfterCallsOf(entry), None, _) => {
+                labels.extend(near(reader, entry).chain(undescribed(reader, entry)))
+            }
             (Resume::Label { label, .. }, _, Place::Stack(_)) => labels.extend(undescribed(reader, label)),
             _ => {}
         }

@@ -109,6 +109,29 @@ fn a_signal_shows_every_stack_of_the_program_itself() {
     }
 }
 
+/// What is said of a stack's peak and of what lies below it.
+#[track_caller]
+fn peak<'d>(dump: &'d str, heading: &str) -> &'d str {
+    let line = part(dump, heading).lines().nth(1).unwrap();
+    &line[line.find("peak").unwrap_or_else(|| panic!("no peak: {line}"))..]
+}
+
+/// A stack that is filled before it is used has all of its pages touched; what was used of it the paint tells.
+#[test]
+#[cfg(feature = "cli")]
+fn a_painted_stack_is_measured_as_from_outside() {
+    let own = Own::start();
+    let pid = own.child.id().to_string();
+    let out = Command::new(env!("CARGO_BIN_EXE_stackscope")).args(["dump", "--all", &pid]).output().unwrap();
+    let (inside, outside) = (own.dumps(1), String::from_utf8(out.stdout).unwrap());
+    for name in ["painted", "fresh", "over"] {
+        let heading = format!("\"{name}\"");
+        assert_eq!(peak(&inside, &heading), peak(&outside, &heading), "{name}\n{inside}\n{outside}");
+    }
+    let painted = peak(&inside, "\"painted\"");
+    assert!(painted.starts_with("peak =") && !painted.contains("HIGH"), "{painted}");
+}
+
 #[test]
 fn each_further_signal_asks_again() {
     let dumps = Own::start().dumps(5);

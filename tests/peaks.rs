@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use stackscope_harness::{built, scratch, wait_until};
+use stackscope_harness::{Running, built, gcore, scratch, wait_until};
 
 const COUNT: u64 = 40;
 const PAGE: u64 = 4096;
@@ -172,4 +172,75 @@ fn painted_stacks_have_exact_peaks() {
     assert_eq!((&group["peak"]["max"], &group["peak"]["method"]), (&deepest.into(), &"exact".into()));
     // Painted pages are all touched: by those the stacks would have to be larger.
     assert_eq!(group["suggested_size"], (deepest * 3 / 2).next_multiple_of(PAGE));
+}
+
+/// The most that calls use of a stack of which the truth does not say it, in bytes.
+const LITTLE: u64 = 6 * PAGE;
+
+/// What `dump --json` shows of a process or a core file.
+fn dumped(what: &str) -> Value {
+    let out = Command::new(env!("CARGO_BIN_EXE_stackscope")).args(["dump", "--json", what]).output().unwrap();
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|error| panic!("{error}: {out:?}"))
+}
+
+/// Compares what a dump shows of the fixture `holes` with the truth. In a core file a page that holds zeroes alone was
+/// not touched, so of those that no call used it need not show any.
+#[track_caller]
+fn check_holes(dump: &Value, truth: &Value, is_core: bool) {
+    let stacks = dump["stacks"].as_array().unwrap();
+    let thread = stacks.iter().find(|stack| stack["kind"] == "thread").unwrap();
+    let first = serde_json::json!({ "kind": "main", "high": thread["high"], "used": 0, "below": 7 << 20 });
+    for one in truth.as_array().unwrap().iter().chain([&first]) {
+        let stack = stacks.iter().find(|stack| stack["high"] == one["high"]);
+        let stack = stack.unwrap_or_else(|| panic!("no {one}: {dump:#}"));
+        let (used, below) = (one["used"].as_u64().unwrap(), one["below"].as_u64().unwrap());
+        let peak = stack["peak"]["bytes"].as_u64().unwrap();
+        let expected = if used == 0 { 0..LITTLE } else { used..used + PAGE };
+        assert!(expected.contains(&peak), "{one}: {peak}");
+        // How far down the first thread's stack may grow, a core file does not say.
+        match stack["size"].as_u64() {
+            Some(size) => assert!(peak <= size && stack["level"] == "ok", "{one}: {peak} of {size}"),
+            None => assert!(is_core && one["kind"] == "main", "{one}"),
+        }
+        let apart = &stack["touched_below"];
+        match apart["bytes"].as_u64() {
+            None => assert!(below == 0 || is_core && apart.is_null(), "{one}: {apart}"),
+            Some(bytes) => {
+                let is_there = (below..below + LITTLE).contains(&bytes) && apart["pages"] == 1;
+                assert!(is_there && below > 0, "{one}: {apart}");
+            }
+        }
+    }
+}
+
+/// What lies far below all use and holds nothing that calls leave behind is named, and is no peak.
+#[test]
+fn touched_pages_beyond_a_hole_count_only_where_calls_were_made() {
+    let folder = scratch("holes");
+    let truth = folder.join("truth.json");
+    let fixture = Running::start("holes", &[truth.to_str().unwrap()]);
+    let truth = read(&truth);
+    check_holes(&dumped(&fixture.pid().to_string()), &truth, false);
+    let core = gcore(fixture.pid(), &folder);
+    check_holes(&dumped(core.to_str().unwrap()), &truth, true);
+}
+
+/// The report of a whole run calls no such stack in danger, and says why.
+#[test]
+fn a_run_is_told_what_was_touched_and_not_counted() {
+    let folder = scratch("holes-run");
+    let (report, truth) = (folder.join("report.json"), folder.join("truth.json"));
+    let mut watched = Watched::start("holes", &[&truth], &report);
+    assert_eq!(watched.next_line(), "ready");
+    watched.looked();
+    let report = watched.finish(&report);
+    check_schema(&report);
+    for entry in ["main", "reserved", "marked", "marked_small"] {
+        let group = group(&report, entry);
+        assert_eq!((&group["level"], &group["touched_below"]["pages"]), (&"ok".into(), &1.into()), "{group}");
+    }
+    let called = group(&report, "called");
+    assert!(called["peak"]["max"].as_u64().unwrap() > 700 << 10 && called["touched_below"].is_null(), "{called}");
+    let high = report["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "high").count();
+    assert_eq!(high, 0, "{:#}", report["events"]);
 }

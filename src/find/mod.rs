@@ -19,6 +19,7 @@ use log::debug;
 
 use crate::snapshot::{Stack, ThreadEntry};
 use crate::unwind::Tables;
+use extent::peaks::{self, Traces};
 use extent::{blocks, neighbours};
 use ground::Ground;
 use roster::listed;
@@ -49,15 +50,16 @@ pub(crate) fn find(survey: &mut Survey, views: &Views<'_>, keeps_registers: bool
     let guarded_size = found.guarded_size;
     search::add(&mut stacks, found, chains);
     if let Some(length) = guarded_size {
-        neighbours::cut(&mut stacks, length, &ground);
+        neighbours::cut(&mut stacks, length);
     }
-    neighbours::part(&mut stacks, &ground);
+    neighbours::part(&mut stacks);
     blocks::measure(&mut stacks, ground.mappings, views.target);
     let (listed, is_all) = listed::read(modules, views.held);
     listed::apply(&mut stacks, &listed, &ground, &tables, views.held);
     if !is_all {
         warnings.push(crate::snapshot::Warning::RosterCut);
     }
+    peaks::measure(&mut stacks, &ground, &Traces::new(views.held, modules, &tables));
     debug!("{} stacks are measured", stacks.len());
     (threads, stacks)
 }

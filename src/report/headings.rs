@@ -7,9 +7,9 @@ use std::fmt::Write;
 use super::group::{self, Group, GroupBy};
 use super::style::{Style, Tone};
 use super::units;
-use super::words::{capital, guard_words, plural, singular, thread_words};
+use super::words::{apart_words, capital, guard_words, plural, singular, thread_words};
 use crate::image::printable;
-use crate::snapshot::{Confidence, Guard, Kind, Level, Snapshot, Stack, State};
+use crate::snapshot::{Apart, Confidence, Guard, Kind, Level, Snapshot, Stack, State};
 
 /// The most numbers of stacks that the heading of a group lists.
 const MOST_LISTED: usize = 8;
@@ -126,6 +126,7 @@ pub(super) fn measures(stack: &Stack, style: Style) -> String {
     }
     parts.extend(level_word(stack.level()).map(|(word, tone)| style.paint(tone, word)));
     parts.push(guard_words(stack.bounds.guard));
+    parts.extend(stack.peak.and_then(|peak| peak.apart).map(apart_words));
     parts.join("  ")
 }
 
@@ -133,6 +134,7 @@ pub(super) fn measures(stack: &Stack, style: Style) -> String {
 pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -> String {
     let (mut used, mut size, mut peak) = (Spread::default(), Spread::default(), Spread::default());
     let (mut least_sure, mut level, mut same_guard) = (None, None, true);
+    let mut apart: Option<Apart> = None;
     let guard = snapshot.stacks[group.stacks[0]].bounds.guard;
     // Once over all of them: a hundred thousand do not fit a processor's cache.
     for stack in group.stacks.iter().map(|id| &snapshot.stacks[*id]) {
@@ -141,6 +143,7 @@ pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -
         peak.add(stack.peak.map(|peak| peak.bytes));
         least_sure = least_sure.max(stack.peak.map(|peak| peak.method));
         level = level.max(stack.level());
+        apart = Apart::deeper(apart, stack.peak.and_then(|peak| peak.apart));
         same_guard &= same_kind(stack.bounds.guard, guard);
     }
     let mut parts = Vec::new();
@@ -152,6 +155,7 @@ pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -
     }
     parts.extend(level_word(level).map(|(word, tone)| style.paint(tone, word)));
     parts.push(if same_guard { guard_words(guard) } else { "guards differ".to_owned() });
+    parts.extend(apart.map(apart_words));
     parts.join("  ")
 }
 

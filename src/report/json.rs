@@ -14,7 +14,8 @@ use crate::addr::Addr;
 use crate::filter::Filter;
 use crate::process::Source;
 use crate::snapshot::{
-    self, BoundsFrom, Guard as StackGuard, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack, StackFrame,
+    self, Apart, BoundsFrom, Guard as StackGuard, Kind, Level, Peak as StackPeak, Snapshot, Stack as SnapshotStack,
+    StackFrame,
 };
 use crate::unwind::{Ended, FoundBy};
 
@@ -132,6 +133,7 @@ struct Stack<'s> {
     sp: Option<Hex>,
     used: Option<u64>,
     peak: Option<Peak>,
+    touched_below: Option<TouchedBelow>,
     guard: Guard,
     level: Option<&'static str>,
     entry: Option<&'s str>,
@@ -155,6 +157,13 @@ struct Unmeasured;
 pub(super) struct Peak {
     bytes: u64,
     method: &'static str,
+}
+
+/// Pages that were touched below the peak, and are not counted.
+#[derive(Serialize)]
+pub(super) struct TouchedBelow {
+    bytes: u64,
+    pages: u64,
 }
 
 #[derive(Serialize)]
@@ -270,6 +279,7 @@ impl<'s> Stack<'s> {
             sp: stack.sp.map(Hex),
             used: stack.used(),
             peak: stack.peak.map(peak),
+            touched_below: stack.peak.and_then(|peak| peak.apart).map(touched_below),
             guard: guard(stack.bounds.guard),
             level: stack.level().map(Level::word),
             entry: stack.entry.as_deref(),
@@ -339,6 +349,10 @@ pub(super) fn frames<'s>(snapshot: &'s Snapshot, frame: &StackFrame) -> Vec<Fram
 
 pub(super) fn peak(peak: StackPeak) -> Peak {
     Peak { bytes: peak.bytes, method: peak.method.word() }
+}
+
+pub(super) fn touched_below(apart: Apart) -> TouchedBelow {
+    TouchedBelow { bytes: apart.bytes, pages: apart.pages }
 }
 
 fn guard(guard: StackGuard) -> Guard {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::style::{Style, Tone};
 use super::warnings::MissedSentence;
-use super::{text, units};
+use super::{text, units, words};
 use crate::image::printable;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Method};
@@ -265,6 +265,10 @@ fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> 
             format!("{}: stacks used again and again; its peaks are the most of all their users", name(group, style));
         writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
     }
+    for group in groups {
+        let Some(apart) = group.apart else { continue };
+        writeln!(out, "{}", style.paint(Tone::Dim, &format!("{}: {}", name(group, style), words::apart_words(apart))))?;
+    }
     for group in groups.iter().filter(|group| matches!(group.guarded, Some(Some(false) | None))) {
         let which = if group.guarded == Some(None) { "some of its stacks have" } else { "it runs with" };
         let line = format!("{}: {which} no guard page; an overflow there would be silent", name(group, style));
@@ -315,6 +319,7 @@ mod tests {
             size: Some(size),
             grows: false,
             peaks: Some(Peaks { p50: max, p99: max, max, method }),
+            apart: None,
             pooled: false,
             guarded: Some(Some(true)),
         }

@@ -87,6 +87,7 @@ struct Group {
     most_at_once: usize,
     size: Option<u64>,
     peak: Option<Peak>,
+    touched_below: Option<json::TouchedBelow>,
     guard: Option<&'static str>,
     level: Option<&'static str>,
     suggested_size: Option<u64>,
@@ -114,6 +115,7 @@ struct CoroutineRow<'w> {
     switches: Unmeasured,
     on_cpu_ns: Unmeasured,
     peak: Option<json::Peak>,
+    touched_below: Option<json::TouchedBelow>,
     /// Whether the peak may be that of an earlier user of the stack.
     pooled: bool,
     last_resumer: Unmeasured,
@@ -136,6 +138,7 @@ impl<'w> CoroutineRow<'w> {
             switches: Unmeasured,
             on_cpu_ns: Unmeasured,
             peak: coroutine.peak.map(json::peak),
+            touched_below: coroutine.peak.and_then(|peak| peak.apart).map(json::touched_below),
             pooled: coroutine.pooled,
             last_resumer: Unmeasured,
         }
@@ -249,6 +252,7 @@ impl Group {
             most_at_once: group.most_at_once,
             size: group.size,
             peak,
+            touched_below: group.apart.map(json::touched_below),
             guard: group.guarded.map(|guarded| match guarded {
                 Some(true) => "ok",
                 Some(false) => "none",

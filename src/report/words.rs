@@ -2,7 +2,7 @@
 
 use crate::image::printable;
 use crate::report::units;
-use crate::snapshot::{Guard, Kind, Snapshot};
+use crate::snapshot::{Apart, Guard, Kind, Snapshot};
 use crate::unwind::Ended;
 
 /// What a stack of this kind is called.
@@ -50,6 +50,13 @@ pub(crate) fn guard_words(guard: Guard) -> String {
         Guard::Grows => "grows".to_owned(),
         Guard::Unknown => "guard unknown".to_owned(),
     }
+}
+
+/// What was touched far below all that was used, and why it is not counted.
+pub(crate) fn apart_words(apart: Apart) -> String {
+    let pages = if apart.pages == 1 { "page" } else { "pages" };
+    let (count, bytes) = (apart.pages, units::bytes(apart.bytes));
+    format!("not counted: {count} {pages} touched {bytes} down, apart from what was used")
 }
 
 /// How the chain comes from a stack of this kind to the next.

@@ -7,6 +7,7 @@ mod bounds;
 pub(crate) mod entry;
 mod moved;
 mod part;
+mod peak;
 pub(crate) mod places;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,6 +24,7 @@ use crate::registers::Registers;
 use crate::unwind::{Ended, Frame};
 
 pub use bounds::{Bounds, BoundsFrom, Guard};
+pub use peak::{Apart, Method, Peak};
 pub use places::{Place, Places};
 pub use warning::{BlindSpot, BlindSpotKind, Warning};
 
@@ -129,26 +131,6 @@ pub enum State {
     Finished,
 }
 
-/// The most bytes that a stack ever held, and how that is known.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Peak {
-    /// Bytes from the stack's high end down to the lowest that was used.
-    pub bytes: u64,
-    /// How it was found.
-    pub method: Method,
-}
-
-/// How a peak is known. The words are those of the JSON. The surest comes first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Method {
-    /// The lowest word that differs from the pattern with which the stack was filled: true to a word.
-    Exact,
-    /// The lowest touched page: true to a page, and at most too high.
-    Pages,
-    /// The lowest stack pointer that a look saw: a lower bound.
-    Sampled,
-}
-
 /// A frame, and its size.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StackFrame {
@@ -201,13 +183,6 @@ impl Stack {
     /// How close it is to its end; `None` where its size or use is unknown.
     pub fn level(&self) -> Option<Level> {
         Some(Level::of(self.most_used()?, self.size()?))
-    }
-}
-
-impl Peak {
-    /// A peak that was told by touched pages.
-    pub(crate) fn by_pages(bytes: u64) -> Peak {
-        Peak { bytes, method: Method::Pages }
     }
 }
 

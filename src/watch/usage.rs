@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::events::Look;
 use crate::addr::Addr;
-use crate::snapshot::{Guard, Kind, Level, Method, Peak, Snapshot, Stack, State};
+use crate::snapshot::{Apart, Guard, Kind, Level, Method, Peak, Snapshot, Stack, State};
 use crate::unwind::Ended;
 
 /// How many of the deepest stacks are kept with their frames.
@@ -80,6 +80,8 @@ pub struct Group {
     pub grows: bool,
     /// The most bytes that each of them held.
     pub peaks: Option<Peaks>,
+    /// What was touched furthest below the peak of one of them, and is not counted.
+    pub apart: Option<Apart>,
     /// Whether some of them had other users before: their peaks are the most over all of these.
     pub pooled: bool,
     /// Whether an overflow would be stopped: `None` where it is known of no stack, `Some(None)` where it differs.
@@ -132,6 +134,8 @@ struct Record {
     low: Option<Addr>,
     /// The deepest peak that looks told, by pages or exactly.
     told: Option<Peak>,
+    /// What lies apart from that, by the last look that showed some.
+    apart: Option<Apart>,
     sampled: Option<u64>,
     /// How close it ever was to its end.
     level: Option<Level>,
@@ -146,11 +150,13 @@ struct Record {
 impl Record {
     /// The most that the stack held: where a look saw the stack pointer deeper than what was told, that wins.
     fn peak(&self) -> Option<Peak> {
-        let sampled = self.sampled.map(|bytes| Peak { bytes, method: Method::Sampled });
-        match (self.told, sampled) {
+        let sampled = self.sampled.map(|bytes| Peak { bytes, method: Method::Sampled, apart: None });
+        let most = match (self.told, sampled) {
             (Some(told), Some(sampled)) if sampled.bytes > told.bytes => Some(Peak { bytes: sampled.bytes, ..told }),
             (told, sampled) => told.or(sampled),
-        }
+        };
+        // What once lay apart may have been reached since.
+        most.map(|most| Peak { apart: self.apart.filter(|apart| apart.bytes > most.bytes), ..most })
     }
 
     /// Whether what a look shows on the stack is another user than the one that is known.
@@ -177,6 +183,7 @@ struct Tally {
     guarded: bool,
     unguarded: bool,
     pooled: bool,
+    apart: Option<Apart>,
     /// How many stacks that have ended had which peak.
     peaks: BTreeMap<u64, usize>,
     /// The least sure way in which one of these is known.
@@ -314,6 +321,7 @@ impl Usage {
             number: self.total,
             low: None,
             told: None,
+            apart: None,
             sampled: None,
             level: None,
             started: false,
@@ -347,6 +355,7 @@ impl Usage {
         record.level = level;
         let deeper = stack.peak.filter(|peak| record.told.is_none_or(|told| peak.bytes > told.bytes));
         record.told = deeper.or(record.told);
+        record.apart = stack.peak.and_then(|peak| peak.apart).or(record.apart);
         record.sampled = record.sampled.max(stack.used());
         record.low = stack.bounds.low.or(record.low);
         record.started |= stack.state != State::New;
@@ -395,6 +404,7 @@ impl Usage {
         let peak = record.peak();
         if let (Some(tally), Some(peak)) = (self.groups.get_mut(&record.group), peak) {
             tally.method = tally.method.max(Some(peak.method));
+            tally.apart = Apart::deeper(tally.apart, peak.apart);
             *tally.peaks.entry(peak.bytes).or_default() += 1;
         }
         if let Key::Place { high, .. } = key
@@ -446,6 +456,7 @@ fn group((key, tally): (&GroupKey, &Tally)) -> Group {
         size: tally.size,
         grows: tally.grows,
         peaks: tally.peaks(),
+        apart: tally.apart,
         pooled: tally.pooled,
         guarded: match (tally.guarded, tally.unguarded) {
             (false, false) => None,

@@ -1,4 +1,4 @@
-//! Where a stack ends: its bounds, its guard, and how far down it was ever touched.
+//! Where a stack ends: its bounds and its guard.
 //!
 //! A stack grows down. Its *bounds* hold the usable part; the *guard* lies below them and kills who touches it. Every
 //! answer says what it rests on, so that a guess never looks like knowledge.
@@ -148,19 +148,6 @@ fn guard_below(low: Addr, mappings: &[Mapping], pages: &Result<Pages, PagesUnkno
 fn guards(pages: &Result<Pages, PagesUnknown>) -> impl Iterator<Item = AddrRange> {
     let runs = pages.as_ref().map_or(&[][..], |pages| &pages.runs);
     runs.iter().filter(|run| run.state == PageState::Guard).map(|run| run.range)
-}
-
-/// How many bytes of a stack were ever touched, by its lowest touched page; `None` where none was seen.
-///
-/// True to a page, and at most too high: a pool's earlier tenants and huge pages count too. The page that a stack begins
-/// within says nothing, since it is its neighbour's as well. A stack whose low end is unknown is looked at as far down
-/// as `pages` go.
-pub fn touched(bounds: &Bounds, pages: &Pages) -> Option<u64> {
-    let low = bounds.low.unwrap_or_default().align_up(PAGE);
-    let whole = AddrRange::new(low, bounds.high?);
-    let mut touched = pages.runs.iter().filter(|run| run.state == PageState::Touched);
-    let lowest = touched.find_map(|run| run.range.intersection(whole))?;
-    Some(whole.high.0 - lowest.low.0)
 }
 
 #[cfg(test)]

@@ -113,27 +113,6 @@ fn without_the_pages_a_guard_inside_a_mapping_is_unknown() {
 }
 
 #[test]
-fn the_lowest_touched_page_is_the_peak() {
-    let stack = Bounds::of(range(0x10000, 0x20000), BoundsFrom::Mapping, Guard::None);
-    let seen = |runs| touched(&stack, &pages(runs).expect("made above"));
-    assert_eq!(seen(&[(0x8000, 0x9000, PageState::Touched)]), None);
-    let runs = [
-        (0x8000, 0x9000, PageState::Touched),
-        (0x10000, 0x11000, PageState::Guard),
-        (0x1c000, 0x1d000, PageState::Touched),
-        (0x1f000, 0x24000, PageState::Touched),
-    ];
-    assert_eq!(seen(&runs), Some(0x4000));
-}
-
-#[test]
-fn a_page_that_a_stack_shares_with_its_neighbour_is_no_peak() {
-    let pages = pages(&[(0x10000, 0x11000, PageState::Touched), (0x1f000, 0x21000, PageState::Touched)]);
-    let stack = Bounds::of(range(0x10800, 0x20800), BoundsFrom::Mapping, Guard::None);
-    assert_eq!(touched(&stack, &pages.expect("made above")), Some(0x1800));
-}
-
-#[test]
 fn the_window_of_pages_stays_in_the_mapping_and_near_the_stack_pointer() {
     let huge = [mapping(0x1000_0000, 0x40_0000_0000, READ_WRITE, Origin::Anonymous)];
     let window = page_window(Addr(0x20_0000_0123), &huge);

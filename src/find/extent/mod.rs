@@ -4,4 +4,5 @@ pub(crate) mod blocks;
 pub mod bounds;
 pub mod heap;
 pub(crate) mod neighbours;
+pub(crate) mod peaks;
 pub mod spans;

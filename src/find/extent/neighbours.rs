@@ -4,17 +4,16 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{bounds, spans};
+use super::spans;
 use crate::addr::{Addr, AddrRange, PAGE};
-use crate::find::ground::Ground;
-use crate::snapshot::{Bounds, BoundsFrom, Guard, Peak, Stack};
+use crate::snapshot::{Bounds, BoundsFrom, Guard, Stack};
 
 /// A stack is judged by at most so many neighbours on either side: many stacks may each seem to hold all the others.
 const NEAREST: usize = 64;
 
 /// Corrects the bounds of stacks that would hold another stack: those of a slab are as long as their neighbours, and of
 /// the others nothing is known.
-pub(crate) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
+pub(crate) fn part(stacks: &mut [Stack]) {
     let mut places: Vec<(Addr, usize)> =
         stacks.iter().enumerate().filter_map(|(id, stack)| Some((stack.sp?, id))).collect();
     places.sort_unstable();
@@ -25,26 +24,20 @@ pub(crate) fn part(stacks: &mut [Stack], ground: &Ground<'_>) {
         Some((id, between(stack, others.map(|(_, other)| &stacks[*other]))))
     };
     let better: Vec<(usize, Bounds)> = stacks.iter().enumerate().filter_map(judged).collect();
-    better.into_iter().for_each(|(id, bounds)| correct(&mut stacks[id], bounds, ground));
+    better.into_iter().for_each(|(id, bounds)| stacks[id].bounds = bounds);
 }
 
 /// Corrects the bounds of guarded stacks that seem longer than most, which have `length` bytes: up to the end of a mapping,
 /// or up to a thread's descriptor in it.
-pub(crate) fn cut(stacks: &mut [Stack], length: u64, ground: &Ground<'_>) {
+pub(crate) fn cut(stacks: &mut [Stack], length: u64) {
     let may_be_longer = |from| matches!(from, BoundsFrom::Guard | BoundsFrom::Inferred);
     for stack in stacks.iter_mut().filter(|stack| may_be_longer(stack.bounds.from)) {
         let mut bounds = stack.bounds;
         spans::cut_to(&mut bounds, top(stack), length);
         if bounds != stack.bounds {
-            correct(stack, bounds, ground);
+            stack.bounds = bounds;
         }
     }
-}
-
-fn correct(stack: &mut Stack, bounds: Bounds, ground: &Ground<'_>) {
-    stack.bounds = bounds;
-    let pages = bounds.range().and_then(|range| (ground.pages)(range).ok());
-    stack.peak = pages.and_then(|pages| bounds::touched(&bounds, &pages)).map(Peak::by_pages);
 }
 
 /// The range of a stack whose bounds are where its mapping, a guard or a thread's descriptor ends it, and no more.
@@ -93,7 +86,6 @@ fn top(stack: &Stack) -> Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::PagesUnknown;
     use crate::snapshot::testing::Draft;
     use crate::snapshot::{Kind, State};
 
@@ -127,9 +119,7 @@ mod tests {
     }
 
     fn parted(mut stacks: Vec<Stack>) -> Vec<Bounds> {
-        let pages = |_: AddrRange| Err(PagesUnknown);
-        let ground = Ground { pid: 1, mappings: &[], descriptors: Vec::new(), stack_limit: None, pages: &pages };
-        part(&mut stacks, &ground);
+        part(&mut stacks);
         stacks.into_iter().map(|stack| stack.bounds).collect()
     }
 

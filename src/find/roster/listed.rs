@@ -1,5 +1,4 @@
-//! Stacks that the program itself lists in a roster: their names, exact bounds, states, and exact peaks where they are
-//! painted.
+//! Stacks that the program itself lists in a roster: their names, exact bounds and states.
 
 use std::ops::ControlFlow;
 
@@ -11,17 +10,11 @@ use crate::find::ground::Ground;
 use crate::image::Modules;
 use crate::memory::Memory;
 use crate::registers::Registers;
-use crate::snapshot::{Bounds, Confidence, Kind, Method, Peak, Stack, StackFrame, State};
+use crate::snapshot::{Bounds, Confidence, Kind, Stack, StackFrame, State};
 use crate::unwind::{Ended, FoundBy, Rules, Tables, walk};
 
 /// A guard that is longer than this is shown as this long.
 const LONGEST_GUARD: i64 = 1 << 20;
-
-/// The source of stacks that are filled with one byte before they are used.
-const PAINTED: &str = "painted";
-
-/// Painted memory is compared in parts of this many bytes.
-const PART: usize = 4096;
 
 /// The owner and the type of the ELF note that leads to a roster.
 const NOTE: (&[u8], u32) = (b"stackscope", 1);
@@ -79,12 +72,12 @@ pub(crate) fn apply(
     for stack in stacks.iter_mut() {
         let Some(index) = stack.sp.and_then(|sp| at(listed, sp)) else { continue };
         is_shown[index] = true;
-        describe(stack, &listed[index], ground, memory);
+        describe(stack, &listed[index], ground);
     }
     let mut rules = Rules::new(tables);
     for (listed, _) in listed.iter().zip(is_shown).filter(|(_, is_shown)| !is_shown) {
         if let Some(mut stack) = unseen(listed, &mut rules, tables.arch(), memory) {
-            describe(&mut stack, listed, ground, memory);
+            describe(&mut stack, listed, ground);
             stacks.push(stack);
         }
     }
@@ -97,14 +90,10 @@ fn at(listed: &[Line], sp: Addr) -> Option<usize> {
     (sp <= listed[index].range.high).then_some(index)
 }
 
-fn describe(stack: &mut Stack, listed: &Line, ground: &Ground<'_>, memory: &dyn Memory) {
+fn describe(stack: &mut Stack, listed: &Line, ground: &Ground<'_>) {
     let range = listed.range;
     let below = (ground.pages)(AddrRange::new(range.low.offset(-LONGEST_GUARD), range.low));
     stack.bounds = bounds::registered(range, ground.mappings, &below);
-    let touched = (ground.pages)(range).ok().and_then(|pages| bounds::touched(&stack.bounds, &pages));
-    let painted = if listed.source == PAINTED { unpainted(range, memory) } else { None };
-    let exact = painted.map(|bytes| Peak { bytes, method: Method::Exact });
-    stack.peak = exact.or(touched.map(Peak::by_pages));
     if !listed.name.is_empty() {
         stack.name = Some(listed.name.clone());
     }
@@ -185,27 +174,4 @@ fn frames(
         if stays { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     (frames, if is_whole { Ended::Root } else { ended })
-}
-
-/// How many bytes of a painted stack were ever written: from the lowest that differs from its paint. The paint is what
-/// stands in the second word; in the first one there may be a canary.
-fn unpainted(range: AddrRange, memory: &dyn Memory) -> Option<u64> {
-    const WORD: i64 = 8;
-    let paint = memory.read_u64(range.low.offset(WORD)).ok()?;
-    let byte = paint.to_le_bytes()[0];
-    if paint != u64::from_le_bytes([byte; 8]) || byte == 0 {
-        return None;
-    }
-    let mut at = range.low.offset(WORD);
-    let mut part = [0; PART];
-    while at < range.high {
-        let length = PART.min(usize::try_from(range.high.0 - at.0).unwrap_or(PART));
-        memory.read(at, &mut part[..length]).ok()?;
-        if let Some(index) = part[..length].iter().position(|found| *found != byte) {
-            // Stacks are written in words: a byte of paint inside one is part of a value.
-            return Some(range.high.0 - at.offset(index as i64).align_down(WORD as u64).0);
-        }
-        at = at.offset(length as i64);
-    }
-    Some(0)
 }

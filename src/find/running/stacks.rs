@@ -10,7 +10,7 @@ use crate::find::running::cut::Part;
 use crate::mapping::{Access, Origin, index_at, mapping_at};
 use crate::memory::Memory;
 use crate::process::{PageState, Pages, PagesUnknown};
-use crate::snapshot::{Bounds, Confidence, Kind, Peak, Stack, StackFrame, State, ThreadEntry};
+use crate::snapshot::{Bounds, Confidence, Kind, Stack, StackFrame, State, ThreadEntry};
 use crate::unwind::Ended;
 
 /// Finds the threads' descriptors; where they lie, sorted.
@@ -109,7 +109,6 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
     let pages = (ground.pages)(window);
     let owner = owner(chain, part, ground);
     let found = bounds::bounds(owner, home, ground.mappings, ground.stack_limit, &pages);
-    let touched = pages.ok().and_then(|pages| bounds::touched(&found, &pages));
     let kind = kind(owner, chain, part, ground);
     Stack {
         kind,
@@ -119,7 +118,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
         thread: None,
         bounds: found,
         sp: Some(part.sp),
-        peak: touched.map(Peak::by_pages),
+        peak: None,
         entry: None,
         frames: sized(chain, part),
         ended: chain.ended.unwrap_or(Ended::NoRule),

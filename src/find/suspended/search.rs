@@ -28,7 +28,7 @@ use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::share;
-use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Peak, Stack, StackFrame, State, Warning};
+use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Stack, StackFrame, State, Warning};
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
 
 /// Whether the target has code that makes a look through its memory worth while.
@@ -89,18 +89,12 @@ impl<'t, 'd> Starts<'t, 'd> {
 pub(crate) struct Suspended {
     context: Context,
     /// Where each of its segments lies, innermost first.
-    segments: Vec<Place>,
+    segments: Vec<Bounds>,
     /// The thread that began on that stack, by its place in the list of threads; `None` for a coroutine's.
     thread: Option<usize>,
-    place: Place,
+    bounds: Bounds,
     /// Where they are to be kept.
     registers: Option<Box<Registers>>,
-}
-
-/// Where a stack lies, and how much of it was ever used.
-struct Place {
-    bounds: Bounds,
-    peak: Option<Peak>,
 }
 
 /// What is suspended, and what of it waits for a coroutine that a thread runs.
@@ -293,17 +287,11 @@ fn located(
     let mut spans: Vec<Span> = contexts.iter().zip(&owners).map(span).collect();
     let guarded_size = spans::refine(&mut spans, ground.mappings, memory);
     let suspended = |((context, thread), span): ((Context, Option<usize>), Span)| {
-        let segments = context.segments.iter().map(|segment| place(segment_bounds(segment, ground), ground)).collect();
-        Suspended { segments, thread, place: place(span.bounds, ground), registers: None, context }
+        let segments = context.segments.iter().map(|segment| segment_bounds(segment, ground)).collect();
+        Suspended { segments, thread, bounds: span.bounds, registers: None, context }
     };
     let found = contexts.into_iter().zip(owners).zip(spans).map(suspended);
     (found.filter(is_still_a_stack).collect(), guarded_size)
-}
-
-fn place(bounds: Bounds, ground: &Ground<'_>) -> Place {
-    let pages = bounds.range().and_then(|range| (ground.pages)(range).ok());
-    let touched = pages.and_then(|pages| bounds::touched(&bounds, &pages));
-    Place { bounds, peak: touched.map(Peak::by_pages) }
 }
 
 fn segment_bounds(segment: &Segment, ground: &Ground<'_>) -> Bounds {
@@ -355,7 +343,7 @@ fn owners(contexts: &[Context], threads: &[Chain], ground: &Ground<'_>) -> Vec<O
 
 /// What nothing points to may be memory that was given back: it counts as a finished stack only where its guard stands.
 fn is_still_a_stack(found: &Suspended) -> bool {
-    let is_kept = matches!(found.place.bounds.guard, Guard::Ok(_));
+    let is_kept = matches!(found.bounds.guard, Guard::Ok(_));
     found.context.state != classify::State::Finished || found.context.holder.is_some() || is_kept
 }
 
@@ -449,15 +437,15 @@ fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
 /// Adds the stacks of a context, the innermost first: its segments, and the one it began on.
 fn add_parts(stacks: &mut Vec<Stack>, found: Suspended) {
     let context = found.context;
-    let of = |kind, sp: Addr, frames: &[Frame], place: Place| Stack {
+    let of = |kind, sp: Addr, frames: &[Frame], bounds: Bounds| Stack {
         kind,
         name: None,
         source: None,
         state: State::Resuming,
         thread: None,
-        bounds: place.bounds,
+        bounds,
         sp: Some(sp),
-        peak: place.peak,
+        peak: None,
         entry: None,
         frames: sized(sp, frames),
         ended: Ended::Root,
@@ -466,11 +454,11 @@ fn add_parts(stacks: &mut Vec<Stack>, found: Suspended) {
         registers: None,
     };
     let first = stacks.len();
-    for (segment, place) in context.segments.iter().zip(found.segments) {
+    for (segment, bounds) in context.segments.iter().zip(found.segments) {
         let resumed_by = Some(stacks.len() + 1);
-        stacks.push(Stack { resumed_by, ..of(Kind::Segment, segment.sp, &segment.frames, place) });
+        stacks.push(Stack { resumed_by, ..of(Kind::Segment, segment.sp, &segment.frames, bounds) });
     }
-    stacks.push(Stack { ended: context.ended, ..of(Kind::Coroutine, context.sp, &context.frames, found.place) });
+    stacks.push(Stack { ended: context.ended, ..of(Kind::Coroutine, context.sp, &context.frames, found.bounds) });
     let innermost = &mut stacks[first];
     innermost.registers = found.registers;
     innermost.state = match context.state {

@@ -11,7 +11,7 @@ use super::{bar, map, table};
 use crate::image::printable;
 use crate::report::backtrace::{FrameRow, Row};
 use crate::report::units::{self, percent};
-use crate::report::words::{guard_words, singular};
+use crate::report::words::{apart_words, guard_words, singular};
 use crate::snapshot::Stack;
 
 /// Draws the frames as a page, with a cursor.
@@ -94,8 +94,10 @@ fn measures(stack: &Stack, model: &Model) -> String {
     let peak = format!("peak {}{most}", table::peak(stack, look));
     let size = stack.size().map_or("size unknown".to_owned(), |size| format!("of {}", units::bytes(size)));
     let guard = guard_words(stack.bounds.guard);
+    let apart = stack.peak.and_then(|peak| peak.apart).map_or(String::new(), apart_words);
     let parts = match scale(model.size) {
-        Scale::Wide | Scale::Middle => vec![now, peak, size, guard],
+        Scale::Wide => vec![now, peak, size, guard, apart],
+        Scale::Middle => vec![now, peak, size, guard],
         Scale::Narrow | Scale::Line => vec![peak, size],
     };
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();

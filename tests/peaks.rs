@@ -244,3 +244,41 @@ fn a_run_is_told_what_was_touched_and_not_counted() {
     let high = report["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "high").count();
     assert_eq!(high, 0, "{:#}", report["events"]);
 }
+
+/// Where the end of a life was seen, what is suggested leaves room for what did not happen: a panic with a backtrace.
+#[test]
+fn a_program_survives_a_panic_on_the_suggested_size() {
+    let report = scratch("suggested").join("report.json");
+    let mut watched = Watched::start("panics", &[Path::new("1048576")], &report);
+    assert_eq!(watched.next_line(), "ready");
+    watched.looked();
+    let report = watched.finish(&report);
+    check_schema(&report);
+    let group = group(&report, "panics::serve");
+    assert_eq!((&group["ends_unseen"], &group["no_suggestion"]), (&0.into(), &Value::Null), "{group}");
+    let suggested = group["suggested_size"].as_u64().unwrap();
+    assert!(suggested < 1 << 20, "{group}");
+    let mut program = Command::new(built("panics"));
+    program.arg(suggested.to_string()).env("RUST_BACKTRACE", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = program.stderr(Stdio::piped()).spawn().unwrap();
+    program.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let out = program.wait_with_output().unwrap();
+    assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("caught true"), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("stack backtrace:"), "{out:?}");
+}
+
+/// What a coroutine held that panicked after the last look, nobody saw.
+#[test]
+fn nothing_smaller_is_suggested_where_the_end_was_not_seen() {
+    let report = scratch("unseen-end").join("report.json");
+    let mut watched = Watched::start("panics", &[Path::new("1048576")], &report);
+    assert_eq!(watched.next_line(), "ready");
+    watched.looked();
+    writeln!(watched.stdin.as_mut().unwrap()).unwrap();
+    assert_eq!(watched.next_line(), "caught true");
+    let report = watched.finish(&report);
+    check_schema(&report);
+    let group = group(&report, "panics::serve");
+    assert_eq!((&group["suggested_size"], &group["no_suggestion"]), (&Value::Null, &"end_unseen".into()), "{group}");
+    assert_eq!(group["ends_unseen"], 1);
+}

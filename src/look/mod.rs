@@ -6,6 +6,7 @@
 
 mod core;
 mod held;
+mod last;
 mod live;
 mod name;
 mod own;
@@ -15,13 +16,14 @@ mod stop;
 mod survey;
 mod whole;
 
+use crate::addr::AddrRange;
 use crate::find::find;
 use crate::find::sites::Derived;
 use crate::find::survey::{Survey, Views};
 use crate::image::names::Lines;
 use crate::image::{Files, Modules, Progress};
 use crate::process::{CacheFolder, Core, Frozen, Live, StopError};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Method, Peak, Snapshot};
 use crate::unwind::Tables;
 
 pub use held::Held;
@@ -147,6 +149,12 @@ impl Looker {
     pub fn core_whole<'c>(&mut self, core: &'c mut Core, wish: Wish) -> Whole<'c> {
         let snapshot = core::look(self, core, wish.keeping_all());
         Whole::of_core(core, snapshot)
+    }
+
+    /// How much was ever used of stacks that earlier looks found, each told by the method that told it before: for a
+    /// process that stands at its end. `None` where that is not known.
+    pub(crate) fn last_peaks(&self, live: &Live, stacks: &[(AddrRange, Method)]) -> Vec<Option<Peak>> {
+        last::peaks(self, live, stacks)
     }
 
     /// One look at our own process as it was at the moment of `frozen`.

@@ -25,7 +25,7 @@ pub use error::{LookError, OpenError, StopError};
 pub use launch::{
     Inherited, LaunchError, Launched, Pty, TerminalSize, await_end, gains_rights, launch, launch_on_terminal,
 };
-pub use live::{Facts, Kept, Live, Overlay, PageScan, Refusal, RemoteMemory, TouchedCopy, program};
+pub use live::{Facts, Kept, Live, Overlay, PageScan, Refusal, RemoteMemory, TouchedCopy, program, signal_frame};
 pub use mapped::{MappedBytes, shrunken_files};
 pub use own::{FreezeError, Frozen, Requests, This};
 pub use pages::{PageRun, PageState, Pages};

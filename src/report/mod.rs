@@ -8,6 +8,7 @@ pub(crate) mod group;
 mod headings;
 pub mod json;
 pub mod style;
+pub(crate) mod suggest;
 pub mod text;
 pub mod units;
 pub mod usage;

@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::style::{Style, Tone};
+use super::suggest::{Suggested, Why, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
 use super::{text, units, words};
 use crate::image::printable;
@@ -18,10 +19,6 @@ use crate::watch::{End, Event, EventKind, Group, Watched, signal_name};
 const WIDEST_NAME: usize = 40;
 /// The width of the bar that shows peak and size.
 const BAR: u64 = 18;
-/// A stack is never suggested to be smaller than this.
-const SMALLEST: u64 = 8192;
-/// Sizes are suggested in whole pages.
-const PAGE: f64 = 4096.0;
 
 /// Writes the report. `margin` is the factor between the most that was held and the size that is suggested.
 ///
@@ -214,25 +211,6 @@ fn head_room(group: &Group, style: Style) -> String {
     format!("{mark} {percent:>2} %")
 }
 
-/// The size to give such stacks, in bytes: the next page above `margin` times the most that was held. `None` where
-/// today's size is as good, and where a smaller one would rest on a lower bound only.
-pub fn suggested_size(group: &Group, margin: f64) -> Option<u64> {
-    let (peaks, size) = (group.peaks?, group.size?);
-    // A stack that grows takes only what it needs.
-    if group.grows || group.kind == Kind::Signal {
-        return None;
-    }
-    let wanted = ((peaks.max as f64 * margin / PAGE).ceil() * PAGE) as u64;
-    let wanted = wanted.max(SMALLEST);
-    (wanted > size || (wanted < size && peaks.method != Method::Sampled)).then_some(wanted)
-}
-
-/// The bytes of address space that the suggested size would save, with as many stacks at once as there were.
-pub fn saved_bytes(group: &Group, margin: f64) -> Option<u64> {
-    let saved = group.size?.checked_sub(suggested_size(group, margin)?)?;
-    saved.checked_mul(u64::try_from(group.most_at_once).ok()?)
-}
-
 /// What a group is called: what its stacks were started for, and what they serve where that is not a thread.
 fn name(group: &Group, style: Style) -> String {
     let entry = group.entry.as_ref().map(|entry| style.tail(&style.fit(&printable(entry)), WIDEST_NAME));
@@ -263,6 +241,14 @@ fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> 
     for group in groups.iter().filter(|group| group.pooled) {
         let line =
             format!("{}: stacks used again and again; its peaks are the most of all their users", name(group, style));
+        writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
+    }
+    for group in groups.iter().filter(|group| suggested(group, margin) == Suggested::Keep(Why::EndUnseen)) {
+        let ends = of(group.ends_unseen, "stack");
+        let line = format!(
+            "{}: no smaller size is suggested: {ends} ended without a look, and may have held more then",
+            name(group, style)
+        );
         writeln!(out, "{}", style.paint(Tone::Dim, &line))?;
     }
     for group in groups {
@@ -320,19 +306,10 @@ mod tests {
             grows: false,
             peaks: Some(Peaks { p50: max, p99: max, max, method }),
             apart: None,
+            ends_unseen: 0,
             pooled: false,
             guarded: Some(Some(true)),
         }
-    }
-
-    #[test]
-    fn a_lower_bound_never_shrinks_a_stack() {
-        assert_eq!(suggested_size(&group(65536, 4300, true), 1.5), Some(8192));
-        assert_eq!(suggested_size(&group(65536, 4300, false), 1.5), None);
-        assert_eq!(suggested_size(&group(65536, 60000, false), 1.5), Some(90112));
-        assert_eq!(suggested_size(&group(16384, 10600, true), 1.5), None);
-        assert_eq!(saved_bytes(&group(65536, 4300, true), 1.5), Some(4 * 57344));
-        assert_eq!(saved_bytes(&group(65536, 60000, true), 1.5), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::json::{self, Frame, Hex, frames};
-use super::usage::{saved_bytes, suggested_size};
+use super::suggest::{Suggested, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Snapshot};
@@ -91,6 +91,9 @@ struct Group {
     guard: Option<&'static str>,
     level: Option<&'static str>,
     suggested_size: Option<u64>,
+    /// Why that is `null`.
+    no_suggestion: Option<&'static str>,
+    ends_unseen: usize,
     saves_bytes: Option<u64>,
 }
 
@@ -260,6 +263,11 @@ impl Group {
             }),
             level: group.level().map(Level::word),
             suggested_size: suggested_size(group, margin),
+            no_suggestion: match suggested(group, margin) {
+                Suggested::Size(_) => None,
+                Suggested::Keep(why) => Some(why.word()),
+            },
+            ends_unseen: group.ends_unseen,
             saves_bytes: saved_bytes(group, margin),
         }
     }

@@ -278,10 +278,25 @@ impl Watch {
             return None;
         }
         let began = Instant::now();
-        let snapshot = self.look(pid, named).inspect(|snapshot| self.gather(snapshot, named));
+        let snapshot = self.look(pid, named);
+        if let Some(snapshot) = &snapshot {
+            self.see_ends(pid);
+            self.gather(snapshot, named);
+            self.usage.ends(snapshot);
+        }
         // The process stands until its names are found: what they are read from goes with it.
         self.pace.extra(began.elapsed());
         snapshot
+    }
+
+    /// Sees how much was used to the end of the stacks that the last look of a process does not search for.
+    fn see_ends(&mut self, pid: i32) {
+        let known = self.usage.known_places(pid);
+        let (Ok(live), Some(looker)) = (self.open(pid), self.lookers.get(&pid)) else { return };
+        if !known.is_empty() {
+            let peaks = looker.last_peaks(&live, &known);
+            self.usage.last_peaks(pid, known.iter().map(|(range, _)| *range).zip(peaks));
+        }
     }
 
     fn release(&self, pid: i32) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::events::Look;
-use crate::addr::Addr;
+use crate::addr::{Addr, AddrRange};
 use crate::snapshot::{Apart, Guard, Kind, Level, Method, Peak, Snapshot, Stack, State};
 use crate::unwind::Ended;
 
@@ -82,6 +82,8 @@ pub struct Group {
     pub peaks: Option<Peaks>,
     /// What was touched furthest below the peak of one of them, and is not counted.
     pub apart: Option<Apart>,
+    /// How many of them ended without a look that shows what they held then: they may have held more.
+    pub ends_unseen: usize,
     /// Whether some of them had other users before: their peaks are the most over all of these.
     pub pooled: bool,
     /// Whether an overflow would be stopped: `None` where it is known of no stack, `Some(None)` where it differs.
@@ -123,6 +125,20 @@ fn place(pid: i32, stack: &Stack) -> Option<Key> {
     Some(Key::Place { pid, high: high.0 })
 }
 
+/// The key of each stack that a look shows.
+fn keys(snapshot: &Snapshot) -> Vec<Option<Key>> {
+    let pid = snapshot.process.pid;
+    let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();
+    for thread in &snapshot.threads {
+        for id in snapshot.stitched(thread.stack) {
+            if snapshot.stacks.get(id).is_some_and(|stack| stack.kind == Kind::Thread) {
+                keys[id] = Some(Key::Thread { pid, tid: thread.tid });
+            }
+        }
+    }
+    keys
+}
+
 type GroupKey = (Kind, Option<Arc<str>>);
 
 /// A stack that is not known to have ended.
@@ -145,6 +161,8 @@ struct Record {
     ended: bool,
     /// Whether it had another user before.
     pooled: bool,
+    /// Whether a look showed what it held when its user ended.
+    end_seen: bool,
 }
 
 impl Record {
@@ -184,6 +202,8 @@ struct Tally {
     unguarded: bool,
     pooled: bool,
     apart: Option<Apart>,
+    /// How many ended without a look that shows what they held then.
+    ends_unseen: usize,
     /// How many stacks that have ended had which peak.
     peaks: BTreeMap<u64, usize>,
     /// The least sure way in which one of these is known.
@@ -238,14 +258,7 @@ impl Usage {
     /// to be believed: at the end of a thread, what it was started for has returned.
     pub(super) fn look(&mut self, snapshot: &Snapshot, told: bool, named: bool) -> Vec<usize> {
         let pid = snapshot.process.pid;
-        let mut keys: Vec<Option<Key>> = snapshot.stacks.iter().map(|stack| place(pid, stack)).collect();
-        for thread in &snapshot.threads {
-            for id in snapshot.stitched(thread.stack) {
-                if snapshot.stacks.get(id).is_some_and(|stack| stack.kind == Kind::Thread) {
-                    keys[id] = Some(Key::Thread { pid, tid: thread.tid });
-                }
-            }
-        }
+        let keys = keys(snapshot);
         self.close_places_but(pid, &keys);
         let mut risen = Vec::new();
         for (id, (stack, key)) in snapshot.stacks.iter().zip(keys).enumerate() {
@@ -263,10 +276,46 @@ impl Usage {
             }
             self.deepen(key, snapshot, id);
             if stack.state == State::Finished {
+                self.see_end(key);
                 self.end(key);
             }
         }
         risen
+    }
+
+    /// The stacks of a process that are no threads' own and whose users live, each with the method that told its peak.
+    pub(super) fn known_places(&self, pid: i32) -> Vec<(AddrRange, Method)> {
+        let living = self.living.iter().filter(|(key, record)| key.pid() == pid && !record.ended);
+        let place = |(key, record): (&Key, &Record)| match key {
+            Key::Place { high, .. } => Some((AddrRange::new(record.low?, Addr(*high)), record.told?.method)),
+            Key::Thread { .. } => None,
+        };
+        living.filter_map(place).collect()
+    }
+
+    /// Takes in what stacks of a process held at its end. Where that is less than before, their memory was given back in
+    /// between, and nothing is known of the end of their users.
+    pub(super) fn last_peaks(&mut self, pid: i32, peaks: impl Iterator<Item = (AddrRange, Option<Peak>)>) {
+        for (range, peak) in peaks {
+            let Some(record) = self.living.get_mut(&Key::Place { pid, high: range.high.0 }) else { continue };
+            if let Some(peak) = peak.filter(|peak| record.told.is_none_or(|told| told.bytes <= peak.bytes)) {
+                record.told = Some(peak);
+                record.end_seen = true;
+            }
+        }
+    }
+
+    /// A look that shows a process at its end shows the ends of all users of stacks that it shows.
+    pub(super) fn ends(&mut self, snapshot: &Snapshot) {
+        for key in keys(snapshot).into_iter().flatten() {
+            self.see_end(key);
+        }
+    }
+
+    fn see_end(&mut self, key: Key) {
+        if let Some(record) = self.living.get_mut(&key) {
+            record.end_seen = true;
+        }
     }
 
     /// Where a look shows another user on a stack than the one that is known, that one has ended.
@@ -293,6 +342,10 @@ impl Usage {
     /// The groups, the one closest to an overflow first.
     pub fn groups(&self) -> Vec<Group> {
         let mut groups: Vec<Group> = self.groups.iter().filter(|(_, tally)| tally.count > 0).map(group).collect();
+        // Threads that no look showed may have been of any group of threads.
+        let unseen = self.groups.get(&(Kind::Thread, None)).map_or(0, |tally| tally.ends_unseen);
+        let named = |group: &&mut Group| group.kind == Kind::Thread && group.entry.is_some();
+        groups.iter_mut().filter(named).for_each(|group| group.ends_unseen += unseen);
         groups.sort_by(|a, b| {
             let risk = |group: &Group| (group.level(), group.peaks.map(|peaks| peaks.max), group.count);
             risk(b).cmp(&risk(a)).then_with(|| a.entry.cmp(&b.entry))
@@ -327,6 +380,7 @@ impl Usage {
             started: false,
             ended: false,
             pooled: false,
+            end_seen: false,
         };
         self.living.insert(key, record);
         self.total += 1;
@@ -402,6 +456,9 @@ impl Usage {
         let Some(record) = self.living.remove(&key) else { return };
         self.ended -= 1;
         let peak = record.peak();
+        if let Some(tally) = self.groups.get_mut(&record.group).filter(|_| !record.end_seen) {
+            tally.ends_unseen += 1;
+        }
         if let (Some(tally), Some(peak)) = (self.groups.get_mut(&record.group), peak) {
             tally.method = tally.method.max(Some(peak.method));
             tally.apart = Apart::deeper(tally.apart, peak.apart);
@@ -457,6 +514,7 @@ fn group((key, tally): (&GroupKey, &Tally)) -> Group {
         grows: tally.grows,
         peaks: tally.peaks(),
         apart: tally.apart,
+        ends_unseen: tally.ends_unseen,
         pooled: tally.pooled,
         guarded: match (tally.guarded, tally.unguarded) {
             (false, false) => None,

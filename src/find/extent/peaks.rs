@@ -23,7 +23,7 @@ use crate::find::ground::Ground;
 use crate::image::Modules;
 use crate::memory::Memory;
 use crate::process::{PageState, Pages};
-use crate::snapshot::{Apart, Bounds, BoundsFrom, Method, Peak, Stack};
+use crate::snapshot::{Apart, Bounds, BoundsFrom, Guard, Method, Peak, Stack};
 use crate::unwind::Tables;
 
 /// A function may keep a buffer of this many bytes, write to its lowest ones alone, and call nothing. What lies below a
@@ -64,6 +64,19 @@ pub(crate) fn measure(stacks: &mut [Stack], ground: &Ground<'_>, traces: &Traces
             let pages = (ground.pages)(stack.bounds.range().or_else(around)?).ok()?;
             by_pages(&stack.bounds, stack.sp, &pages, traces)
         });
+    }
+}
+
+/// The peak of a stack that an earlier look found in `range`, told by the same method as then; `None` where that tells
+/// nothing any more.
+pub(crate) fn again(range: AddrRange, method: Method, pages: &Pages, traces: &Traces<'_>) -> Option<Peak> {
+    match method {
+        Method::Exact => unpainted(range, traces.memory),
+        Method::Pages => {
+            let bounds = Bounds::of(range, BoundsFrom::Inferred, Guard::Unknown);
+            by_pages(&bounds, None, &pages.within(range), traces)
+        }
+        Method::Sampled => None,
     }
 }
 

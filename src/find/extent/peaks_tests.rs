@@ -3,7 +3,6 @@
 use super::*;
 use crate::memory::Copied;
 use crate::process::PageRun;
-use crate::snapshot::Guard;
 
 /// Where calls left return addresses, and up to where the far end was filled.
 #[derive(Default)]

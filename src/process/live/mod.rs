@@ -32,7 +32,7 @@ use crate::process::trace::tracees::Line;
 use pagemap::Pagemap;
 use procfs::{Stat, Status};
 
-pub use facts::{Facts, PageScan};
+pub use facts::{Facts, PageScan, signal_frame};
 pub use overlay::{Kept, Overlay};
 pub use permission::Refusal;
 pub use procfs::program;

@@ -282,3 +282,30 @@ fn nothing_smaller_is_suggested_where_the_end_was_not_seen() {
     assert_eq!((&group["suggested_size"], &group["no_suggestion"]), (&Value::Null, &"end_unseen".into()), "{group}");
     assert_eq!(group["ends_unseen"], 1);
 }
+
+/// Of stacks that come and go between looks it is said that an unknown number of them was not seen.
+#[test]
+fn stacks_that_live_shorter_than_a_look_are_named_as_not_seen() {
+    let report = scratch("short-lived").join("report.json");
+    let mut watched = Watched::start("short_lived", &[], &report);
+    assert_eq!(watched.next_line(), "ready");
+    // The more looks, the surer that one of them showed a stack.
+    (0..5).for_each(|_| watched.looked());
+    let report = watched.finish(&report);
+    check_schema(&report);
+    let unseen = &report["stacks"]["unseen"];
+    assert!(unseen["met_once"].as_u64().unwrap() + unseen["replaced"].as_u64().unwrap() > 0, "{unseen}");
+    let body = group(&report, "body");
+    assert_eq!((&body["suggested_size"], &body["ends_unseen"]), (&Value::Null, &body["count"]), "{body}");
+}
+
+/// A program whose stacks all outlive the looks has none that live shorter.
+#[test]
+fn stacks_that_stay_are_no_sign_of_others_that_do_not() {
+    let folder = scratch("staying");
+    let (report, truth) = (folder.join("report.json"), folder.join("truth.json"));
+    let mut watched = Watched::start("holes", &[&truth], &report);
+    assert_eq!(watched.next_line(), "ready");
+    watched.looked();
+    assert_eq!(watched.finish(&report)["stacks"]["unseen"], Value::Null);
+}

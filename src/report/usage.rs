@@ -13,7 +13,7 @@ use super::{text, units, words};
 use crate::image::printable;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Method};
-use crate::watch::{End, Event, EventKind, Group, Watched, signal_name};
+use crate::watch::{End, Event, EventKind, Fleeting, Group, Watched, signal_name};
 
 /// The widest name of a group that is not shortened.
 const WIDEST_NAME: usize = 40;
@@ -48,6 +48,7 @@ pub fn write_within(
         legend(out, &groups, margin, style)?;
     }
     happenings(out, watched, style)?;
+    fleeting(out, watched, style)?;
     for missed in &watched.missed {
         let warning = MissedSentence(missed).to_string();
         writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(&warning)))?;
@@ -261,6 +262,28 @@ fn legend(out: &mut impl Write, groups: &[Group], margin: f64, style: Style) -> 
         writeln!(out, "{} {line}", style.paint(Tone::Warning, "warning:"))?;
     }
     Ok(())
+}
+
+/// What shows that stacks live shorter than the time between looks, and what that means.
+fn fleeting(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
+    let Fleeting { met_once, replaced } = watched.usage.fleeting;
+    let shown = match (met_once, replaced) {
+        (0, 0) => return Ok(()),
+        (once, 0) => format!("{} stood in one look alone", of(once, "stack")),
+        (0, replaced) => format!("{} had another in their place in the next look", of(replaced, "stack")),
+        (once, replaced) => {
+            format!(
+                "{} stood in one look alone, {} had another in their place in the next",
+                of(once, "stack"),
+                replaced
+            )
+        }
+    };
+    let between = units::time(watched.longest_unseen());
+    let line = format!(
+        "{shown}: stacks live shorter than the {between} between looks; how many more did, and their peaks, are not known"
+    );
+    writeln!(out, "{} {}", style.paint(Tone::Warning, "not seen:"), style.fit(&line))
 }
 
 /// How many events there were of each kind, and those that ended a process in full.

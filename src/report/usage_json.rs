@@ -12,7 +12,7 @@ use super::suggest::{Suggested, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Snapshot};
-use crate::watch::{Coroutine, Deep, End, Event, Group as StackGroup, Watched, signal_name};
+use crate::watch::{Coroutine, Deep, End, Event, Fleeting, Group as StackGroup, Watched, signal_name};
 
 /// The version of the format; it changes only where a key is renamed or its meaning changes.
 const SCHEMA_VERSION: u32 = 1;
@@ -77,6 +77,15 @@ struct Unmeasured;
 struct Stacks {
     total: usize,
     most_at_once: usize,
+    /// What shows that stacks live shorter than the time between looks; `null` where nothing does.
+    unseen: Option<Unseen>,
+}
+
+#[derive(Serialize)]
+struct Unseen {
+    shorter_than_ns: u64,
+    met_once: usize,
+    replaced: usize,
 }
 
 #[derive(Serialize)]
@@ -204,7 +213,11 @@ impl<'w> Report<'w> {
                 exact_until_ns: watched.exact_until.map(nanoseconds),
             },
             switches: Unmeasured,
-            stacks: Stacks { total: watched.usage.total, most_at_once: watched.usage.most_at_once },
+            stacks: Stacks {
+                total: watched.usage.total,
+                most_at_once: watched.usage.most_at_once,
+                unseen: Unseen::of(watched),
+            },
             coroutines: watched.usage.coroutines().iter().map(CoroutineRow::of).collect(),
             coroutines_total,
             groups: groups.iter().map(|group| Group::of(group, margin)).collect(),
@@ -218,6 +231,14 @@ impl<'w> Report<'w> {
                 .collect(),
             events_total: watched.events.total,
         }
+    }
+}
+
+impl Unseen {
+    fn of(watched: &Watched) -> Option<Unseen> {
+        let Fleeting { met_once, replaced } = watched.usage.fleeting;
+        let shorter_than_ns = nanoseconds(watched.longest_unseen());
+        (met_once + replaced > 0).then_some(Unseen { shorter_than_ns, met_once, replaced })
     }
 }
 

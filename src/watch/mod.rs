@@ -9,6 +9,7 @@
 mod attach;
 mod control;
 mod events;
+mod fleeting;
 mod launched;
 mod missed;
 mod pace;
@@ -24,6 +25,7 @@ use crate::process::{LaunchError, Outcome, StopError};
 pub use attach::{AttachError, Attached};
 pub use control::Control;
 pub use events::{Event, EventKind, Events, Look, signal_name};
+pub use fleeting::Fleeting;
 pub use launched::{Launched, Options, run};
 pub use missed::{Missed, NotFollowed};
 pub use run::{Looked, News};
@@ -54,6 +56,13 @@ pub struct Watched {
     pub events: Events,
     /// What could not be seen.
     pub missed: Vec<Missed>,
+}
+
+impl Watched {
+    /// The time between two looks, or all the time that the program was watched where there were not two.
+    pub fn longest_unseen(&self) -> Duration {
+        self.period.unwrap_or(self.duration)
+    }
 }
 
 /// What ended a watch.

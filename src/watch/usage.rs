@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::events::Look;
+use super::fleeting::{self, Fleeting};
 use crate::addr::{Addr, AddrRange};
 use crate::snapshot::{Apart, Guard, Kind, Level, Method, Peak, Snapshot, Stack, State};
 use crate::unwind::Ended;
@@ -30,6 +31,8 @@ pub struct Usage {
     pub total: usize,
     /// How many there were at once, at most.
     pub most_at_once: usize,
+    /// What shows that stacks came and went between looks.
+    pub fleeting: Fleeting,
 }
 
 /// One of the deepest stacks, when it was deepest of all looks.
@@ -163,6 +166,8 @@ struct Record {
     pooled: bool,
     /// Whether a look showed what it held when its user ended.
     end_seen: bool,
+    /// How many looks showed it.
+    looks: usize,
 }
 
 impl Record {
@@ -320,6 +325,10 @@ impl Usage {
 
     /// Where a look shows another user on a stack than the one that is known, that one has ended.
     fn replace(&mut self, key: Key, stack: &Stack) {
+        if self.living.get(&key).is_some_and(|record| fleeting::gave_back(record.told, stack.peak)) {
+            self.fleeting.replaced += 1;
+            self.close(key);
+        }
         if self.living.get(&key).is_some_and(|record| record.is_other(stack)) {
             self.close(key);
             self.open(key, stack.kind);
@@ -381,6 +390,7 @@ impl Usage {
             ended: false,
             pooled: false,
             end_seen: false,
+            looks: 0,
         };
         self.living.insert(key, record);
         self.total += 1;
@@ -404,6 +414,7 @@ impl Usage {
     /// Whether its level has risen to one that is dangerous.
     fn measure(&mut self, key: Key, stack: &Stack) -> bool {
         let Some(record) = self.living.get_mut(&key) else { return false };
+        record.looks += 1;
         let (former, level) = (record.level, record.level.max(stack.level()));
         let risen = level > former && level >= Some(Level::High);
         record.level = level;
@@ -455,6 +466,9 @@ impl Usage {
         self.end(key);
         let Some(record) = self.living.remove(&key) else { return };
         self.ended -= 1;
+        if matches!(key, Key::Place { .. }) && record.looks == 1 && !record.end_seen {
+            self.fleeting.met_once += 1;
+        }
         let peak = record.peak();
         if let Some(tally) = self.groups.get_mut(&record.group).filter(|_| !record.end_seen) {
             tally.ends_unseen += 1;

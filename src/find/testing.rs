@@ -48,7 +48,8 @@ pub(super) fn held_in_block(mangling: Option<Mangling>) -> Layout {
 pub(super) fn sites(origin: Origin, layout: Layout) -> Sites {
     let pc = if origin == Origin::Fresh { Pc::At(Addr(RESUME)) } else { Pc::After(Addr(RESUME)) };
     let site = Site { word: RESUME, pc, origin, layouts: vec![0], is_vague: false };
-    Sites { layouts: vec![layout], sites: vec![site], entries: vec![RESUME], switches: vec![RESUME - 0x10] }
+    let (entries, switches) = (vec![RESUME], vec![RESUME - 0x10]);
+    Sites { layouts: vec![layout], sites: vec![site], entries, switches, begins_by_signals: false }
 }
 
 /// Words at addresses.

@@ -1,4 +1,4 @@
-//! Where a jump through a table leads that the loader has not filled in yet.
+//! What an image imports, and where a jump through a table leads that the loader has not filled in yet.
 //!
 //! A program that binds its imports lazily has, until the first call of each, a slot that leads back into its own stub
 //! (System V ABI, AMD64 supplement, section 5.2, "Procedure Linkage Table"). The function that will be called is named
@@ -21,6 +21,13 @@ impl Modules {
             let svma = Table::dynamic(module.image.as_ref()?)?.defines(name)?;
             Some(Addr(svma.wrapping_add(module.bias)))
         })
+    }
+}
+
+impl Image {
+    /// Whether another file is to define a symbol of this name for it.
+    pub fn imports(&self, name: &[u8]) -> bool {
+        Table::dynamic(self).is_some_and(|table| table.imported().any(|imported| imported == name))
     }
 }
 

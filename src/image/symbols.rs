@@ -145,6 +145,11 @@ impl<'a> Table<'a> {
         name(symbol, self.names).filter(|name| !name.is_empty())
     }
 
+    /// The names of all that other files are to define.
+    pub(crate) fn imported(&self) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.symbols.len()).filter_map(|index| self.imports(index))
+    }
+
     /// Where the function called `wanted` begins that this table defines; `None` where that is chosen when it is bound.
     pub(crate) fn defines(&self, wanted: &[u8]) -> Option<u64> {
         let has_name = |symbol: &&Sym64<LE>| name(symbol, self.names) == Some(wanted);

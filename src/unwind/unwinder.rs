@@ -44,10 +44,15 @@ impl<'t, 'd> Rules<'t, 'd> {
         self.tables
     }
 
-    /// Whether the CFA of a frame at `pc` is worked out by an expression, as a trampoline does that leads to another stack.
-    pub fn cfa_is_expression(&mut self, pc: Pc, memory: &dyn Memory) -> bool {
+    /// Whether a frame at `pc` may lead to another stack: its CFA is worked out by an expression, as a library's trampoline
+    /// does, or it is that of a signal, which may have interrupted whatever ran.
+    pub fn may_lead_elsewhere(&mut self, pc: Pc, memory: &dyn Memory) -> bool {
         let row = *self.row(pc, memory);
-        row.kind == Kind::Full && self.full(&row).is_some_and(FullRow::cfa_is_expression)
+        match row.kind {
+            Kind::Trampoline => true,
+            Kind::Full => self.full(&row).is_some_and(FullRow::cfa_is_expression),
+            _ => false,
+        }
     }
 
     /// Whether the rules at `entry` are those of any function that is called there: so far only the return address is on

@@ -73,6 +73,9 @@ pub struct Sites {
     pub entries: Vec<u64>,
     /// The instructions that give the stack pointer a value from elsewhere; sorted.
     pub switches: Vec<u64>,
+    /// Whether a module that saves contexts by routines of the C library also lets signals run on another stack: that is
+    /// how stacks are begun where there is nothing else to begin them.
+    pub begins_by_signals: bool,
 }
 
 impl Sites {
@@ -275,6 +278,10 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    fn has_signal_stacks(&self) -> bool {
+        self.module.image.as_ref().is_some_and(|image| image.imports(b"sigaltstack"))
+    }
+
     /// Whether the address of a routine stands in its data or is taken by its code, to be called through a pointer.
     fn keeps(&self, entry: u64) -> bool {
         let svma = self.module.svma(Addr(entry));
@@ -291,6 +298,7 @@ struct Collected {
     sites: HashMap<u64, Site>,
     entries: Vec<u64>,
     switches: Vec<u64>,
+    begins_by_signals: bool,
 }
 
 impl Collected {
@@ -359,6 +367,7 @@ impl Collected {
                 let Some(entry) = view.routines.get(*number as usize).copied() else { continue };
                 let site = site.wrapping_add(view.module.bias);
                 for routine in routines.iter().filter(|routine| routine.entry == entry) {
+                    self.begins_by_signals |= routine.origin == Origin::SavedOnly && view.has_signal_stacks();
                     self.add(site, Pc::After(Addr(site)), routine.origin, routine.layout);
                     called.insert(entry);
                 }
@@ -386,6 +395,12 @@ impl Collected {
             addresses.dedup();
             addresses
         };
-        Sites { layouts: self.layouts, sites, entries: sorted(self.entries), switches: sorted(self.switches) }
+        Sites {
+            layouts: self.layouts,
+            sites,
+            entries: sorted(self.entries),
+            switches: sorted(self.switches),
+            begins_by_signals: self.begins_by_signals,
+        }
     }
 }

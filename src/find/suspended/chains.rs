@@ -257,7 +257,7 @@ impl Unwinding<'_, '_, '_, '_> {
         let memory = self.scene.memory;
         let crossings = climb.segments.iter().filter_map(|segment| frames[segment.frames.clone()].last());
         let links: Vec<Pc> =
-            crossings.map(|frame| frame.pc).filter(|pc| self.rules.cfa_is_expression(*pc, memory)).collect();
+            crossings.map(|frame| frame.pc).filter(|pc| self.rules.may_lead_elsewhere(*pc, memory)).collect();
         if !links.is_empty() {
             self.known.links.extend(links);
             return Some(true);
@@ -265,7 +265,7 @@ impl Unwinding<'_, '_, '_, '_> {
         let (Some(Stop::Leaves { on_this_stack }), Some(last)) = (climb.stop, frames.last()) else {
             return Some(false);
         };
-        match self.rules.cfa_is_expression(last.pc, memory) {
+        match self.rules.may_lead_elsewhere(last.pc, memory) {
             true => Some(false),
             false => (on_this_stack && self.known.big_frames.insert(last.pc)).then_some(true),
         }

@@ -32,6 +32,7 @@ fn unwound(program: &Program, word: u64, above: &[u64], origin: Origin, mapping:
         sites: vec![site],
         entries: vec![program.at("inner", 0)],
         switches: Vec::new(),
+        begins_by_signals: false,
     };
     let scene = Scene { memory: &slices, dead: &[], thread_pointer: None };
     let code = CodeView { read: &|_, _| false, function_start: &|_| None, memory: &slices, unbound: &|_, _| None };

@@ -36,7 +36,11 @@ pub(crate) fn worth_a_look(sites: &Sites) -> bool {
     // The C library itself saves contexts that it hides, in every program: alone they switch no stacks.
     sites.sites.iter().any(|site| {
         let hidden = site.layouts.iter().all(|layout| sites.layouts[*layout as usize].mangling.is_some());
-        site.origin == Origin::Switch || site.origin == Origin::SavedOnly && !hidden
+        match site.origin {
+            Origin::Switch => true,
+            Origin::SavedOnly => !hidden || sites.begins_by_signals,
+            Origin::Fresh => false,
+        }
     })
 }
 

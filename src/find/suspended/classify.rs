@@ -246,10 +246,15 @@ impl<'c> Siblings<'c> {
     /// Whether there is nothing to come at `at`, where all that stand have the same frames inside, fewer than others of
     /// `function` have.
     fn over(&self, function: (Addr, usize), at: Pc, caller: Caller, ends: &mut Ends<'_>) -> Over {
-        let (Some(places), Pc::After(address)) = (self.places.get(&function), at) else { return Over::No };
+        let Some(places) = self.places.get(&function) else { return Over::No };
         let Some((standing, inside)) = places.get(&at).and_then(|standing| Some((standing, standing.inside?))) else {
             return Over::No;
         };
+        // Only where switch code is inlined a context goes on at a place that is not behind a call.
+        if matches!(at, Pc::At(_)) && !inside.is_empty() {
+            return Over::No;
+        }
+        let address = at.addr();
         let (code, is_end) = (ends.code, ends.is_end(address));
         if !is_end && (caller == Caller::GoesOn || ends.is_in_loop(address)) {
             return Over::No;

@@ -69,9 +69,12 @@ struct Starts<'t, 'd> {
 }
 
 impl<'t, 'd> Starts<'t, 'd> {
-    fn new(tables: &'t Tables<'d>, sites: &Sites) -> Starts<'t, 'd> {
-        let fresh = sites.sites.iter().filter(|site| site.origin == Origin::Fresh).map(|site| site.word);
-        let mut labels: Vec<u64> = fresh.chain(sites.entries.iter().copied()).collect();
+    /// Many places are tried as ones where contexts may begin: those count that a word in memory names, as one of `found`.
+    fn new(tables: &'t Tables<'d>, sites: &Sites, found: &[Hypothesis]) -> Starts<'t, 'd> {
+        let mut is_named = vec![false; sites.sites.len()];
+        found.iter().for_each(|hypothesis| is_named[hypothesis.site as usize] = true);
+        let fresh = sites.sites.iter().zip(is_named).filter(|(site, named)| *named && site.origin == Origin::Fresh);
+        let mut labels: Vec<u64> = fresh.map(|(site, _)| site.word).chain(sites.entries.iter().copied()).collect();
         labels.sort_unstable();
         Starts { labels, known: Mutex::new((tables.function_starts(), HashMap::default())) }
     }
@@ -128,7 +131,7 @@ pub(crate) fn find(
     let scene = Scene { memory, dead: &dead, thread_pointer };
     let hypotheses = hypotheses(&scene, sites);
     debug!("{} resume words are known, {} places may hold a context", sites.sites.len(), hypotheses.found.len());
-    let starts = Starts::new(tables, sites);
+    let starts = Starts::new(tables, sites, &hypotheses.found);
     let code = CodeView {
         read: &|at, into| modules.code(at, into),
         function_start: &|at| starts.of(at),

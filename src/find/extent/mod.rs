@@ -5,4 +5,5 @@ pub mod bounds;
 pub mod heap;
 pub(crate) mod neighbours;
 pub(crate) mod peaks;
+pub mod rooms;
 pub mod spans;

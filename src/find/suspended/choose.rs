@@ -9,18 +9,24 @@ use foldhash::{HashMap, HashSet};
 
 use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::arch::X86_64;
+use crate::find::extent::rooms::Rooms;
 use crate::find::sites::{Origin, Sites};
 use crate::find::suspended::chains::{Chain, Chains, Root};
 use crate::find::suspended::ends::CodeView;
 use crate::find::suspended::meeting::Calls;
+use crate::find::suspended::rivals::{self, Find, Holding};
 use crate::mapping::{Mapping, mapping_at};
 use crate::share;
+use crate::unwind::Frame;
 
 /// A root is common if this share of the most common root's chains has it.
 const COMMON: usize = 10;
 
 /// A pointer this shortly below the lowest stack pointer of a stack is taken to lie on that stack, in bytes.
 const LEFTOVER: i64 = 4096;
+
+/// Functions are taken to be shorter than this, in bytes, when they are looked for in chains.
+const LONGEST_FUNCTION: u64 = 1 << 16;
 
 /// A chain, to be sorted by the stack that it lies on and by where it begins there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +91,13 @@ pub struct Threads {
     pub held: Vec<u64>,
 }
 
+/// A stack, the room that it lies in, and the chain that was chosen for it.
+struct Candidate<'p> {
+    group: Group<'p>,
+    room: Option<AddrRange>,
+    choice: Option<Choice>,
+}
+
 /// Chooses one chain for each stack that no thread is on, by address.
 pub fn choose(
     chains: &Chains,
@@ -92,6 +105,7 @@ pub fn choose(
     mappings: &[Mapping],
     threads: &Threads,
     code: CodeView<'_>,
+    rooms: &Rooms<'_>,
 ) -> Vec<Choice> {
     let roots = roots(chains, code);
     let placed = placed(chains, &roots);
@@ -100,55 +114,93 @@ pub fn choose(
     drop_leftovers(&mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
     let choosing =
-        |dead| Choosing { chains, sites, calls: Calls::new(code), extents: &extents, dead, held: &threads.held };
+        |extents, dead| Choosing { chains, sites, calls: Calls::new(code), extents, dead, held: &threads.held };
     let first: Vec<Option<Choice>> = share::in_parts(&groups, |part| {
-        let choosing = choosing(&[]);
+        let choosing = choosing(&extents, &[]);
         part.iter().map(|group| choosing.choose_one(group)).collect()
     });
-    let dead = dead(chains, &groups, &first);
-    let chosen: Vec<(&Group<'_>, Option<Choice>)> = groups.iter().zip(first).collect();
-    let mut choices = share::in_parts(&chosen, |part| {
-        let choosing = choosing(&dead);
-        let again = |(group, choice): &(&Group<'_>, Option<Choice>)| match choice {
-            Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(group),
-            choice => *choice,
+    let candidate = |((group, room), choice)| Candidate { group, room, choice };
+    let mut candidates: Vec<Candidate<'_>> =
+        groups.into_iter().zip(rooms.around(&extents)).zip(first).map(candidate).collect();
+    drop_ruled_out(&mut candidates, chains, sites, &threads.running);
+    let extents: Vec<AddrRange> = candidates.iter().map(|candidate| candidate.group.extent).collect();
+    let dead = dead(chains, &candidates);
+    let again = share::in_parts(&candidates, |part| {
+        let choosing = choosing(&extents, &dead);
+        let again = |candidate: &Candidate<'_>| match candidate.choice {
+            Some(choice) if choosing.is_held_by_the_dead(choice.chain) => choosing.choose_one(&candidate.group),
+            choice => choice,
         };
-        part.iter().filter_map(again).collect()
+        part.iter().map(again).collect()
     });
+    candidates.iter_mut().zip(again).for_each(|(candidate, choice)| candidate.choice = choice);
+    drop_ruled_out(&mut candidates, chains, sites, &threads.running);
+    let mut choices = candidates.into_iter().filter_map(|candidate| candidate.choice).collect();
     drop_begun(chains, sites, &threads.running, &mut choices);
     choices
 }
 
+/// Drops what another one in the same room, or a thread there, rules out.
+fn drop_ruled_out(candidates: &mut Vec<Candidate<'_>>, chains: &Chains, sites: &Sites, running: &[Running]) {
+    let find = |candidate: &Candidate<'_>| {
+        let Choice { chain, holder, .. } = candidate.choice?;
+        let chain = &chains.chains[chain];
+        let origin = sites.sites[chain.hypothesis.site as usize].origin;
+        let holding = chain.hypothesis.holder.map_or(Holding::Register, Holding::At);
+        Some(Find {
+            extent: AddrRange::new(chain.low(), chain.top),
+            room: candidate.room,
+            holder: (holder != Holder::None).then_some(holding),
+            rank: origin_rank(origin, holder),
+        })
+    };
+    let mut sps: Vec<Addr> = running.iter().map(|stack| stack.sp).collect();
+    sps.sort_unstable();
+    candidates.retain(|candidate| candidate.choice.is_some());
+    let finds: Vec<Find> = candidates.iter().filter_map(find).collect();
+    let mut remaining = rivals::remaining(&finds, &sps).into_iter();
+    candidates.retain(|_| remaining.next().unwrap_or(true));
+}
+
 /// What lies below the chosen contexts on their stacks, sorted: words there are left from earlier calls, and keep nothing.
-fn dead(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Vec<AddrRange> {
-    let tops: Vec<Addr> = groups.iter().map(|group| group.top).collect();
-    // Above the frames of the next stack down there may be a structure of its library, of less than a page.
+fn dead(chains: &Chains, candidates: &[Candidate<'_>]) -> Vec<AddrRange> {
+    let tops: Vec<Addr> = candidates.iter().map(|candidate| candidate.group.top).collect();
+    // At the low end of a stack, and above the frames of the next one down, there may be a structure of its library, of
+    // less than a page.
     let shortest = stride(&tops).map_or(0, |stride| stride.saturating_sub(PAGE));
-    let kept_at = kept_at(chains, groups, choices);
+    let kept_at = kept_at(chains, candidates);
+    let mut in_room: HashMap<AddrRange, usize> = HashMap::default();
+    candidates.iter().filter_map(|candidate| candidate.room).for_each(|room| *in_room.entry(room).or_default() += 1);
     let mut former_top = Addr(0);
-    let below = |(group, choice): (&Group<'_>, &Option<Choice>)| {
+    let below = |candidate: &Candidate<'_>| {
+        let group = &candidate.group;
         // Further down it may be no stack any more.
-        let low = group.extent.low.min(Addr(group.top.0.saturating_sub(shortest)));
-        let low = low.max(kept_at.map_or(Addr(0), |distance| Addr(group.top.0.saturating_sub(distance)).offset(8)));
-        let low = low.max(std::mem::replace(&mut former_top, group.top));
-        let high = chains.chains[(*choice)?.chain].low().offset(-(X86_64.red_zone as i64));
+        let end = match candidate.room.filter(|room| in_room[room] == 1) {
+            Some(room) => room.low.offset(PAGE as i64),
+            None => {
+                let kept_at = kept_at.map_or(Addr(0), |distance| Addr(group.top.0.saturating_sub(distance)).offset(8));
+                Addr(group.top.0.saturating_sub(shortest)).max(kept_at)
+            }
+        };
+        let low = group.extent.low.min(end).max(std::mem::replace(&mut former_top, group.top));
+        let high = chains.chains[candidate.choice?.chain].low().offset(-(X86_64.red_zone as i64));
         (low < high).then(|| AddrRange::new(low, high))
     };
-    groups.iter().zip(choices).filter_map(below).collect()
+    candidates.iter().filter_map(below).collect()
 }
 
 /// How far below its top each stack keeps its own saved stack pointer, if most do so at one distance, far below all frames:
 /// their library has put a structure at the low end.
-fn kept_at(chains: &Chains, groups: &[Group<'_>], choices: &[Option<Choice>]) -> Option<u64> {
+fn kept_at(chains: &Chains, candidates: &[Candidate<'_>]) -> Option<u64> {
     let mut counts: HashMap<u64, usize> = HashMap::default();
-    for (group, choice) in groups.iter().zip(choices) {
-        let holder = choice.and_then(|choice| chains.chains[choice.chain].hypothesis.holder);
-        if let Some(at) = holder.filter(|at| *at < group.extent.low.offset(-LEFTOVER)) {
-            *counts.entry(group.top.0.saturating_sub(at.0)).or_default() += 1;
+    for candidate in candidates {
+        let holder = candidate.choice.and_then(|choice| chains.chains[choice.chain].hypothesis.holder);
+        if let Some(at) = holder.filter(|at| *at < candidate.group.extent.low.offset(-LEFTOVER)) {
+            *counts.entry(candidate.group.top.0.saturating_sub(at.0)).or_default() += 1;
         }
     }
     let (distance, count) = counts.into_iter().max_by_key(|(distance, count)| (*count, Reverse(*distance)))?;
-    let chosen = choices.iter().flatten().count();
+    let chosen = candidates.iter().filter(|candidate| candidate.choice.is_some()).count();
     (count > 1 && 2 * count > chosen).then_some(distance)
 }
 
@@ -180,25 +232,73 @@ fn roots(chains: &Chains, code: CodeView<'_>) -> Vec<Option<Pc>> {
     for pc in roots.iter().flatten() {
         seen.entry(*pc).or_default().0 += 1;
     }
+    let planted = Planted::new(chains.chains.iter().filter_map(|chain| planted_at(chains, chain)));
     let inside = share::in_parts(&chains.chains, |part| {
-        let mut inside: HashMap<Pc, usize> = HashMap::default();
+        let (mut inside, mut functions) = (HashMap::default(), HashMap::default());
         for frames in part.iter().map(|chain| chains.frames_of(chain)) {
             let inner = frames.iter().take(frames.len().saturating_sub(1));
-            for frame in inner.filter(|frame| seen.contains_key(&frame.pc)) {
-                *inside.entry(frame.pc).or_default() += 1;
+            for pc in inner.map(|frame| frame.pc) {
+                if seen.contains_key(&pc) {
+                    *inside.entry((pc, false)).or_insert(0) += 1;
+                }
+                if let Some(start) = planted.below(pc)
+                    && *functions.entry(pc).or_insert_with(|| code.function_of(pc)) == start
+                {
+                    *inside.entry((Pc::At(start), true)).or_insert(0) += 1;
+                }
             }
         }
         inside.into_iter().collect()
     });
-    for (pc, count) in inside {
-        seen.entry(pc).or_default().1 += count;
+    let mut called: HashMap<Pc, usize> = HashMap::default();
+    for ((pc, is_function), count) in inside {
+        match is_function {
+            true => *called.entry(pc).or_default() += count,
+            false => seen.entry(pc).or_default().1 += count,
+        }
     }
     let begun = begun_in(chains, code);
     let is_root = |chain: &Chain, pc: Pc| {
         let (outermost, inside) = seen[&pc];
-        outermost > inside && (chain.root != Root::Function || begun.contains(&code.function_of(pc)))
+        let is_called = || planted.count(pc) <= called.get(&pc).copied().unwrap_or(0);
+        outermost > inside
+            && (chain.root != Root::Function || begun.contains(&code.function_of(pc)))
+            && (planted_at(chains, chain).is_none() || !is_called())
     };
     chains.chains.iter().zip(roots).map(|(chain, pc)| pc.filter(|pc| is_root(chain, *pc))).collect()
+}
+
+/// The start of a function that a chain ends at, though nothing was called there.
+fn planted_at(chains: &Chains, chain: &Chain) -> Option<Addr> {
+    match chains.frames_of(chain) {
+        [.., _, Frame { pc: Pc::At(start), .. }] => Some(*start),
+        _ => None,
+    }
+}
+
+/// The starts of functions that chains end at though nothing was called there, sorted. A library puts one on a stack as the
+/// place to return to at last. A function that others call is none: its address was in a register that a call saved.
+struct Planted(Vec<Addr>);
+
+impl Planted {
+    fn new(starts: impl Iterator<Item = Addr>) -> Planted {
+        let mut starts: Vec<Addr> = starts.collect();
+        starts.sort_unstable();
+        Planted(starts)
+    }
+
+    /// How many chains end there.
+    fn count(&self, pc: Pc) -> usize {
+        let at = pc.addr();
+        self.0.partition_point(|start| *start <= at) - self.0.partition_point(|start| *start < at)
+    }
+
+    /// The one that a place may belong to the function of.
+    fn below(&self, pc: Pc) -> Option<Addr> {
+        let Pc::After(at) = pc else { return None };
+        let start = self.0[self.0.partition_point(|start| *start < at).checked_sub(1)?];
+        (at.0 - start.0 < LONGEST_FUNCTION).then_some(start)
+    }
 }
 
 /// The functions that contexts have begun in: the outermost, or where that only is returned to, the one that returns there.

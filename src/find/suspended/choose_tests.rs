@@ -4,7 +4,8 @@ use super::*;
 use crate::find::suspended::contexts::Hypothesis;
 use crate::find::testing::{HEAP, STACK, held_on_stack, sites, writable};
 use crate::memory::Slices;
-use crate::unwind::{Ended, FoundBy, Frame};
+use crate::process::PagesUnknown;
+use crate::unwind::{Ended, FoundBy};
 
 const SIZE: u64 = 0x4000;
 const ROOT: u64 = 0x10_0800;
@@ -65,7 +66,9 @@ fn chosen_beside(made: &[Made], origin: Origin, threads: &Threads) -> Vec<Choice
     let code =
         CodeView { read: &|_, _| false, function_start: &|_| None, memory: &Slices::default(), unbound: &|_, _| None };
     let mappings = [writable(HEAP, HEAP + 0x10000), writable(STACK, STACK + 0x100_0000)];
-    choose(&chains(made), &sites(origin, held_on_stack()), &mappings, threads, code)
+    let memory = Slices::default();
+    let rooms = Rooms::new(&mappings, &memory, Err(PagesUnknown));
+    choose(&chains(made), &sites(origin, held_on_stack()), &mappings, threads, code, &rooms)
 }
 
 fn chosen(made: &[Made]) -> Vec<usize> {

@@ -9,4 +9,5 @@ pub mod ends;
 pub mod lineage;
 mod meeting;
 pub mod midway;
+mod rivals;
 pub(crate) mod search;

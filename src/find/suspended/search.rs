@@ -11,6 +11,7 @@ use crate::addr::{Addr, AddrRange, EVERYTHING};
 use crate::arch::X86_64;
 use crate::find::extent::bounds::{self, Owner};
 use crate::find::extent::heap;
+use crate::find::extent::rooms::Rooms;
 use crate::find::extent::spans::{self, Span};
 use crate::find::ground::Ground;
 use crate::find::running::chain::Chain;
@@ -148,7 +149,8 @@ pub(crate) fn find(
     let held = in_registers(threads, sites, code);
     let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
     let at_work = Threads { running, held };
-    let choices = choose(&chains, sites, mappings, &at_work, code);
+    let rooms = Rooms::new(mappings, memory, (ground.pages)(EVERYTHING));
+    let choices = choose(&chains, sites, mappings, &at_work, code, &rooms);
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
     let (mut suspended, guarded_size) = located(contexts, memory, threads, ground);

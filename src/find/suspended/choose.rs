@@ -167,22 +167,28 @@ fn dead(chains: &Chains, candidates: &[Candidate<'_>]) -> Vec<AddrRange> {
     let tops: Vec<Addr> = candidates.iter().map(|candidate| candidate.group.top).collect();
     // At the low end of a stack, and above the frames of the next one down, there may be a structure of its library, of
     // less than a page.
-    let shortest = stride(&tops).map_or(0, |stride| stride.saturating_sub(PAGE));
+    let stride = stride(&tops).unwrap_or(0);
+    let shortest = stride.saturating_sub(PAGE);
     let kept_at = kept_at(chains, candidates);
     let mut in_room: HashMap<AddrRange, usize> = HashMap::default();
     candidates.iter().filter_map(|candidate| candidate.room).for_each(|room| *in_room.entry(room).or_default() += 1);
     let mut former_top = Addr(0);
     let below = |candidate: &Candidate<'_>| {
         let group = &candidate.group;
+        let below = std::mem::replace(&mut former_top, group.top);
         // Further down it may be no stack any more.
         let end = match candidate.room.filter(|room| in_room[room] == 1) {
             Some(room) => room.low.offset(PAGE as i64),
             None => {
                 let kept_at = kept_at.map_or(Addr(0), |distance| Addr(group.top.0.saturating_sub(distance)).offset(8));
-                Addr(group.top.0.saturating_sub(shortest)).max(kept_at)
+                let whole = Addr(group.top.0.saturating_sub(shortest));
+                // Below the lowest of several stacks lies something else, and its top may not be where its memory ends.
+                let is_lowest = group.top.0 - below.0 > stride;
+                let whole = if is_lowest { whole.max(group.extent.low.offset(-LEFTOVER)) } else { whole };
+                whole.max(kept_at)
             }
         };
-        let low = group.extent.low.min(end).max(std::mem::replace(&mut former_top, group.top));
+        let low = group.extent.low.min(end).max(below);
         let high = chains.chains[candidate.choice?.chain].low().offset(-(X86_64.red_zone as i64));
         (low < high).then(|| AddrRange::new(low, high))
     };

@@ -90,6 +90,18 @@ fn what_is_pointed_to_is_chosen_from_what_calls_left_behind() {
 }
 
 #[test]
+fn the_low_end_of_a_stack_may_keep_its_stack_pointer() {
+    let held = |distance: fn(u64) -> u64| {
+        let stacks: Vec<Made> = (0..20).map(|i| Made::new(top(i), 256, Some(top(i) - distance(i)))).collect();
+        let choices = chosen_of(&stacks, Origin::Switch, &[]);
+        choices.iter().filter(|choice| choice.holder != Holder::None).count()
+    };
+    assert_eq!(held(|_| 0x2f00), 20);
+    // What lies here and there is left from earlier calls, but below the lowest stack of all it may be anything.
+    assert_eq!(held(|i| 0x2000 + 16 * i), 1);
+}
+
+#[test]
 fn a_pointer_from_outside_counts_more() {
     let from_itself = Made::new(top(0), 512, Some(top(0) - 32));
     let from_another = Made::new(top(0), 384, Some(top(1) - 32));

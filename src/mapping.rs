@@ -102,3 +102,25 @@ pub fn index_at(mappings: &[Mapping], addr: Addr) -> Option<usize> {
     let index = mappings.partition_point(|mapping| mapping.range.low <= addr).checked_sub(1)?;
     mappings[index].range.contains(addr).then_some(index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_is_no_file() {
+        let mapping = |path: &str, deleted| Mapping {
+            range: AddrRange::default(),
+            access: Access::default(),
+            shared: true,
+            origin: Origin::File(MappedFile { path: path.into(), deleted, offset: 0, identity: None }),
+        };
+        for path in ["/dev/zero", "/memfd:stacks", "/SYSV00000000"] {
+            assert!(mapping(path, true).is_memory(), "{path}");
+            assert!(!mapping(path, false).is_memory(), "{path}");
+        }
+        assert!(mapping("/dev/shm/stacks", false).is_memory());
+        assert!(!mapping("/opt/program", true).is_memory());
+        assert!(Mapping { origin: Origin::Anonymous, ..mapping("", false) }.is_memory());
+    }
+}

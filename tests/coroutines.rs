@@ -113,6 +113,16 @@ fn a_switch_with_two_layouts() {
 }
 
 #[test]
+fn a_switch_that_saves_the_frame_pointer_alone() {
+    check("co_bare", &["guard", "malloc"]);
+}
+
+#[test]
+fn stacks_that_a_signal_began() {
+    check_standing("co_signal", &["guard", "slab"]);
+}
+
+#[test]
 fn labels_after_which_more_is_popped() {
     check("co_label", &["guard", "slab"]);
     check("co_label_stripped", &["malloc"]);

@@ -6,7 +6,7 @@ use super::*;
 use crate::arch::X86_64;
 use crate::find::sites::Site;
 use crate::find::testing::{HEAP, STACK, Words, held_on_stack, writable};
-use crate::mapping::Access;
+use crate::mapping::{Access, MappedFile, Origin as MappingOrigin};
 use crate::memory::Slices;
 use crate::unwind::testing::Program;
 
@@ -81,8 +81,30 @@ fn what_begins_at_a_label_has_one_frame() {
     assert_eq!((chain.root, chain.frames.clone(), chain.top), (Root::StartCode, 0..1, Addr(STACK + 24)));
 }
 
+/// As libcoro puts the address of `abort` there.
 #[test]
-fn no_stack_lies_in_a_file_or_where_nothing_is_written() {
+fn the_highest_word_may_be_a_planted_address() {
+    let program = program();
+    let (middle, planted) = (program.at("middle", 0x20), program.at("middle", 0));
+    let found = unwound(&program, middle, &[7, planted], Origin::Switch, writable(STACK, STACK + 40));
+    let [chain] = &found.chains[..] else { panic!("{found:?}") };
+    assert_eq!((chain.root, chain.top), (Root::Marked, Addr(STACK + 40)));
+    assert_eq!(found.frames_of(chain).last().map(|frame| frame.pc), Some(Pc::At(Addr(planted))));
+}
+
+/// A program's own data may hold stacks, but more often tables of functions.
+#[test]
+fn fresh_stacks_do_not_lie_in_a_file() {
+    let program = program();
+    let (middle, outer) = (program.at("middle", 0x20), program.at("outer", 0x30));
+    let file = MappedFile { path: "/opt/program".into(), deleted: false, offset: 0, identity: None };
+    let data = || Mapping { origin: MappingOrigin::File(file.clone()), ..stack() };
+    assert_eq!(unwound(&program, middle, &[7, outer, 8], Origin::Switch, data()).chains.len(), 1);
+    assert_eq!(unwound(&program, program.at("inner", 0), &[7, 8], Origin::Fresh, data()).chains, []);
+}
+
+#[test]
+fn no_stack_lies_where_nothing_is_written() {
     let program = program();
     let (middle, outer) = (program.at("middle", 0x20), program.at("outer", 0x30));
     let read_only = Mapping { access: Access { read: true, write: false, execute: false }, ..stack() };

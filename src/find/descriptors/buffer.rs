@@ -16,17 +16,19 @@ const LONGEST_SAVER: usize = 64;
 
 /// The routines that save what `loader` loads, where it loads it from.
 pub(super) fn savers(reader: &Reader<'_>, loader: &Loader) -> Vec<Descriptor> {
-    let slot = loader.registers.iter().find(|(register, _)| *register == R15);
-    let Some(slot) = slot.and_then(|(_, slot)| i32::try_from(*slot).ok()) else { return Vec::new() };
-    let mut entries: Vec<u64> = Vec::new();
-    for part in reader.parts() {
-        for store in stores(*part, slot).filter(|store| store.register == R15) {
-            entries.extend(reader.entries(store.at).into_iter().find(|entry| saves(reader, *entry, loader)));
-        }
-    }
+    let entry = |at: &u64| reader.entries(*at).into_iter().find(|entry| saves(reader, *entry, loader));
+    let mut entries: Vec<u64> = places(reader, loader).iter().filter_map(entry).collect();
     entries.sort_unstable();
     entries.dedup();
     entries.into_iter().map(|entry| descriptor(entry, loader)).collect()
+}
+
+/// Where one of them may be: places that store a register to where `loader` loads it from.
+pub(super) fn places(reader: &Reader<'_>, loader: &Loader) -> Vec<u64> {
+    let slot = loader.registers.iter().find(|(register, _)| *register == R15);
+    let slot = slot.and_then(|(_, slot)| i32::try_from(*slot).ok());
+    let stores = slot.into_iter().flat_map(|slot| reader.parts().iter().flat_map(move |part| stores(*part, slot)));
+    stores.filter(|store| store.register == R15).map(|store| store.at).collect()
 }
 
 /// Whether the routine at `entry` saves, before it returns, what `loader` loads.

@@ -46,9 +46,9 @@ impl<'a> Reader<'a> {
         let calls = referrers.filter(|referrer| referrer.reference == Reference::Call);
         let mut called: Vec<u64> = calls.map(|call| call.target).collect();
         called.extend((self.code.named_starts)(&uncovered, LONGEST_ROUTINE));
-        called.sort_unstable();
-        called.dedup();
-        self.called = called;
+        self.called.append(&mut called);
+        self.called.sort_unstable();
+        self.called.dedup();
     }
 
     /// The bytes from `svma` to the end of the code around it.

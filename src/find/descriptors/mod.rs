@@ -191,6 +191,8 @@ pub fn derive(code: &ImageCode<'_>) -> Switches {
             }
         }
     }
+    let stores: Vec<u64> = loaders.iter().flat_map(|loader| buffer::places(&reader, loader)).collect();
+    reader.learn_entries(stores.iter());
     for loader in &loaders {
         let savers = buffer::savers(&reader, loader).into_iter();
         let is_new = |saver: &Descriptor| switches.descriptors.iter().all(|known| known.resume != saver.resume);

@@ -287,3 +287,14 @@ fn a_symbol_tells_where_a_routine_begins_that_is_not_aligned() {
     assert_eq!(*resume, Resume::AfterCallsOf(0x1011));
     assert_eq!(layout.registers.len(), 6);
 }
+
+#[test]
+fn the_saving_half_may_begin_anywhere_too() {
+    let Assembled { code, symbols } = assembled();
+    let both = &code[symbols["saves_open"] as usize..symbols["yields_inline"] as usize];
+    let shifted = [&[0x90; 17], both].concat();
+    let parts = [CodeBytes { svma: 0x1000, bytes: &shifted }];
+    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None, named_starts: &|_, _| vec![0x1011] });
+    let saving: Vec<_> = switches.descriptors.iter().filter(|descriptor| descriptor.saves_only).collect();
+    let [Descriptor { resume: Resume::AfterCallsOf(0x1011), .. }] = saving[..] else { panic!("{switches:#?}") };
+}

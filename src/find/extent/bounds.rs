@@ -14,6 +14,10 @@ const GROWTH_GAP: u64 = 256 * 4096;
 /// A mapping longer than this, without a guard in it, holds more than one stack.
 const LONGEST_LONE_STACK: u64 = 64 << 20;
 
+/// The C library's further heaps begin at a multiple of so many bytes, and the memory up to the next multiple is set aside
+/// for each (glibc `malloc/arena.c`, `HEAP_MAX_SIZE`).
+const HEAP_SPACING: u64 = 64 << 20;
+
 /// Which stack's bounds are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owner {
@@ -58,7 +62,7 @@ pub fn bounds(
     {
         // The kernel made one mapping of neighbours; stacks begin and end at pages, so this one ends with its root's.
         range.high = outermost.offset(1).align_up(PAGE).min(foreign);
-        return if guarded || alone(mapping) {
+        return if guarded || alone(mapping, mappings) {
             Bounds::of(range, BoundsFrom::Inferred, guard)
         } else {
             Bounds::UNKNOWN
@@ -67,7 +71,7 @@ pub fn bounds(
     match owner {
         Owner::Thread => Bounds::of(range, BoundsFrom::Thread, guard),
         _ if guarded => Bounds::of(range, BoundsFrom::Guard, guard),
-        _ if alone(mapping) => Bounds::of(range, BoundsFrom::Mapping, guard),
+        _ if alone(mapping, mappings) => Bounds::of(range, BoundsFrom::Mapping, guard),
         _ => Bounds::UNKNOWN,
     }
 }
@@ -102,9 +106,18 @@ pub fn page_window(sp: Addr, mappings: &[Mapping]) -> AddrRange {
 }
 
 /// Whether a mapping looks like the memory of one stack: not the heap, not a file, and not too long.
-fn alone(mapping: &Mapping) -> bool {
+fn alone(mapping: &Mapping, mappings: &[Mapping]) -> bool {
     let named_heap = matches!(&mapping.origin, Origin::Special(name) if name == "heap");
-    !named_heap && mapping.is_memory() && mapping.range.len() <= LONGEST_LONE_STACK
+    !named_heap && mapping.is_memory() && mapping.range.len() <= LONGEST_LONE_STACK && !is_heap(mapping, mappings)
+}
+
+/// Whether a mapping is the part in use of one of the C library's further heaps: what follows can't be touched, up to where
+/// the next heap may begin. What lies below such a heap is what another one has left, and guards nothing.
+fn is_heap(mapping: &Mapping, mappings: &[Mapping]) -> bool {
+    let AddrRange { low, high } = mapping.range;
+    let end = Addr(low.0.saturating_add(HEAP_SPACING));
+    let is_left = |rest: &Mapping| rest.range.low == high && !rest.access.write && rest.file().is_none();
+    low.0.is_multiple_of(HEAP_SPACING) && (high == end || mapping_at(mappings, end.offset(-1)).is_some_and(is_left))
 }
 
 /// The first thread's stack: from the top of its mapping down to the limit, or to what lies in the way.
@@ -134,6 +147,10 @@ fn between_guards(sp: Addr, mapping: AddrRange, pages: &Result<Pages, PagesUnkno
 fn guard_below(low: Addr, mappings: &[Mapping], pages: &Result<Pages, PagesUnknown>) -> Guard {
     if let Some(guard) = guards(pages).find(|guard| guard.high == low) {
         return Guard::Ok(guard);
+    }
+    let above = mapping_at(mappings, low).filter(|above| above.range.low == low);
+    if above.is_some_and(|above| is_heap(above, mappings)) {
+        return Guard::None;
     }
     match mapping_at(mappings, low.offset(-1)) {
         // gcore gives such memory as readable in its core files; what can't be written stops an overflow all the same.

@@ -119,3 +119,23 @@ fn the_window_of_pages_stays_in_the_mapping_and_near_the_stack_pointer() {
     assert_eq!(window, range(0x20_0000_1000 - LONGEST_LONE_STACK, 0x20_0000_0000 + LONGEST_LONE_STACK));
     assert_eq!(page_window(Addr(1), &huge), AddrRange::default());
 }
+
+#[test]
+fn what_a_heap_has_left_guards_nothing() {
+    let (first, second) = (HEAP_SPACING, 2 * HEAP_SPACING);
+    let heaps = |second_ends: u64| {
+        [
+            mapping(first, first + 0x21000, READ_WRITE, Origin::Anonymous),
+            mapping(first + 0x21000, second, NOTHING, Origin::Anonymous),
+            mapping(second, second + 0x40000, READ_WRITE, Origin::Anonymous),
+            mapping(second + 0x40000, second_ends, NOTHING, Origin::Anonymous),
+        ]
+    };
+    let found = |mappings: &[Mapping]| bounds(OTHER, Addr(second + 0x3000), mappings, None, &pages(&[]));
+    assert_eq!(found(&heaps(second + HEAP_SPACING)), Bounds::UNKNOWN);
+    // Neighbours may be joined to what is left.
+    assert_eq!(found(&heaps(second + HEAP_SPACING + 0x1000)), Bounds::UNKNOWN);
+    let guard = Guard::Ok(range(first + 0x21000, second));
+    let stack = Bounds::of(range(second, second + 0x40000), BoundsFrom::Guard, guard);
+    assert_eq!(found(&heaps(second + 0x41000)), stack);
+}

@@ -13,6 +13,15 @@ use crate::mapping::{Mapping, mapping_at};
 use crate::memory::Slices;
 use crate::snapshot::{Bounds, BoundsFrom, Guard};
 
+/// So many distances that are the same are no chance.
+const SURE: usize = 4;
+
+/// The top of a stack that is no whole number of pages lies less than so many bytes below its end.
+const NEAR: u64 = 256;
+
+/// Stacks begin and end at multiples of so many bytes (System V ABI, AMD64 supplement, section 3.2.2).
+const ALIGNED: u64 = 16;
+
 /// A stack that nothing runs on, as far as it is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Span {
@@ -87,10 +96,10 @@ fn in_malloc(spans: &mut [Span], mapping: AddrRange, members: &[usize], memory: 
     }
 }
 
-/// Stacks side by side in one mapping: each as long as the least distance between two.
+/// Stacks side by side in one mapping: each as long as most are far from the next, or where those distances differ, as the
+/// least of them.
 ///
-/// Tops are known to a page only: a distance of one page is no measure, and such stacks stay without bounds. Those that
-/// are as long as guarded stacks are, `guarded_size`, have their bounds.
+/// Those that are as long as guarded stacks are, `guarded_size`, have their bounds.
 fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize], guarded_size: Option<u64>) {
     if members.len() < 2 {
         return;
@@ -105,22 +114,67 @@ fn in_slab(spans: &mut [Span], mapping: AddrRange, members: &[usize], guarded_si
     let shares_guard = |bounds: &Bounds| matches!(bounds.guard, Guard::Ok(_)) && above[&bounds.low] > 1;
     let is_open = |bounds: &Bounds| is_bare(bounds) || shares_guard(bounds) && !is_cut(bounds);
     let open: Vec<usize> = members.iter().copied().filter(|index| is_open(&spans[*index].bounds)).collect();
-    let highs: Vec<Addr> = open.iter().map(|index| spans[*index].top.align_up(PAGE)).collect();
-    let Some(stride) = highs.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0).min() else {
-        return;
-    };
-    if stride <= PAGE {
-        open.into_iter().for_each(|index| spans[index].bounds = Bounds::UNKNOWN);
+    let tops: Vec<Addr> = open.iter().map(|index| spans[*index].top).collect();
+    if tops.first() == tops.last() {
         return;
     }
-    for (index, high) in open.into_iter().zip(highs) {
-        let low = Addr(high.0.saturating_sub(stride)).max(mapping.low);
+    let slots = Slots::of(&tops);
+    for (index, top) in open.into_iter().zip(tops) {
         let span = &mut spans[index];
-        if high <= mapping.high && low <= span.sp {
+        let Some(slot) = slots.as_ref().and_then(|slots| slots.around(top)) else {
+            span.bounds = Bounds::UNKNOWN;
+            continue;
+        };
+        let low = slot.low.max(mapping.low);
+        if slot.high <= mapping.high && low <= span.sp {
             let guard = if span.bounds.low == Some(low) { span.bounds.guard } else { Guard::None };
-            span.bounds = Bounds::of(AddrRange::new(low, high), BoundsFrom::Inferred, guard);
+            span.bounds = Bounds::of(AddrRange::new(low, slot.high), BoundsFrom::Inferred, guard);
         }
     }
+}
+
+/// The places that stacks side by side have.
+struct Slots {
+    length: u64,
+    /// How far their ends are above a multiple of the length, and less than how far above a top, where they are all alike.
+    ends: Option<(u64, u64)>,
+}
+
+impl Slots {
+    /// Those with these tops, which are sorted; `None` where nothing tells how long they are.
+    fn of(tops: &[Addr]) -> Option<Slots> {
+        let apart = || tops.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0);
+        let (length, count) = most_common(apart())?;
+        if count >= SURE && 2 * count >= apart().count() {
+            // Tops of stacks that are whole pages lie shortly below a page's end.
+            let (unit, longest) = if length.is_multiple_of(PAGE) { (PAGE, PAGE) } else { (ALIGNED, NEAR) };
+            let (end, _) = most_common(tops.iter().map(|top| top.align_up(unit).0 % length))?;
+            return Some(Slots { length, ends: Some((end, longest)) });
+        }
+        // Tops are known to a page only: a distance of one page is no measure.
+        let highs = tops.windows(2).map(|pair| pair[1].align_up(PAGE).0 - pair[0].align_up(PAGE).0);
+        let length = highs.filter(|distance| *distance > 0).min().filter(|length| *length > PAGE)?;
+        Some(Slots { length, ends: None })
+    }
+
+    /// The one that ends shortly above `top`; `None` where none does.
+    fn around(&self, top: Addr) -> Option<AddrRange> {
+        let high = match self.ends {
+            None => top.align_up(PAGE),
+            Some((end, longest)) => {
+                let above = (end + self.length - top.0 % self.length) % self.length;
+                (above < longest).then(|| top.offset(above as i64))?
+            }
+        };
+        Some(AddrRange::new(Addr(high.0.saturating_sub(self.length)), high))
+    }
+}
+
+/// The most common of `numbers`, of equals the least, and how often it is there.
+fn most_common(numbers: impl Iterator<Item = u64>) -> Option<(u64, usize)> {
+    let mut counts: HashMap<u64, usize> = HashMap::default();
+    numbers.for_each(|number| *counts.entry(number).or_default() += 1);
+    counts.into_iter().max_by_key(|(number, count)| (*count, Reverse(*number)))
 }
 
 #[cfg(test)]

@@ -48,6 +48,27 @@ fn a_distance_of_a_page_is_no_measure() {
 }
 
 #[test]
+fn what_lies_between_stacks_side_by_side_has_no_bounds_and_takes_none() {
+    let (end, size) = (STACK + 0x40000, 0x4000);
+    let all = whole_mapping(STACK, end);
+    let mut tops: Vec<(u64, Bounds)> = (1..=8).map(|number| (STACK + number * size - 16, all)).collect();
+    tops.insert(4, (STACK + 4 * size + 0x2800, all));
+    let refined = refined(&tops, &[writable(STACK, end)], &Slices::default());
+    assert_eq!(refined[4], (None, BoundsFrom::Inferred));
+    assert_eq!(refined[5], (range(STACK + 4 * size, STACK + 5 * size), BoundsFrom::Inferred));
+    assert!(refined.iter().enumerate().all(|(index, (range, _))| range.is_some() == (index != 4)));
+}
+
+#[test]
+fn stacks_of_less_than_a_page_are_as_long_as_they_are_far_apart() {
+    let (end, size) = (STACK + 0x10000, 3072);
+    let tops: Vec<(u64, Bounds)> =
+        (1..=8).map(|number| (STACK + number * size - 8, whole_mapping(STACK, end))).collect();
+    let refined = refined(&tops, &[writable(STACK, end)], &Slices::default());
+    assert_eq!(refined[2], (range(STACK + 2 * size, STACK + 3 * size), BoundsFrom::Inferred));
+}
+
+#[test]
 fn a_stack_alone_keeps_its_mapping() {
     let all = whole_mapping(STACK, STACK + 0x10000);
     let refined = refined(&[(STACK + 0xfff0, all)], &[writable(STACK, STACK + 0x10000)], &Slices::default());

@@ -11,10 +11,11 @@ use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::arch::X86_64;
 use crate::find::extent::rooms::Rooms;
 use crate::find::sites::{Origin, Sites};
+use crate::find::suspended::begun;
 use crate::find::suspended::chains::{Chain, Chains, Root};
 use crate::find::suspended::ends::CodeView;
 use crate::find::suspended::meeting::Calls;
-use crate::find::suspended::rivals::{self, Find, Holding};
+use crate::find::suspended::rivals::{self, Find};
 use crate::mapping::{Mapping, mapping_at};
 use crate::share;
 use crate::unwind::Frame;
@@ -63,6 +64,8 @@ pub struct Choice {
 pub enum Holder {
     /// Nowhere.
     None,
+    /// In a register of a thread that is not about to switch.
+    Register,
     /// On the stack itself.
     SameStack,
     /// On another stack.
@@ -89,6 +92,8 @@ pub struct Threads {
     pub running: Vec<Running>,
     /// What those have in registers that are about to switch, sorted: nothing else may hold where they will go on.
     pub held: Vec<u64>,
+    /// What all others have in registers, sorted: it may have been taken out of memory, and may be left from before.
+    pub in_registers: Vec<u64>,
 }
 
 /// A stack, the room that it lies in, and the chain that was chosen for it.
@@ -113,8 +118,7 @@ pub fn choose(
     drop_running(&mut groups, mappings, &threads.running);
     drop_leftovers(&mut groups);
     let extents: Vec<AddrRange> = groups.iter().map(|group| group.extent).collect();
-    let choosing =
-        |extents, dead| Choosing { chains, sites, calls: Calls::new(code), extents, dead, held: &threads.held };
+    let choosing = |extents, dead| Choosing { chains, sites, calls: Calls::new(code), extents, dead, threads };
     let first: Vec<Option<Choice>> = share::in_parts(&groups, |part| {
         let choosing = choosing(&extents, &[]);
         part.iter().map(|group| choosing.choose_one(group)).collect()
@@ -136,7 +140,7 @@ pub fn choose(
     candidates.iter_mut().zip(again).for_each(|(candidate, choice)| candidate.choice = choice);
     drop_ruled_out(&mut candidates, chains, sites, &threads.running);
     let mut choices = candidates.into_iter().filter_map(|candidate| candidate.choice).collect();
-    drop_begun(chains, sites, &threads.running, &mut choices);
+    begun::drop_begun(chains, sites, &threads.running, &mut choices);
     choices
 }
 
@@ -146,11 +150,12 @@ fn drop_ruled_out(candidates: &mut Vec<Candidate<'_>>, chains: &Chains, sites: &
         let Choice { chain, holder, .. } = candidate.choice?;
         let chain = &chains.chains[chain];
         let origin = sites.sites[chain.hypothesis.site as usize].origin;
-        let holding = chain.hypothesis.holder.map_or(Holding::Register, Holding::At);
+        let is_in_room = |at: Addr| candidate.room.is_some_and(|room| room.contains(at));
         Some(Find {
             extent: AddrRange::new(chain.low(), chain.top),
             room: candidate.room,
-            holder: (holder != Holder::None).then_some(holding),
+            is_held: holder != Holder::None,
+            is_held_from_outside: holder >= Holder::OtherStack && !chain.hypothesis.holder.is_some_and(is_in_room),
             rank: origin_rank(origin, holder),
         })
     };
@@ -208,25 +213,6 @@ fn kept_at(chains: &Chains, candidates: &[Candidate<'_>]) -> Option<u64> {
     let (distance, count) = counts.into_iter().max_by_key(|(distance, count)| (*count, Reverse(*distance)))?;
     let chosen = candidates.iter().filter(|candidate| candidate.choice.is_some()).count();
     (count > 1 && 2 * count > chosen).then_some(distance)
-}
-
-/// Drops fresh contexts on stacks where another context, or a thread's stack pointer, shows that they have begun.
-fn drop_begun(chains: &Chains, sites: &Sites, running: &[Running], choices: &mut Vec<Choice>) {
-    let is_fresh =
-        |choice: &Choice| sites.sites[chains.chains[choice.chain].hypothesis.site as usize].origin == Origin::Fresh;
-    let held = choices.iter().filter(|choice| !is_fresh(choice) && choice.holder != Holder::None);
-    let mut begun: Vec<AddrRange> =
-        held.map(|choice| &chains.chains[choice.chain]).map(|chain| AddrRange::new(chain.sp, chain.top)).collect();
-    begun.sort_unstable_by_key(|range| range.high);
-    let mut sps: Vec<Addr> = running.iter().map(|stack| stack.sp).collect();
-    sps.sort_unstable();
-    let has_begun = |chain: &Chain| {
-        let runs = sps.get(sps.partition_point(|sp| *sp < chain.low())).is_some_and(|sp| *sp <= chain.top);
-        let at = chain.hypothesis.word_at;
-        let next = begun.partition_point(|range| range.high <= at);
-        runs || begun.get(next).is_some_and(|range| range.contains(at))
-    };
-    choices.retain(|choice| !(is_fresh(choice) && has_begun(&chains.chains[choice.chain])));
 }
 
 /// For each chain its root, if that is one: code that stands in the middle of chains more often is none, and an ordinary
@@ -401,8 +387,7 @@ struct Choosing<'c> {
     extents: &'c [AddrRange],
     /// What lies below the contexts on their stacks, sorted.
     dead: &'c [AddrRange],
-    /// What threads have in registers, sorted.
-    held: &'c [u64],
+    threads: &'c Threads,
 }
 
 impl Choosing<'_> {
@@ -445,8 +430,12 @@ impl Choosing<'_> {
     fn holder(&self, group: &Group<'_>, index: usize) -> Holder {
         let hypothesis = &self.chains.chains[index].hypothesis;
         let Some(at) = hypothesis.holder.filter(|at| !is_among(self.dead, *at)) else {
-            let is_in_register = self.held.binary_search(&hypothesis.saved_sp.0).is_ok();
-            return if is_in_register { Holder::Elsewhere } else { Holder::None };
+            let is_in = |registers: &[u64]| registers.binary_search(&hypothesis.saved_sp.0).is_ok();
+            return match is_in(&self.threads.held) {
+                true => Holder::Elsewhere,
+                false if is_in(&self.threads.in_registers) => Holder::Register,
+                false => Holder::None,
+            };
         };
         // The functions of a stack's earlier use kept pointers shortly below its top.
         let low = group.extent.low.offset(-LEFTOVER);
@@ -473,9 +462,11 @@ pub(super) fn is_among(ranges: &[AddrRange], at: Addr) -> bool {
 fn origin_rank(origin: Origin, holder: Holder) -> u8 {
     match (holder, origin) {
         (Holder::None, _) => 0,
+        // It may be left from before.
+        (Holder::Register, Origin::Switch) => 1,
         // A fresh stack holds nothing yet, so what points into it from there is left from an earlier use; and a block
         // that a function saved on its own stack is there for a jump on that stack, to handle an error.
-        (Holder::SameStack, Origin::Fresh | Origin::SavedOnly) => 0,
+        (Holder::Register | Holder::SameStack, Origin::Fresh | Origin::SavedOnly) => 0,
         (_, Origin::Fresh) => 1,
         (_, Origin::SavedOnly) => 2,
         (_, Origin::Switch) => 3,

@@ -59,7 +59,7 @@ fn chains(made: &[Made]) -> Chains {
 
 /// Which of the chains are chosen where these stacks run.
 fn chosen_of(made: &[Made], origin: Origin, running: &[Running]) -> Vec<Choice> {
-    chosen_beside(made, origin, &Threads { running: running.to_vec(), held: Vec::new() })
+    chosen_beside(made, origin, &Threads { running: running.to_vec(), ..Threads::default() })
 }
 
 fn chosen_beside(made: &[Made], origin: Origin, threads: &Threads) -> Vec<Choice> {
@@ -168,9 +168,21 @@ fn what_was_prepared_has_begun_where_a_thread_stands_on_it() {
 fn a_register_may_be_all_that_holds_a_stack_pointer() {
     let taken = Made::new(top(0), 128, None);
     let held = |values: Vec<u64>| {
-        let threads = Threads { running: Vec::new(), held: values };
+        let threads = Threads { held: values, ..Threads::default() };
         chosen_beside(&[taken], Origin::Switch, &threads)[0].holder
     };
     assert_eq!(held(vec![1, taken.saved_sp(), u64::MAX]), Holder::Elsewhere);
     assert_eq!(held(vec![1, taken.saved_sp() + 8]), Holder::None);
+}
+
+/// A scheduler has taken the stack pointer from where it was kept, and has not called the routine yet.
+#[test]
+fn a_register_of_any_thread_may_hold_a_stack_pointer() {
+    let (taken, left) = (Made::new(top(0), 128, None), Made::new(top(0), 512, None));
+    let threads = Threads { in_registers: vec![1, taken.saved_sp()], ..Threads::default() };
+    let choices = chosen_beside(&[taken, left], Origin::Switch, &threads);
+    assert_eq!((choices[0].chain, choices[0].holder), (0, Holder::Register));
+    // What memory holds counts more.
+    let held = Made::new(top(0), 256, Some(HEAP));
+    assert_eq!(chosen_beside(&[taken, held], Origin::Switch, &threads)[0].chain, 1);
 }

@@ -109,6 +109,7 @@ fn confidence(chain: &Chain, choice: &Choice, origin: Origin, state: State, diff
     match (origin, choice.holder) {
         (_, Holder::None) => Confidence::Guess,
         _ if chain.root == Root::TopOfMemory => Confidence::Guess,
+        (_, Holder::Register) => Confidence::Likely,
         _ if state != State::Suspended || choice.candidates > 1 || !differ => Confidence::Likely,
         _ => Confidence::Certain,
     }

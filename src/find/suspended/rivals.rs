@@ -6,6 +6,7 @@
 use foldhash::HashMap;
 
 use crate::addr::{Addr, AddrRange};
+use crate::arch::X86_64;
 
 /// A find, as far as its rivals matter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,19 +15,12 @@ pub(super) struct Find {
     pub(super) extent: AddrRange,
     /// The room that it lies in, where something closes one.
     pub(super) room: Option<AddrRange>,
-    /// Where the pointer to it lies; `None` where nothing points to it.
-    pub(super) holder: Option<Holding>,
+    /// Whether anything points to it.
+    pub(super) is_held: bool,
+    /// Whether that is out of its room.
+    pub(super) is_held_from_outside: bool,
     /// How good a sign of a context its resume word is; greater is better.
     pub(super) rank: u8,
-}
-
-/// What points to a find.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Holding {
-    /// A word of memory.
-    At(Addr),
-    /// A register of a thread.
-    Register,
 }
 
 /// So many rooms of one length, and most of that length, hold one context: then each does.
@@ -38,17 +32,6 @@ const FEWEST_SIDE_BY_SIDE: usize = 4;
 /// Stacks side by side are at least so far from each other, in bytes.
 const LEAST_DISTANCE: u64 = 1024;
 
-impl Find {
-    /// Whether what points to it lies out of its room.
-    fn is_held_from_outside(&self) -> bool {
-        match self.holder {
-            Some(Holding::At(at)) => self.room.is_none_or(|room| !room.contains(at)),
-            Some(Holding::Register) => true,
-            None => false,
-        }
-    }
-}
-
 /// Which of `finds`, sorted by their tops, are not ruled out by another one in their room, or by a thread that runs there
 /// with one of the stack pointers `running`.
 pub(super) fn remaining(finds: &[Find], running: &[Addr]) -> Vec<bool> {
@@ -59,27 +42,33 @@ pub(super) fn remaining(finds: &[Find], running: &[Addr]) -> Vec<bool> {
         }
     }
     let lengths = Lengths::of(finds, &rooms);
-    let mut remain = vec![true; finds.len()];
+    let mut remain: Vec<bool> = finds.iter().map(has_room_below).collect();
     for (room, members) in &rooms {
         if is_shared(finds, members) && !lengths.hold_one(room.len()) {
             continue;
         }
-        let best = members.iter().copied().max_by_key(|index| {
+        let best = members.iter().copied().filter(|index| remain[*index]).max_by_key(|index| {
             let find = &finds[*index];
-            (find.is_held_from_outside(), find.rank, find.extent.high)
+            (find.is_held_from_outside, find.rank, find.extent.high)
         });
         let runs_above = |find: &Find| running.iter().any(|sp| room.contains(*sp) && find.extent.low < *sp);
         for index in members {
-            remain[*index] = Some(*index) == best && !runs_above(&finds[*index]);
+            remain[*index] &= Some(*index) == best && !runs_above(&finds[*index]);
         }
     }
     remain
 }
 
+/// Whether the stack pointer is one with which code can go on: below it there is memory that its functions may use without
+/// moving it.
+fn has_room_below(find: &Find) -> bool {
+    find.room.is_none_or(|room| find.extent.low >= room.low.offset(X86_64.red_zone as i64))
+}
+
 /// Whether several stacks share the room of `members`.
 fn is_shared(finds: &[Find], members: &[usize]) -> bool {
-    let held = || members.iter().map(|index| &finds[*index]).filter(|find| find.holder.is_some());
-    apart(held().filter(|find| find.is_held_from_outside())) > 1 || are_side_by_side(held())
+    let held = || members.iter().map(|index| &finds[*index]).filter(|find| find.is_held);
+    apart(held().filter(|find| find.is_held_from_outside)) > 1 || are_side_by_side(held())
 }
 
 /// How many of `finds` lie one above the other.
@@ -133,10 +122,12 @@ mod tests {
     /// A find in room `number`, with its stack pointer and its top so far below the room's end.
     fn find(number: u64, depth: u64, top: u64, holder: Option<u64>) -> Find {
         let high = (number + 1) * ROOM;
+        let room = AddrRange::new(Addr(number * ROOM), Addr(high));
         Find {
             extent: AddrRange::new(Addr(high - depth), Addr(high - top)),
-            room: Some(AddrRange::new(Addr(number * ROOM), Addr(high))),
-            holder: holder.map(|at| Holding::At(Addr(at))),
+            room: Some(room),
+            is_held: holder.is_some(),
+            is_held_from_outside: holder.is_some_and(|at| !room.contains(Addr(at))),
             rank: 0,
         }
     }
@@ -159,7 +150,7 @@ mod tests {
         let stacks = [find(1, 0x8000, 0x7000, Some(HEAP)), find(1, 0x2000, 0x1000, Some(HEAP + 8))];
         assert_eq!(remaining(&stacks, &[]), [true, true]);
         // Each has its pointer at its own end.
-        let side_by_side = [8, 6, 4, 2].map(|place| find(1, place * ROOM / 8, place * ROOM / 8 - 64, Some(ROOM + 8)));
+        let side_by_side = [6, 4, 2, 0].map(|place| find(1, place * ROOM / 8 + 512, place * ROOM / 8, Some(ROOM + 8)));
         assert_eq!(remaining(&side_by_side, &[]), [true; 4]);
     }
 
@@ -168,6 +159,13 @@ mod tests {
         let mut stacks: Vec<Find> = (1..=5).map(|number| find(number, 512, 16, Some(HEAP + 8 * number))).collect();
         stacks.insert(2, find(3, 4096, 2048, Some(HEAP)));
         assert_eq!(remaining(&stacks, &[]), [true, true, false, true, true, true]);
+    }
+
+    /// The low end of a stack is often in a register or a structure.
+    #[test]
+    fn a_stack_pointer_at_the_low_end_of_its_room_is_none() {
+        assert_eq!(remaining(&[find(1, ROOM, ROOM, Some(HEAP)), find(2, ROOM - 64, 64, Some(HEAP))], &[]), [false; 2]);
+        assert_eq!(remaining(&[find(1, ROOM - 256, 64, Some(HEAP))], &[]), [true]);
     }
 
     #[test]

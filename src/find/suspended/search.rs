@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use foldhash::HashMap;
 use log::debug;
 
-use super::{chains, classify, contexts, lineage, midway};
+use super::{begun, chains, classify, contexts, lineage, midway};
 use crate::addr::{Addr, AddrRange, EVERYTHING};
 use crate::arch::X86_64;
 use crate::find::extent::bounds::{self, Owner};
@@ -146,11 +146,12 @@ pub(crate) fn find(
     }
     threads.iter_mut().for_each(|thread| go_on(thread, &chains, sites, code));
     let threads = &*threads;
-    let held = in_registers(threads, sites, code);
+    let (held, in_registers) = in_registers(threads, sites, code);
     let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
-    let at_work = Threads { running, held };
+    let at_work = Threads { running, held, in_registers };
     let rooms = Rooms::new(mappings, memory, (ground.pages)(EVERYTHING));
-    let choices = choose(&chains, sites, mappings, &at_work, code, &rooms);
+    let mut choices = choose(&chains, sites, mappings, &at_work, code, &rooms);
+    begun::drop_begun_unseen(&chains, sites, &mut choices, code, memory);
     let contexts = classify(&chains, sites, &choices, code);
     debug!("{} contexts are suspended", contexts.len());
     let (mut suspended, guarded_size) = located(contexts, memory, threads, ground);
@@ -178,13 +179,17 @@ fn go_on(thread: &mut Chain, chains: &Chains, sites: &Sites, code: CodeView<'_>)
     }
 }
 
-/// All that threads have in registers which are about to switch, sorted.
-fn in_registers(threads: &[Chain], sites: &Sites, code: CodeView<'_>) -> Vec<u64> {
+/// All that threads have in registers, sorted, those apart which are about to switch.
+fn in_registers(threads: &[Chain], sites: &Sites, code: CodeView<'_>) -> (Vec<u64>, Vec<u64>) {
     let switches = |chain: &&Chain| chain.frames.first().is_some_and(|it| midway::is_before(sites, code, it.pc.addr()));
-    let registers = threads.iter().filter(switches).filter_map(|chain| chain.thread.registers.as_ref().ok());
-    let mut values: Vec<u64> = registers.flat_map(Registers::values).collect();
-    values.sort_unstable();
-    values
+    let (switching, others): (Vec<&Chain>, Vec<&Chain>) = threads.iter().partition(switches);
+    let values = |chains: Vec<&Chain>| {
+        let registers = chains.into_iter().filter_map(|chain| chain.thread.registers.as_ref().ok());
+        let mut values: Vec<u64> = registers.flat_map(Registers::values).collect();
+        values.sort_unstable();
+        values
+    };
+    (values(switching), values(others))
 }
 
 /// The block of `malloc` that holds what runs.

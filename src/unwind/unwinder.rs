@@ -40,7 +40,7 @@ impl<'t, 'd> Rules<'t, 'd> {
         }
     }
 
-    pub(super) fn tables(&self) -> &'t Tables<'d> {
+    pub(crate) fn tables(&self) -> &'t Tables<'d> {
         self.tables
     }
 

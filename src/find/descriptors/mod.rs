@@ -12,6 +12,7 @@
 //! It looks at x86-64 code only; for other CPUs nothing is found.
 
 mod buffer;
+mod caller;
 mod flow;
 mod handed;
 mod inlined;
@@ -21,6 +22,8 @@ mod routine;
 mod start;
 #[cfg(test)]
 mod tests;
+
+pub(in crate::find) use caller::{Kept, kept_at};
 
 use crate::image::{CodeBytes, stack_pointer_writes};
 use crate::registers::Register;

@@ -4,12 +4,12 @@
 
 use std::ops::ControlFlow;
 
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::Arch;
 use crate::memory::Memory;
 use crate::process::{NotStopped, Target, Thread};
 use crate::registers::Registers;
-use crate::unwind::{Ended, Frame, Rules, walk};
+use crate::unwind::{Ended, FoundBy, Frame, Rules, walk, walk_from};
 
 /// The most frames that one thread's chain may have.
 const MOST_FRAMES: usize = 1 << 21;
@@ -78,6 +78,29 @@ fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit:
         }
     }
     chain
+}
+
+impl Chain {
+    /// Puts other frames behind the innermost one: those from `pc` on, where the code has `registers`.
+    pub(crate) fn walk_on(
+        &mut self,
+        rules: &mut Rules<'_, '_>,
+        memory: &(impl Memory + ?Sized),
+        pc: Pc,
+        registers: Registers,
+    ) {
+        let arch = rules.tables().arch();
+        self.frames.truncate(1);
+        if let Some(here) = self.frames.first_mut() {
+            here.cfa = registers.addr(arch.sp);
+        }
+        let ended = walk_from(rules, memory, pc, registers, MOST_FRAMES, |frame, _| {
+            let is_first = self.frames.len() == 1;
+            self.frames.push(Frame { found_by: if is_first { FoundBy::Descriptor } else { frame.found_by }, ..*frame });
+            ControlFlow::Continue(())
+        });
+        self.ended = Ok(ended);
+    }
 }
 
 /// Notes whether the last frame so far was left by a jump, now that the stack pointer of the next one is known. Its CFA

@@ -1,5 +1,6 @@
 //! The contexts that no thread runs: found in memory, whatever library switches them.
 
+mod approach;
 mod begun;
 pub mod chains;
 pub mod choose;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use foldhash::HashMap;
 use log::debug;
 
-use super::{begun, chains, classify, contexts, lineage, midway};
+use super::{approach, begun, chains, classify, contexts, lineage, midway};
 use crate::addr::{Addr, AddrRange, EVERYTHING};
 use crate::arch::X86_64;
 use crate::find::extent::bounds::{self, Owner};
@@ -30,7 +30,7 @@ use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::share;
 use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Stack, StackFrame, State, Warning};
-use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Tables};
+use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Rules, Tables};
 
 /// Whether the target has code that makes a look through its memory worth while.
 pub(crate) fn worth_a_look(sites: &Sites) -> bool {
@@ -144,7 +144,7 @@ pub(crate) fn find(
     if hypotheses.cut || chains.cut {
         warnings.push(Warning::TooManyPlaces);
     }
-    threads.iter_mut().for_each(|thread| go_on(thread, &chains, sites, code));
+    threads.iter_mut().for_each(|thread| go_on(thread, &chains, known, code));
     let threads = &*threads;
     let (held, in_registers) = in_registers(threads, sites, code);
     let running: Vec<Running> = threads.iter().flat_map(|chain| running(chain, ground)).collect();
@@ -170,12 +170,21 @@ pub(crate) fn find(
     Found { suspended, resumers, blocks, guarded_size }
 }
 
-/// Gives a thread that is in the midst of a switch the frames of the context that it goes on with.
-fn go_on(thread: &mut Chain, chains: &Chains, sites: &Sites, code: CodeView<'_>) {
+/// Gives a thread that is in the midst of a switch, where no rules lead on, the frames of the context that it goes on with,
+/// or up to the switch site, those of the routine's caller.
+fn go_on(thread: &mut Chain, chains: &Chains, known: &Known<'_>, code: CodeView<'_>) {
     let (Some(sp), Some(here)) = (thread.sp, thread.frames.first().copied()) else { return };
-    if let Some(context) = midway::context(chains, sites, code, (here.pc.addr(), sp), &thread.frames) {
+    if let Some(context) = midway::context(chains, known.sites, code, (here.pc.addr(), sp), &thread.frames) {
         thread.frames = midway::frames(chains, code, context, here);
         thread.ended = Ok(context.ended);
+        return;
+    }
+    let is_guess = |frame: &Frame| matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan);
+    let is_known = thread.frames.get(1).is_some_and(|caller| !is_guess(caller)) || thread.ended == Ok(Ended::Root);
+    let Ok(registers) = &thread.thread.registers else { return };
+    let caller = || approach::caller(known.sites, code, registers, known.all);
+    if let Some((pc, registers)) = (!is_known).then(caller).flatten() {
+        thread.walk_on(&mut Rules::new(known.tables), known.all, pc, registers);
     }
 }
 

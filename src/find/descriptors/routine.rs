@@ -79,7 +79,10 @@ fn derive_from(reader: &Reader<'_>, entry: u64, site: u64, before: &Machine) -> 
         Some(end) => saved.says_enough() || end.mirrors(&saved.layout),
         None => saved.is_usual && keeps_all_in_block(&saved.layout),
     };
-    let plain = saved_by(before, left).find(fits).or_else(|| end.and_then(|_| saved_by(&after, left).find(fits)));
+    let kept_before = saved_by(before, left).find(fits);
+    let kept_after = end.and_then(|_| saved_by(&after, left).find(fits));
+    // Of two that save as many registers it is the first.
+    let plain = kept_after.into_iter().chain(kept_before).max_by_key(|saved| saved.layout.registers.len());
     let layout = plain.or_else(|| {
         let target = reader.leave_past_calls(&mut past_calls, next, LONGEST_END)?;
         let end = End { machine: &past_calls, loaded, target };

@@ -109,6 +109,21 @@ block_on_entry:
     pop rax
     jmp rax
 
+# A block that gets its registers when the stack pointer is the other one.
+.p2align 4
+.globl block_filled_late
+block_filled_late:
+    mov [rdi], rsp
+    mov rsp, [rsi]
+    pop rax
+    mov [rdi+8], rbp
+    mov [rdi+0x10], rbx
+    mov [rdi+0x18], r12
+    mov rbp, [rsi+8]
+    mov rbx, [rsi+0x10]
+    mov r12, [rsi+0x18]
+    jmp rax
+
 # A slot below the first argument, read and then overwritten.
 .p2align 4
 .globl slot_below

@@ -116,6 +116,8 @@ fn a_stack_pointer_may_be_handed_on_in_a_register() {
 fn registers_may_be_kept_in_a_block() {
     let registers = block(&[(RBX, 0), (BP, 16), (12, 32), (13, 40), (14, 48), (15, 56)]);
     check("block_on_entry", &layout(Place::Stack(0), Some(0), Some(8), 8, &registers));
+    let registers = block(&[(BP, 8), (RBX, 16), (12, 24)]);
+    check("block_filled_late", &layout(Place::Stack(0), Some(0), Some(0), 8, &registers));
     let registers = block(&[(RBX, 0x80), (BP, 0x78), (12, 0x48), (13, 0x50), (14, 0x58), (15, 0x60)]);
     check("block_with_pc", &layout(Place::Block(0xa8), Some(-8), Some(0xa0), 0, &registers));
 }

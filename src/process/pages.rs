@@ -28,6 +28,11 @@ impl Pages {
         runs.finish(self.sees_guards)
     }
 
+    /// The pages that hold something.
+    pub(super) fn touched(&self) -> impl Iterator<Item = AddrRange> {
+        self.runs.iter().filter(|run| run.state == PageState::Touched).map(|run| run.range)
+    }
+
     /// The guards alone.
     pub fn guards(&self) -> Pages {
         let guards = self.runs.iter().filter(|run| run.state == PageState::Guard);

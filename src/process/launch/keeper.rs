@@ -18,18 +18,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::{getpgrp, read, setsid, tcsetpgrp, write};
 
-use super::pty;
+use super::pty::{self, Word};
 use crate::process::trace::vanish;
-
-/// What we tell the keeper, a byte each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Word {
-    /// Pass on what the program writes.
-    Pass = b'p',
-    /// Wait again; answered with a byte.
-    Wait = b'w',
-}
 
 /// How much is read from the program before our terminal has taken it.
 const ROOM: usize = 1 << 14;

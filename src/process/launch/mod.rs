@@ -25,7 +25,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid, tcsetpgrp};
 
-use crate::process::trace::tracees::Outcome;
+use crate::process::trace::happening::Outcome;
 use crate::process::trace::vanish;
 use keeper::Ends;
 use pty::Fresh;

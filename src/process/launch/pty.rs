@@ -15,8 +15,6 @@ use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 
-use crate::process::launch::keeper::Word;
-
 /// Our end of the program's terminal. Once it is dropped, what the program writes goes to our own terminal.
 #[derive(Debug)]
 pub struct Pty {
@@ -31,6 +29,16 @@ pub struct TerminalSize {
     pub columns: u16,
     /// How many rows there are.
     pub rows: u16,
+}
+
+/// What we tell the keeper, a byte each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Word {
+    /// Pass on what the program writes.
+    Pass = b'p',
+    /// Wait again; answered with a byte.
+    Wait = b'w',
 }
 
 /// A pseudo-terminal that nobody uses yet.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::pagemap;
+use super::pagemap::{self, PageScan};
 use crate::process::live::procfs::Status;
 
 /// `CAP_SYS_PTRACE` in the kernel's `include/uapi/linux/capability.h`.
@@ -36,17 +36,6 @@ pub struct Facts {
     pub core_pattern: Option<String>,
     /// Our soft limit for core files in bytes; `None` is no limit.
     pub core_limit: Option<u64>,
-}
-
-/// How a live process's touched pages are found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageScan {
-    /// `ioctl(PAGEMAP_SCAN)` that knows `MADV_GUARD_INSTALL` guards (kernel 6.15).
-    ScanWithGuards,
-    /// `ioctl(PAGEMAP_SCAN)` (kernel 6.7).
-    Scan,
-    /// Reading `/proc/PID/pagemap` in batches.
-    Batches,
 }
 
 /// What the kernel puts on a stack for a signal, at most, on this machine: `AT_MINSIGSTKSZ` of the auxiliary vector

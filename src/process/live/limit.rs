@@ -8,7 +8,6 @@ use super::procfs;
 use crate::addr::{AddrRange, PAGE};
 use crate::mapping::Mapping;
 use crate::process::Pages;
-use crate::process::live::touched::touched;
 
 /// More than this is not copied, in bytes.
 const MOST_COPIED: u64 = 4 << 30;
@@ -20,11 +19,11 @@ pub(super) fn most_copied() -> u64 {
 
 /// What of `pages` is to be copied where that is at most `most` bytes, by address; and how many bytes that leaves out.
 pub(super) fn within(pages: &Pages, mappings: &[Mapping], most: u64) -> (Vec<AddrRange>, u64) {
-    let all: u64 = touched(pages).map(|range| range.len()).sum();
+    let all: u64 = pages.touched().map(|range| range.len()).sum();
     if all <= most {
-        return (touched(pages).collect(), 0);
+        return (pages.touched().collect(), 0);
     }
-    let mut parts: Vec<(usize, AddrRange)> = touched(pages).flat_map(|range| by_mapping(range, mappings)).collect();
+    let mut parts: Vec<(usize, AddrRange)> = pages.touched().flat_map(|range| by_mapping(range, mappings)).collect();
     // By mapping: how much it holds.
     let mut sizes: Vec<(u64, usize)> = Vec::new();
     for same in parts.chunk_by(|(left, _), (right, _)| left == right) {

@@ -15,7 +15,6 @@ pub(in crate::process) mod touched;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -26,14 +25,14 @@ use crate::addr::AddrRange;
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
-use crate::process::error::{OpenError, StopError};
-use crate::process::trace::stopped::{KnownMap, Stopped};
-use crate::process::trace::tracees::Line;
+use crate::process::error::OpenError;
+use crate::process::trace::line::Line;
 use pagemap::Pagemap;
 use procfs::{Stat, Status};
 
-pub use facts::{Facts, PageScan, signal_frame};
+pub use facts::{Facts, signal_frame};
 pub use overlay::{Kept, Overlay};
+pub use pagemap::PageScan;
 pub use permission::Refusal;
 pub use procfs::program;
 pub use remote::RemoteMemory;
@@ -138,37 +137,9 @@ impl Live {
         procfs::stack_limit(&self.directory())
     }
 
-    /// Stops all its threads, waiting at most `limit` for the last one. They go on when the result is dropped.
-    ///
-    /// No signal is sent and none is lost, a program that is stopped already stays so, and if we are killed meanwhile the
-    /// kernel lets it go on. Only what every stop does to a program shows: a few system calls return early with `EINTR`
-    /// (signal(7), "Interruption of system calls … by stop signals").
-    ///
-    /// # Errors
-    /// A thread that cannot be stopped in time is no error: it is listed with the reason.
-    pub fn stop(&self, limit: Duration) -> Result<Stopped<'_>, StopError> {
-        self.stop_as_mapped(self.known_map(), limit)
-    }
-
-    /// The same with a map that was read shortly before.
-    ///
-    /// # Errors
-    /// As [`Live::stop`].
-    pub fn stop_as_mapped(&self, map: KnownMap, limit: Duration) -> Result<Stopped<'_>, StopError> {
-        match &self.followed {
-            Some(line) => line.stop(self, map, limit),
-            None => Stopped::of(self, map, limit),
-        }
-    }
-
-    /// Its memory map as it is now, for a stop soon.
-    pub fn known_map(&self) -> KnownMap {
-        KnownMap::read(self)
-    }
-
-    /// The same where `earlier` was read a moment ago.
-    pub fn known_map_after(&self, earlier: &KnownMap) -> KnownMap {
-        if earlier.is_worth_reading_again(self) { self.known_map() } else { earlier.clone() }
+    /// By whom it is stopped, if it is followed: a thread has one tracer.
+    pub(super) fn line(&self) -> Option<&Line> {
+        self.followed.as_ref()
     }
 
     /// The `/proc` directory through which the process's memory and files are seen.

@@ -18,7 +18,6 @@ use std::sync::OnceLock;
 use crate::addr::{Addr, AddrRange};
 use crate::mapping::Mapping;
 use crate::memory::Memory;
-use crate::process::live::facts::PageScan;
 use crate::process::live::procfs::Status;
 use crate::process::pages::{PageState, Pages, Runs};
 
@@ -76,6 +75,17 @@ mod entry {
     pub(super) const FILE: u64 = 1 << 61;
     pub(super) const GUARD: u64 = 1 << 58;
     pub(super) const EXCLUSIVE: u64 = 1 << 56;
+}
+
+/// How a live process's touched pages are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageScan {
+    /// `ioctl(PAGEMAP_SCAN)` that knows `MADV_GUARD_INSTALL` guards (kernel 6.15).
+    ScanWithGuards,
+    /// `ioctl(PAGEMAP_SCAN)` (kernel 6.7).
+    Scan,
+    /// Reading `/proc/PID/pagemap` in batches.
+    Batches,
 }
 
 /// The page tables of a process, as far as the kernel shows them.

@@ -15,7 +15,7 @@ use crate::addr::{Addr, AddrRange};
 use crate::mapping::Mapping;
 use crate::memory::Slices;
 use crate::process::live::remote::RemoteMemory;
-use crate::process::{PageState, Pages, PagesUnknown};
+use crate::process::{Pages, PagesUnknown};
 use crate::share;
 
 /// In a run of pages of the length of the buffer, pages that can't be read are passed over at most this often.
@@ -68,7 +68,7 @@ struct Part {
 impl TouchedCopy {
     /// How many bytes would be read for what `pages` say.
     pub fn bytes_for(pages: &Pages) -> u64 {
-        touched(pages).map(|range| range.len()).sum()
+        pages.touched().map(|range| range.len()).sum()
     }
 
     /// Room for about as much as `pages` of `source` say, ready to be written to, as far as that got until `given_up`.
@@ -237,11 +237,6 @@ fn without_zeros(page: &[u8]) -> Option<Range<usize>> {
     Some(first * LINE..end)
 }
 
-/// The pages that hold something.
-pub(super) fn touched(pages: &Pages) -> impl Iterator<Item = AddrRange> {
-    pages.runs.iter().filter(|run| run.state == PageState::Touched).map(|run| run.range)
-}
-
 /// Where a second thread is to take over: half of what is to be read lies below. `None` where one is enough.
 fn middle(pages: &Pages) -> Option<Addr> {
     let half = TouchedCopy::bytes_for(pages) / 2;
@@ -249,7 +244,7 @@ fn middle(pages: &Pages) -> Option<Addr> {
         return None;
     }
     let mut before = 0;
-    let run = touched(pages).find(|range| {
+    let run = pages.touched().find(|range| {
         before += range.len();
         before > half
     })?;
@@ -263,7 +258,7 @@ fn share_kept(pages: &Pages, source: &RemoteMemory) -> f64 {
     let step = all.div_ceil(SAMPLES).max(1);
     let (mut next, mut before) = (0, 0);
     let mut samples = Vec::new();
-    for range in touched(pages) {
+    for range in pages.touched() {
         let count = range.len() as usize / PAGE;
         while next < before + count {
             let low = range.low.offset(((next - before) * PAGE) as i64);
@@ -296,7 +291,7 @@ fn make_ready(room: &mut [MaybeUninit<u8>]) {
 mod tests {
     use super::*;
     use crate::memory::Memory;
-    use crate::process::PageRun;
+    use crate::process::{PageRun, PageState};
 
     fn pages(ranges: &[AddrRange]) -> Pages {
         let runs = ranges.iter().map(|range| PageRun { range: *range, state: PageState::Touched });

@@ -15,13 +15,13 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::{ptrace, regset};
+use super::happening::{Happened, Happening, Outcome, Signalled, TooBusy};
+use super::hold::Held;
+use super::ptrace::{self, Change};
+use super::regset;
 use crate::arch::Arch;
 use crate::process::error::StopError;
 use crate::process::live::procfs;
-use crate::process::trace::ptrace::Change;
-use crate::process::trace::tracees::{Happened, Happening, Outcome, Request, Signalled, TooBusy};
-use crate::process::trace::tracer::Held;
 use crate::process::{NotStopped, Thread};
 
 /// More signals than this in a second, and we let the program go: each stops it for some 20 µs.
@@ -38,6 +38,18 @@ const STOP_PACE: Duration = Duration::from_millis(1);
 const IDLE_PACE: Duration = Duration::from_millis(200);
 /// How long threads in uninterruptible sleep are waited for.
 const PATIENCE_WITH_SLEEP: Duration = Duration::from_millis(5);
+
+/// A request to the following thread.
+pub(super) enum Request {
+    /// Have a process stand, and answer when it does.
+    Stop { pid: i32, arch: &'static Arch, limit: Duration, answer: Sender<Held> },
+    /// It has stood long enough for who asked to [`Request::Stop`] it.
+    Release { pid: i32 },
+    /// A process that stands before its end was told of may end.
+    LetEnd { pid: i32 },
+    /// Let everything go.
+    LetGo,
+}
 
 /// Follows `pid` and all that it starts, until nothing is left of it or nobody asks any more.
 pub(super) fn follow(
@@ -253,7 +265,7 @@ impl<'t> Follower<'t> {
         self.set(tid, State::Running);
         if stands {
             // It stands again as soon as the signal is its own.
-            let _ = crate::process::trace::ptrace::interrupt(tid);
+            let _ = ptrace::interrupt(tid);
         }
     }
 
@@ -381,7 +393,7 @@ impl<'t> Follower<'t> {
                 for tid in self.threads_of(pid) {
                     let state = self.tracees.get(&tid).map(|tracee| tracee.state);
                     if matches!(state, Some(State::Running | State::Listens)) {
-                        let _ = crate::process::trace::ptrace::interrupt(tid);
+                        let _ = ptrace::interrupt(tid);
                     }
                 }
             }

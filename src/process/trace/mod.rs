@@ -4,17 +4,21 @@
 //! happens to it.
 
 mod follow;
+pub(in crate::process) mod happening;
+mod hold;
 mod inbox;
+pub(in crate::process) mod line;
 mod ptrace;
 mod regset;
-pub(in crate::process) mod stopped;
-pub(in crate::process) mod tracees;
+mod stopped;
+mod tracees;
 #[cfg(test)]
 mod tracees_tests;
 mod tracer;
 pub(in crate::process) mod vanish;
 
+pub use happening::{Happened, Happening, Outcome, Signalled, TooBusy};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use stopped::{KnownMap, Released, Stopped};
-pub use tracees::{Happened, Happening, Outcome, Signalled, TooBusy, Tracees};
+pub use tracees::Tracees;
 pub use vanish::await_vanishing;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::hold::{Held, Hold};
 use super::tracer;
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
@@ -18,7 +19,6 @@ use crate::process::live::pagemap::Pagemap;
 use crate::process::live::remote::RemoteMemory;
 use crate::process::live::touched::TouchedCopy;
 use crate::process::live::{Live, procfs};
-use crate::process::trace::tracer::Held;
 use crate::process::{Pages, PagesUnknown, Process, Target, Thread};
 
 /// Up to how many mappings a changed map is read again while the program stands: about 2 ms' worth.
@@ -39,12 +39,6 @@ pub struct Stopped<'live> {
     directory: PathBuf,
     /// Opened when first asked for, so that it is of the program that runs in the stop.
     pagemap: OnceLock<Option<Pagemap>>,
-}
-
-/// What keeps a process's threads where they are. Dropping it lets them go on.
-pub(super) trait Hold {
-    /// Lets them go on; gives the time that the first one stood.
-    fn let_go(&mut self) -> Duration;
 }
 
 /// What is kept of a process that was stopped and runs on.
@@ -74,19 +68,58 @@ pub struct KnownMap {
 }
 
 impl KnownMap {
-    pub(in crate::process) fn read(live: &Live) -> KnownMap {
+    fn read(live: &Live) -> KnownMap {
         let before = Fingerprint::take(&live.directory());
         KnownMap { before, mappings: live.mappings().unwrap_or_default().into() }
     }
 
     /// Whether it is better read again before a stop: a large one only where it has changed.
-    pub(in crate::process) fn is_worth_reading_again(&self, live: &Live) -> bool {
+    fn is_worth_reading_again(&self, live: &Live) -> bool {
         self.mappings.len() <= MAPPINGS_READ_IN_STOP || Fingerprint::take(&live.directory()) != self.before
     }
 
     /// The mappings, sorted by address.
     pub fn mappings(&self) -> &[Mapping] {
         &self.mappings
+    }
+}
+
+impl Live {
+    /// Stops all its threads, waiting at most `limit` for the last one. They go on when the result is dropped.
+    ///
+    /// No signal is sent and none is lost, a program that is stopped already stays so, and if we are killed meanwhile the
+    /// kernel lets it go on. Only what every stop does to a program shows: a few system calls return early with `EINTR`
+    /// (signal(7), "Interruption of system calls … by stop signals").
+    ///
+    /// # Errors
+    /// A thread that cannot be stopped in time is no error: it is listed with the reason.
+    pub fn stop(&self, limit: Duration) -> Result<Stopped<'_>, StopError> {
+        self.stop_as_mapped(self.known_map(), limit)
+    }
+
+    /// The same with a map that was read shortly before.
+    ///
+    /// # Errors
+    /// As [`Live::stop`].
+    pub fn stop_as_mapped(&self, map: KnownMap, limit: Duration) -> Result<Stopped<'_>, StopError> {
+        let (pid, arch) = (self.process().pid, self.arch());
+        Stopped::held_by(self, map, || match self.line() {
+            Some(line) => line.stop(pid, arch, limit),
+            None => {
+                let (tracer, held) = tracer::stop(pid, arch, limit)?;
+                Ok((Box::new(tracer) as Box<dyn Hold>, held))
+            }
+        })
+    }
+
+    /// Its memory map as it is now, for a stop soon.
+    pub fn known_map(&self) -> KnownMap {
+        KnownMap::read(self)
+    }
+
+    /// The same where `earlier` was read a moment ago.
+    pub fn known_map_after(&self, earlier: &KnownMap) -> KnownMap {
+        if earlier.is_worth_reading_again(self) { self.known_map() } else { earlier.clone() }
     }
 }
 
@@ -108,19 +141,8 @@ impl Deref for Seen<'_> {
 }
 
 impl<'live> Stopped<'live> {
-    pub(in crate::process) fn of(
-        live: &'live Live,
-        map: KnownMap,
-        limit: Duration,
-    ) -> Result<Stopped<'live>, StopError> {
-        Stopped::held_by(live, map, || {
-            let (tracer, held) = tracer::stop(live.process().pid, live.arch(), limit)?;
-            Ok((Box::new(tracer) as Box<dyn Hold>, held))
-        })
-    }
-
     /// The process as `stop` stops it. The stop only checks that the map still holds.
-    pub(super) fn held_by(
+    fn held_by(
         live: &'live Live,
         map: KnownMap,
         stop: impl FnOnce() -> Result<(Box<dyn Hold>, Held), StopError>,

@@ -17,12 +17,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::ptrace;
+use super::hold::{Held, Hold};
+use super::ptrace::{self, News};
+use super::regset;
 use crate::arch::Arch;
 use crate::process::error::{self, StopError};
 use crate::process::live::{self, procfs};
-use crate::process::trace::ptrace::News;
-use crate::process::trace::stopped::Hold;
 use crate::process::{NotStopped, Thread};
 
 /// How often the list of threads is read before the first one is stopped. A program that keeps starting threads is
@@ -50,14 +50,6 @@ pub(super) struct Tracer {
     /// Dropping it tells the tracer to let go.
     hold: Option<Sender<()>>,
     thread: Option<JoinHandle<Duration>>,
-}
-
-/// What was stopped.
-pub(super) struct Held {
-    /// The threads, the first of the process first, then by number.
-    pub threads: Vec<Thread>,
-    /// Whether it is certain that no thread runs unseen.
-    pub all_seen: bool,
 }
 
 /// Stops every thread of `pid`, waiting at most `limit` for the last one.
@@ -429,7 +421,7 @@ fn is_ours(directory: &Path) -> bool {
 fn row(tracee: &Tracee, arch: &'static Arch) -> Option<Thread> {
     let mut thread_pointer = None;
     let registers = match tracee.state {
-        State::Stopped { .. } => match crate::process::trace::regset::read(tracee.tid, arch) {
+        State::Stopped { .. } => match regset::read(tracee.tid, arch) {
             Ok(read) => {
                 thread_pointer = read.thread_pointer;
                 Ok(read.registers)

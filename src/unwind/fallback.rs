@@ -6,9 +6,9 @@
 //! Where the checks fail there is no caller: a wrong frame is worse than a missing one.
 
 use super::follow::{Lead, lead};
+use super::frame::FoundBy;
 use super::rules::{Kind, Standing};
 use super::unwinder::Rules;
-use super::walk::FoundBy;
 use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
 use crate::registers::Registers;

@@ -16,6 +16,7 @@ mod entry;
 mod expr;
 mod fallback;
 mod follow;
+mod frame;
 mod passed;
 mod program;
 mod rules;
@@ -29,6 +30,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use frame::{Ended, FoundBy, Frame};
 pub use tables::{Code, FunctionStarts, Placed, Tables};
 pub use unwinder::Rules;
-pub use walk::{Ended, FoundBy, Frame, walk, walk_from};
+pub use walk::{walk, walk_from};

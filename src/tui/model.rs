@@ -9,7 +9,8 @@ use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 use ratatui::layout::Size;
 
 use super::pane::Pane;
-use super::picture::{Identity, Order, Picture, Wanted};
+use super::picture::{Identity, Picture, Wanted};
+use super::sort::Order;
 use super::theme::Look;
 use crate::filter::Filter;
 use crate::report::backtrace::Row;

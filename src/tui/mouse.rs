@@ -3,9 +3,9 @@
 use ratatui::crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::Position;
 
+use super::act::act;
 use super::keys::Action;
 use super::model::{Effect, Model, Overlay, Page};
-use super::update::act;
 use super::view::{foot, layout};
 
 /// How many rows the wheel moves by.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::arrange::Ask;
 use super::model::{List, Model, Overlay, Page, Rows, Shown};
-use super::picture::{Identity, Order, danger};
-use super::rows::{self, Sort};
+use super::picture::{Identity, danger};
+use super::rows;
+use super::sort::{Order, Sort};
 use super::view::layout;
 use crate::filter::Filter;
 use crate::report::backtrace::{self, Row};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::rows::{self, Sort};
+use super::sort::{Order, Sort, names_first};
 use crate::filter::Filter;
 use crate::report::GroupBy;
 use crate::report::group::{self, Group};
@@ -21,13 +21,6 @@ pub(crate) struct Wanted {
     pub(super) group_order: Order,
     /// The process; `None` for the one with the most stacks.
     pub(super) process: Option<i32>,
-}
-
-/// A column to sort by, and whether the order is turned around.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Order {
-    pub(super) sort: Sort,
-    pub(super) reversed: bool,
 }
 
 impl Default for Wanted {
@@ -128,8 +121,8 @@ impl Picture {
             next: looked.next,
             wanted: wanted.clone(),
         };
-        picture.stacks = rows::stacks(&picture, wanted.stack_order).into();
-        picture.group_rows = rows::groups(&picture, wanted.group_order).into();
+        picture.stacks = sorted_stacks(&picture, wanted.stack_order).into();
+        picture.group_rows = sorted_groups(&picture, wanted.group_order).into();
         picture
     }
 
@@ -216,6 +209,46 @@ impl Cluster {
         states.sort_by_key(|(_, count)| Reverse(*count));
         Cluster { fingerprint: group::fingerprint(snapshot, first, key), worst, used, states, group }
     }
+}
+
+/// The wanted stacks in order.
+fn sorted_stacks(picture: &Picture, Order { sort, reversed }: Order) -> Vec<usize> {
+    let mut rows: Vec<usize> = picture.stacks.to_vec();
+    let stack = |id: &usize| picture.stack(*id);
+    // Ties are in order of numbers, so that rows do not jump from look to look.
+    match sort {
+        Sort::Danger => rows.sort_by_cached_key(|id| (Reverse(stack(id).map(danger)), *id)),
+        Sort::Now => rows.sort_by_cached_key(|id| (Reverse(stack(id).and_then(|stack| stack.used())), *id)),
+        Sort::Peak => rows.sort_by_cached_key(|id| (Reverse(stack(id).and_then(|stack| stack.most_used())), *id)),
+        Sort::Size => rows.sort_by_cached_key(|id| (Reverse(stack(id).and_then(|stack| stack.size())), *id)),
+        Sort::Name => rows.sort_by(|a, b| names_first(picture.name(*a), picture.name(*b)).then(a.cmp(b))),
+        Sort::Number => rows.sort_unstable(),
+    }
+    if reversed {
+        rows.reverse();
+    }
+    rows
+}
+
+/// The groups in order.
+fn sorted_groups(picture: &Picture, Order { sort, reversed }: Order) -> Vec<usize> {
+    let mut rows: Vec<usize> = (0..picture.groups.len()).collect();
+    let worst = |row: usize| picture.stack(picture.groups[row].worst);
+    match sort {
+        Sort::Danger => rows.sort_by_cached_key(|row| (Reverse(worst(*row).map(danger)), *row)),
+        Sort::Now => rows.sort_by_key(|row| (Reverse(picture.groups[*row].used), *row)),
+        Sort::Peak => rows.sort_by_key(|row| (Reverse(worst(*row).and_then(|stack| stack.most_used())), *row)),
+        Sort::Size => rows.sort_by_key(|row| (Reverse(picture.groups[*row].group.stacks.len()), *row)),
+        Sort::Name => {
+            let name = |row: usize| picture.whereabouts(picture.groups[row].worst).unwrap_or("");
+            rows.sort_by(|a, b| names_first(name(*a), name(*b)).then(a.cmp(b)));
+        }
+        Sort::Number => rows.sort_by_key(|row| picture.groups[*row].worst),
+    }
+    if reversed {
+        rows.reverse();
+    }
+    rows
 }
 
 /// How close a stack is to its end, in hundredths of a percent of its size; 0 where that is unknown.

@@ -2,14 +2,14 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::act::act;
+use super::commands::{self, GROUPS};
 use super::model::{Effect, Model, Overlay, Page};
 use super::pane::Modes;
-use super::update::act;
 use super::view::help;
 use super::view::quit::{self, Answer};
-use super::{commands, typing};
+use super::{perform, typing};
 use crate::filter::Filter;
-use crate::report::GroupBy;
 
 /// A key for whatever is open.
 pub(super) fn key(model: &mut Model, overlay: Overlay, event: KeyEvent) -> Option<Effect> {
@@ -167,14 +167,6 @@ fn filter_key(
     Some(Effect::Arrange)
 }
 
-/// By what stacks may be put together, with the key for each.
-pub(super) const GROUPS: [(char, &str, GroupBy); 4] = [
-    ('s', "stack", GroupBy::Stack),
-    ('e', "entry", GroupBy::Entry),
-    ('t', "top", GroupBy::Top),
-    ('a', "state", GroupBy::State),
-];
-
 fn group_key(model: &mut Model, code: KeyCode) -> Option<Effect> {
     let KeyCode::Char(letter) = code else { return None };
     if letter == 'n' {
@@ -189,7 +181,7 @@ fn group_key(model: &mut Model, code: KeyCode) -> Option<Effect> {
 
 fn command_key(model: &mut Model, code: KeyCode, mut text: String) -> Option<Effect> {
     match code {
-        KeyCode::Enter => return commands::perform(model, &text),
+        KeyCode::Enter => return perform::perform(model, &text),
         KeyCode::Esc => return None,
         KeyCode::Tab => text = commands::complete(&text),
         KeyCode::Backspace if text.is_empty() => return None,

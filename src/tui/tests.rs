@@ -17,7 +17,7 @@ use super::keys::{Action, BINDINGS};
 use super::model::{Effect, Message, Model, Overlay, Page, Rows};
 use super::pane::{Modes, Pane};
 use super::picture::{Picture, Wanted};
-use super::rows::Sort;
+use super::sort::Sort;
 use super::theme::{Look, Theme};
 use super::update::update;
 use super::view::layout::{page_rows, pane as pane_size};

@@ -7,7 +7,7 @@ use ratatui::style::Style;
 use super::super::model::Model;
 use super::layout::{Scale, scale};
 use super::pen::Pen;
-use super::{bar, map, table};
+use super::{bar, list, map, table};
 use crate::image::printable;
 use crate::report::backtrace::{FrameRow, Row};
 use crate::report::units::{self, percent};
@@ -16,7 +16,7 @@ use crate::snapshot::Stack;
 
 /// Draws the frames as a page, with a cursor.
 pub(super) fn draw_page(model: &Model, buffer: &mut Buffer, area: Rect) {
-    draw_stack(model, buffer, area, &super::groups::position(model, area));
+    draw_stack(model, buffer, area, &list::position(model, area));
     let list = model.list();
     draw_below(model, buffer, area, list.top, Some(list.cursor));
 }

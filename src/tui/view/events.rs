@@ -7,7 +7,7 @@ use ratatui::style::Style;
 use super::super::model::{Model, Page, Shown};
 use super::layout::{Scale, frame_lines, scale};
 use super::pen::{Pen, wrap};
-use super::{detail, empty};
+use super::{detail, empty, list};
 use crate::image::printable;
 use crate::report::units;
 use crate::snapshot::Level;
@@ -20,7 +20,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
         0 => String::new(),
         count => format!("{} older ones forgotten, ", units::count(count)),
     };
-    let right = format!("newest first, {forgotten}{}", super::groups::position(model, area));
+    let right = format!("newest first, {forgotten}{}", list::position(model, area));
     Pen::new(buffer, look, area, 0).rule("Events", &right);
     let wide = scale(model.size) >= Scale::Middle;
     let mut pen = Pen::new(buffer, look, area, 1);

@@ -5,10 +5,9 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::widgets::{Clear, Widget};
 
-use super::super::commands::COMMANDS;
+use super::super::commands::{COMMANDS, GROUPS};
 use super::super::keys::{Action, BINDINGS, Binding};
 use super::super::model::{Model, Overlay, Page};
-use super::super::prompts::GROUPS;
 use super::pen::{Pen, wrap};
 use crate::watch::End;
 

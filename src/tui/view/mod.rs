@@ -9,6 +9,7 @@ mod groups;
 mod head;
 pub(super) mod help;
 pub(super) mod layout;
+mod list;
 mod map;
 mod output;
 mod pen;

@@ -5,8 +5,8 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::super::model::Model;
-use super::empty;
 use super::pen::Pen;
+use super::{empty, list};
 
 /// The cells before its text: the pointer, and one that stays free.
 pub(in crate::tui) const MARGIN: usize = 2;
@@ -20,7 +20,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
         (false, false) => "→ more · ",
         (false, true) => "Right more | ",
     };
-    let position = super::groups::position(model, area);
+    let position = list::position(model, area);
     Pen::new(buffer, model.look, area, 0).rule("Report so far", &format!("{more}{position}"));
     empty::draw(model, buffer, area);
     let seen = list.rows.seen(list.top, usize::from(area.height.saturating_sub(1)));

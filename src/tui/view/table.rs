@@ -6,11 +6,11 @@ use ratatui::style::Style;
 
 use super::super::model::{Model, Page};
 use super::super::picture::{Picture, danger, state_letter};
-use super::super::rows::Sort;
+use super::super::sort::Sort;
 use super::super::theme::Look;
 use super::layout::{Scale, frame_lines, scale};
 use super::pen::Pen;
-use super::{bar, empty};
+use super::{bar, empty, list};
 use crate::image::printable;
 use crate::report::units;
 use crate::report::words::singular;
@@ -95,8 +95,8 @@ fn title(model: &Model, buffer: &mut Buffer, area: Rect) {
         let place = model.picture.whereabouts(cluster.worst).unwrap_or("-");
         format!("Stacks of the group {}", printable(place))
     });
-    let what = format!("{what}{}", super::groups::loading(model));
-    Pen::new(buffer, model.look, area, 0).rule(&model.look.fit(&what), &super::groups::position(model, area));
+    let what = format!("{what}{}", list::loading(model));
+    Pen::new(buffer, model.look, area, 0).rule(&model.look.fit(&what), &list::position(model, area));
 }
 
 fn headings(model: &Model, columns: &[(Column, usize)], buffer: &mut Buffer, area: Rect) {

@@ -4,8 +4,9 @@
 //! leaves. Nothing here looks at a target: looks come in as messages, each with one immutable snapshot, and a drawn frame
 //! depends on one of them alone.
 //!
-//! The parts: a `Model` holds all state; `update` changes it, for one `Message` at a time, and may ask for an
-//! `Effect` (`prompts`, `mouse` and `perform` say what is meant, `act` does it); `view` draws it and neither reads a clock nor does I/O; `session` brings them together with the terminal.
+//! The parts: a `Model` holds all state; `update` changes it, for one `Message` at a time, and may ask for an `Effect`
+//! (`prompts`, `mouse` and `perform` say what is meant, `act` does it); `view` draws it and neither reads a clock nor
+//! does I/O; `session` brings them together with the terminal.
 //!
 //! Words: a *picture* is a snapshot arranged for the screen; a *page* is what fills the list: stacks, groups, the members
 //! of a group, or the frames of one stack.

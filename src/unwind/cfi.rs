@@ -12,30 +12,17 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use gimli::{BaseAddresses, EndianSlice, LittleEndian, UnwindOffset, UnwindSection};
+use gimli::{BaseAddresses, UnwindOffset, UnwindSection};
 
 use super::entry::{Cies, Entry};
+use super::sections::{Cie, Sections, Slice, Source};
 use crate::image::{SectionBytes, UnwindSections};
-
-/// The bytes of an unwind section.
-pub(super) type Slice<'d> = EndianSlice<'d, LittleEndian>;
-/// What entries have in common.
-pub(super) type Cie<'d> = gimli::CommonInformationEntry<Slice<'d>>;
-
-/// The section that an entry stands in, which its expressions are read from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
-    EhFrame,
-    DebugFrame,
-}
 
 /// The entries of one image, ready to be searched.
 #[derive(Debug)]
 pub(super) struct Entries<'d> {
-    pub(super) bases: BaseAddresses,
+    sections: Sections<'d>,
     header: Option<Header<'d>>,
-    pub(super) eh_frame: gimli::EhFrame<Slice<'d>>,
-    pub(super) debug_frame: gimli::DebugFrame<Slice<'d>>,
     /// Whether the header was found to tell the truth; empty until a look-up gave reason to ask.
     header_is_sound: OnceLock<bool>,
     eh_frame_index: OnceLock<Index>,
@@ -44,20 +31,13 @@ pub(super) struct Entries<'d> {
 
 impl<'d> Entries<'d> {
     pub(super) fn new(sections: &UnwindSections<'d>, vendor: gimli::Vendor) -> Entries<'d> {
-        let bytes = |section: Option<SectionBytes<'d>>| section.map_or(&[][..], |section| section.bytes);
-        let mut eh_frame = gimli::EhFrame::new(bytes(sections.eh_frame), LittleEndian);
-        eh_frame.set_vendor(vendor);
-        let mut debug_frame = gimli::DebugFrame::new(bytes(sections.debug_frame), LittleEndian);
-        debug_frame.set_vendor(vendor);
         let header = match (sections.eh_frame_hdr, sections.eh_frame) {
             (Some(header), Some(eh_frame)) => Header::parse(header, eh_frame),
             _ => None,
         };
         Entries {
-            bases: sections.bases(),
+            sections: Sections::new(sections, vendor),
             header,
-            eh_frame,
-            debug_frame,
             header_is_sound: OnceLock::new(),
             eh_frame_index: OnceLock::new(),
             debug_frame_index: OnceLock::new(),
@@ -77,42 +57,45 @@ impl<'d> Entries<'d> {
         match &self.header {
             Some(header) if self.header_is_sound.get() != Some(&false) => {
                 if let Some(line) = header.find(address) {
-                    let entry = Entry::at(self, Source::EhFrame, line.offset, cies);
-                    if entry.as_ref().is_some_and(|entry| entry.start == line.start && entry.covers(address)) {
+                    let entry = Entry::at(&self.sections, Source::EhFrame, line.offset, cies);
+                    if entry.as_ref().is_some_and(|entry| entry.start() == line.start && entry.covers(address)) {
                         return entry;
                     }
                 }
-                if !self.header_is_sound.get_or_init(|| header.agrees_with(&self.eh_frame, &self.bases)) {
+                if !self
+                    .header_is_sound
+                    .get_or_init(|| header.agrees_with(&self.sections.eh_frame, &self.sections.bases))
+                {
                     return self.find(address, cies);
                 }
             }
             _ => {
                 let offset = self.eh_frame_index().find(address);
-                let entry = offset.and_then(|offset| Entry::at(self, Source::EhFrame, offset, cies));
+                let entry = offset.and_then(|offset| Entry::at(&self.sections, Source::EhFrame, offset, cies));
                 if entry.as_ref().is_some_and(|entry| entry.covers(address)) {
                     return entry;
                 }
             }
         }
-        let entry = Entry::at(self, Source::DebugFrame, self.debug_frame_index().find(address)?, cies);
+        let entry = Entry::at(&self.sections, Source::DebugFrame, self.debug_frame_index().find(address)?, cies);
         entry.filter(|entry| entry.covers(address))
     }
 
     fn eh_frame_index(&self) -> &Index {
-        self.eh_frame_index.get_or_init(|| Index::build(&self.eh_frame, &self.bases))
+        self.eh_frame_index.get_or_init(|| Index::build(&self.sections.eh_frame, &self.sections.bases))
     }
 
     fn debug_frame_index(&self) -> &Index {
-        self.debug_frame_index.get_or_init(|| Index::build(&self.debug_frame, &self.bases))
+        self.debug_frame_index.get_or_init(|| Index::build(&self.sections.debug_frame, &self.sections.bases))
     }
 }
 
 /// How many lines of a header are tried before it is believed.
 const SAMPLE: usize = 64;
 
-/// One line of a sorted table.
+/// One line of a sorted table: where an entry begins to hold.
 #[derive(Clone, Copy, Debug)]
-struct Line {
+struct Start {
     /// The first address that the entry covers.
     start: u64,
     /// Where the entry stands in its section.
@@ -146,7 +129,7 @@ impl<'d> Header<'d> {
     }
 
     /// The last line that starts at or below `address`.
-    fn find(&self, address: u64) -> Option<Line> {
+    fn find(&self, address: u64) -> Option<Start> {
         let next = self.table.partition_point(|line| self.start(line) <= address);
         self.line(self.table.get(next.checked_sub(1)?)?)
     }
@@ -156,10 +139,10 @@ impl<'d> Header<'d> {
         self.base.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])))
     }
 
-    fn line(&self, line: &[u8; 8]) -> Option<Line> {
+    fn line(&self, line: &[u8; 8]) -> Option<Start> {
         let [.., a, b, c, d] = *line;
         let entry = self.base.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
-        Some(Line { start: self.start(line), offset: usize::try_from(entry.checked_sub(self.eh_frame)?).ok()? })
+        Some(Start { start: self.start(line), offset: usize::try_from(entry.checked_sub(self.eh_frame)?).ok()? })
     }
 
     /// Whether the table can be believed when it has no line for an address: it is sorted, has as many lines as
@@ -212,7 +195,7 @@ const MOST_CIES: usize = 1 << 16;
 
 /// A sorted table that we make ourselves.
 #[derive(Debug, Default)]
-struct Index(Vec<Line>);
+struct Index(Vec<Start>);
 
 impl Index {
     /// Reads every entry of a section once; one that can't be understood is left out.
@@ -231,7 +214,7 @@ impl Index {
                         cies.get(&UnwindOffset::into(at)).cloned().ok_or(gimli::Error::NotCieId(0))
                     };
                     if let Some(fde) = partial.parse(known).ok().filter(|fde| fde.len() > 0) {
-                        lines.push(Line { start: fde.initial_address(), offset });
+                        lines.push(Start { start: fde.initial_address(), offset });
                     }
                 }
                 Err(gimli::Error::NotCiePointer(_)) if cies.len() < MOST_CIES => {
@@ -278,8 +261,8 @@ mod tests {
         };
         let entries = Entries::new(&sections, Vendor::Default);
         entries.prepare();
-        let found = entries.find(address, &mut Cies::default()).map(|entry| entry.start);
-        assert_eq!(entries.find(address, &mut Cies::default()).map(|entry| entry.start), found, "the second time");
+        let found = entries.find(address, &mut Cies::default()).map(|entry| entry.start());
+        assert_eq!(entries.find(address, &mut Cies::default()).map(|entry| entry.start()), found, "the second time");
         found
     }
 
@@ -360,7 +343,7 @@ mod tests {
                 ..UnwindSections::default()
             };
             let entries = Entries::new(&sections, Vendor::Default);
-            let start = |address| entries.find(address, &mut Cies::default()).map(|entry| entry.start);
+            let start = |address| entries.find(address, &mut Cies::default()).map(|entry| entry.start());
             assert_eq!(start(0x1080), Some(0x1000));
             assert_eq!(start(0x1880), Some(0x1800));
             assert_eq!(start(0x1700), None);

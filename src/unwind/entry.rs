@@ -1,9 +1,9 @@
 //! One entry of call frame information, and the common part (CIE) that it shares with others.
 
-use gimli::{BaseAddresses, CallFrameInstructionIter, UnwindExpression, UnwindOffset, UnwindSection};
+use gimli::{BaseAddresses, CallFrameInstructionIter, UnwindOffset, UnwindSection};
 
-use super::cfi::{Cie, Entries, Slice, Source};
-use super::program::{Machine, State, number};
+use super::program::{Machine, RuleSet, Terms, number};
+use super::sections::{Cie, Sections, Slice, Source};
 use crate::registers::Register;
 
 /// The longest entry whose instructions are run, in bytes. The longest of librustc_driver has 2,900.
@@ -14,18 +14,14 @@ const MOST_KEPT: usize = 128;
 /// What is needed of a frame description entry.
 #[derive(Clone)]
 pub(super) struct Entry<'t, 'd> {
-    entries: &'t Entries<'d>,
-    source: Source,
+    terms: Terms<'t, 'd>,
     cie: CieKey,
-    /// The addresses that it covers, `end` not among them.
-    pub(super) start: u64,
+    /// The first address that it no longer covers.
     pub(super) end: u64,
     /// Whether it describes a signal trampoline (`S` in the CIE's augmentation).
     pub(super) is_signal: bool,
     /// The register whose rule is that of the return address; `None` for one that is not kept.
     pub(super) return_address: Option<Register>,
-    pub(super) code_alignment: u64,
-    pub(super) data_alignment: i64,
     instructions: CallFrameInstructionIter<'t, Slice<'d>>,
 }
 
@@ -36,20 +32,20 @@ struct CieKey(usize);
 impl<'t, 'd> Entry<'t, 'd> {
     /// The entry at `offset` in the section `source`; `None` where it is malformed or huge.
     pub(super) fn at(
-        entries: &'t Entries<'d>,
+        sections: &'t Sections<'d>,
         source: Source,
         offset: usize,
         cies: &mut Cies<'d>,
     ) -> Option<Entry<'t, 'd>> {
         match source {
-            Source::EhFrame => Entry::parse(entries, source, &entries.eh_frame, offset, cies),
-            Source::DebugFrame => Entry::parse(entries, source, &entries.debug_frame, offset, cies),
+            Source::EhFrame => Entry::parse(sections, source, &sections.eh_frame, offset, cies),
+            Source::DebugFrame => Entry::parse(sections, source, &sections.debug_frame, offset, cies),
         }
     }
 
     #[inline]
     fn parse<S>(
-        entries: &'t Entries<'d>,
+        sections: &'t Sections<'d>,
         source: Source,
         section: &'t S,
         offset: usize,
@@ -58,29 +54,36 @@ impl<'t, 'd> Entry<'t, 'd> {
     where
         S: UnwindSection<Slice<'d>> + gimli::Section<Slice<'d>>,
     {
-        let partial = section.partial_fde_from_offset(&entries.bases, offset.into()).ok()?;
+        let partial = section.partial_fde_from_offset(&sections.bases, offset.into()).ok()?;
         if partial.entry_len() > LONGEST {
             return None;
         }
         let key = CieKey(section.reader().slice().as_ptr().addr() + UnwindOffset::into(partial.cie_offset()));
-        let cie = cies.get_or_parse(key, section, &entries.bases, partial.cie_offset())?;
+        let cie = cies.get_or_parse(key, section, &sections.bases, partial.cie_offset())?;
         let fde = partial.parse(|_, _, _| Ok(cie.clone())).ok()?;
         Some(Entry {
-            entries,
-            source,
+            terms: Terms {
+                sections,
+                source,
+                start: fde.initial_address(),
+                code_alignment: cie.code_alignment_factor(),
+                data_alignment: cie.data_alignment_factor(),
+            },
             cie: key,
-            start: fde.initial_address(),
             end: fde.end_address(),
             is_signal: cie.is_signal_trampoline(),
             return_address: number(cie.return_address_register()),
-            code_alignment: cie.code_alignment_factor(),
-            data_alignment: cie.data_alignment_factor(),
-            instructions: fde.instructions(section, &entries.bases),
+            instructions: fde.instructions(section, &sections.bases),
         })
     }
 
+    /// The first address that it covers.
+    pub(super) fn start(&self) -> u64 {
+        self.terms.start
+    }
+
     pub(super) fn covers(&self, address: u64) -> bool {
-        self.start <= address && address < self.end
+        self.start() <= address && address < self.end
     }
 
     /// The rules for `address`, written to `state`; `None` where the instructions are malformed.
@@ -89,29 +92,22 @@ impl<'t, 'd> Entry<'t, 'd> {
         address: u64,
         cies: &mut Cies<'d>,
         machine: &mut Machine<'d>,
-        state: &mut State<'d>,
+        state: &mut RuleSet<'d>,
     ) -> Option<()> {
         let kept = cies.kept.get_mut(cies.keys.iter().position(|key| *key == self.cie)?)?;
         let initial = kept.initial.get_or_insert_with(|| {
-            let instructions = match self.source {
-                Source::EhFrame => kept.cie.instructions(&self.entries.eh_frame, &self.entries.bases),
-                Source::DebugFrame => kept.cie.instructions(&self.entries.debug_frame, &self.entries.bases),
+            let instructions = match self.terms.source {
+                Source::EhFrame => kept.cie.instructions(&self.terms.sections.eh_frame, &self.terms.sections.bases),
+                Source::DebugFrame => {
+                    kept.cie.instructions(&self.terms.sections.debug_frame, &self.terms.sections.bases)
+                }
             };
-            let mut state = State::NONE;
-            machine.run(self, instructions, &mut state, None, u64::MAX).map(|()| state)
+            let mut state = RuleSet::NONE;
+            machine.run(&self.terms, instructions, &mut state, None, u64::MAX).map(|()| state)
         });
         let initial = initial.as_ref()?;
         state.become_equal(initial);
-        machine.run(self, self.instructions.clone(), state, Some(initial), address)
-    }
-
-    /// The bytes of an expression that the entry holds.
-    pub(super) fn expression(&self, expression: &UnwindExpression<usize>) -> Option<&'d [u8]> {
-        let expression = match self.source {
-            Source::EhFrame => expression.get(&self.entries.eh_frame),
-            Source::DebugFrame => expression.get(&self.entries.debug_frame),
-        };
-        expression.ok().map(|expression| expression.0.slice())
+        machine.run(&self.terms, self.instructions.clone(), state, Some(initial), address)
     }
 }
 
@@ -125,7 +121,7 @@ pub(super) struct Cies<'d> {
 struct Kept<'d> {
     cie: Cie<'d>,
     /// `None` until it was asked for; `Some(None)` where the instructions are malformed.
-    initial: Option<Option<State<'d>>>,
+    initial: Option<Option<RuleSet<'d>>>,
 }
 
 impl<'d> Cies<'d> {

@@ -6,7 +6,7 @@
 
 use gimli::{EndianSlice, Format, LittleEndian, Operation, Reader};
 
-use super::cfi::Slice;
+use super::sections::Slice;
 use crate::addr::Addr;
 use crate::memory::Memory;
 use crate::registers::{Register, Registers};

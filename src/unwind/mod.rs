@@ -20,6 +20,7 @@ mod frame;
 mod passed;
 mod program;
 mod rules;
+mod sections;
 mod signal;
 mod tables;
 mod unwinder;

@@ -1,11 +1,10 @@
 //! Runs the instructions of call frame information up to one address (DWARF 5, section 6.4.2).
 //!
-//! The result is a [`State`]: the rule for the CFA and for each register, as they hold at that address.
+//! The result is a [`RuleSet`]: the rule for the CFA and for each register, as they hold at that address.
 
 use gimli::{CallFrameInstruction, CallFrameInstructionIter, UnwindExpression};
 
-use super::cfi::Slice;
-use super::entry::Entry;
+use super::sections::{Sections, Slice, Source};
 use crate::registers::{Register, Registers};
 
 /// How many states may be remembered at a time. Compilers nest one or two.
@@ -40,7 +39,7 @@ pub(super) enum Rule<'d> {
 
 /// The rules that hold at one address.
 #[derive(Clone, Debug)]
-pub(super) struct State<'d> {
+pub(super) struct RuleSet<'d> {
     pub(super) cfa: Cfa<'d>,
     /// The registers that have a rule, a bit for each.
     pub(super) defined: u64,
@@ -48,10 +47,10 @@ pub(super) struct State<'d> {
     rules: [Rule<'d>; Registers::LIMIT],
 }
 
-impl<'d> State<'d> {
+impl<'d> RuleSet<'d> {
     /// No rule for any register.
-    pub(super) const NONE: State<'static> =
-        State { cfa: Cfa::Register(Register(0), 0), defined: 0, rules: [Rule::Undefined; Registers::LIMIT] };
+    pub(super) const NONE: RuleSet<'static> =
+        RuleSet { cfa: Cfa::Register(Register(0), 0), defined: 0, rules: [Rule::Undefined; Registers::LIMIT] };
 
     /// The rule for `register`, if it has one.
     pub(super) fn rule(&self, register: Register) -> Option<Rule<'d>> {
@@ -70,7 +69,7 @@ impl<'d> State<'d> {
     }
 
     /// Makes this equal to `other`, of which only the rules that there are need to be copied.
-    pub(super) fn become_equal(&mut self, other: &State<'d>) {
+    pub(super) fn become_equal(&mut self, other: &RuleSet<'d>) {
         self.cfa = other.cfa;
         self.defined = other.defined;
         for (register, rule) in other.rules() {
@@ -87,7 +86,7 @@ impl<'d> State<'d> {
     }
 
     /// Gives `register` the rule that it has in `initial`.
-    fn restore(&mut self, register: gimli::Register, initial: &State<'d>) {
+    fn restore(&mut self, register: gimli::Register, initial: &RuleSet<'d>) {
         let rule = number(register).and_then(|register| initial.rule(register));
         match rule {
             Some(rule) => self.set(register, rule),
@@ -114,29 +113,51 @@ pub(super) fn number(register: gimli::Register) -> Option<Register> {
     u8::try_from(register.0).ok().map(Register)
 }
 
+/// What the instructions of an entry go by.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'t, 'd> {
+    pub(super) sections: &'t Sections<'d>,
+    pub(super) source: Source,
+    /// The first address that the entry covers.
+    pub(super) start: u64,
+    pub(super) code_alignment: u64,
+    pub(super) data_alignment: i64,
+}
+
+impl<'d> Terms<'_, 'd> {
+    /// The bytes of an expression that the entry holds.
+    fn expression(&self, expression: &UnwindExpression<usize>) -> Option<&'d [u8]> {
+        let expression = match self.source {
+            Source::EhFrame => expression.get(&self.sections.eh_frame),
+            Source::DebugFrame => expression.get(&self.sections.debug_frame),
+        };
+        expression.ok().map(|expression| expression.0.slice())
+    }
+}
+
 /// What runs instructions: working memory that is used again and again.
 #[derive(Default)]
 pub(super) struct Machine<'d> {
-    remembered: Vec<State<'d>>,
+    remembered: Vec<RuleSet<'d>>,
 }
 
 impl<'d> Machine<'d> {
-    /// Runs the instructions of `entry`, or those of its CIE, on `state` up to `address`; `None` where they are
+    /// Runs the instructions of an entry, or those of its CIE, on `state` up to `address`; `None` where they are
     /// malformed. `initial` is what the CIE's led to.
     pub(super) fn run(
         &mut self,
-        entry: &Entry<'_, 'd>,
+        terms: &Terms<'_, 'd>,
         mut instructions: CallFrameInstructionIter<'_, Slice<'d>>,
-        state: &mut State<'d>,
-        initial: Option<&State<'d>>,
+        state: &mut RuleSet<'d>,
+        initial: Option<&RuleSet<'d>>,
         address: u64,
     ) -> Option<()> {
         self.remembered.clear();
-        let mut location = entry.start;
+        let mut location = terms.start;
         while let Some(instruction) = instructions.next().ok()? {
             match instruction {
                 CallFrameInstruction::AdvanceLoc { delta } => {
-                    let distance = u64::from(delta).wrapping_mul(entry.code_alignment);
+                    let distance = u64::from(delta).wrapping_mul(terms.code_alignment);
                     location = location.checked_add(distance)?;
                 }
                 CallFrameInstruction::SetLoc { address } => {
@@ -147,7 +168,7 @@ impl<'d> Machine<'d> {
                 }
                 CallFrameInstruction::RestoreState => *state = self.remembered.pop()?,
                 CallFrameInstruction::Restore { register } => state.restore(register, initial?),
-                instruction => execute(entry, &instruction, state)?,
+                instruction => execute(terms, &instruction, state)?,
             }
             if location > address {
                 break;
@@ -158,10 +179,14 @@ impl<'d> Machine<'d> {
 }
 
 /// Carries out an instruction that sets one rule.
-fn execute<'d>(entry: &Entry<'_, 'd>, instruction: &CallFrameInstruction<usize>, state: &mut State<'d>) -> Option<()> {
+fn execute<'d>(
+    terms: &Terms<'_, 'd>,
+    instruction: &CallFrameInstruction<usize>,
+    state: &mut RuleSet<'d>,
+) -> Option<()> {
     use CallFrameInstruction as I;
-    let scale = |offset: i64| offset.wrapping_mul(entry.data_alignment);
-    let bytes = |expression: &UnwindExpression<usize>| entry.expression(expression);
+    let scale = |offset: i64| offset.wrapping_mul(terms.data_alignment);
+    let bytes = |expression: &UnwindExpression<usize>| terms.expression(expression);
     match instruction {
         I::DefCfa { register, offset } => state.cfa = Cfa::Register(number(*register)?, *offset as i64),
         I::DefCfaSf { register, factored_offset } => {

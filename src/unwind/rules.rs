@@ -5,7 +5,7 @@
 //! aside as a [`FullRow`] and named by its number.
 
 use super::expr::{Surroundings, evaluate};
-use super::program::{Cfa, Rule, State};
+use super::program::{Cfa, Rule, RuleSet};
 use crate::addr::{Addr, Pc};
 use crate::arch::Arch;
 use crate::memory::{Memory, Unreadable};
@@ -352,7 +352,7 @@ pub(super) enum Compiled<'d> {
 }
 
 /// The row for rules whose return address stands in `column`; `None` where there is no rule for that.
-pub(super) fn compile<'d>(arch: &Arch, state: &State<'d>, column: Register, bias: u64) -> Option<Compiled<'d>> {
+pub(super) fn compile<'d>(arch: &Arch, state: &RuleSet<'d>, column: Register, bias: u64) -> Option<Compiled<'d>> {
     // A leaf function that leaves the return address in the link register has no rule for it.
     let in_link = (arch.link == Some(column)).then_some(Rule::Same);
     let return_address = state.rule(column).or(in_link)?;
@@ -364,7 +364,7 @@ pub(super) fn compile<'d>(arch: &Arch, state: &State<'d>, column: Register, bias
 }
 
 /// The same as a [`Row`], if it fits one.
-fn compile_short(arch: &Arch, state: &State<'_>, column: Register, return_address: Rule<'_>) -> Option<Row> {
+fn compile_short(arch: &Arch, state: &RuleSet<'_>, column: Register, return_address: Rule<'_>) -> Option<Row> {
     let Cfa::Register(base, offset) = state.cfa else { return None };
     let mut row = Row { base, offset: offset.try_into().ok()?, keeps: arch.callee_saved, ..Row::EMPTY };
     let mut saved = Saved::default();

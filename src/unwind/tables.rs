@@ -177,7 +177,7 @@ impl Found<'_, '_> {
 
     /// The first address that it covers.
     pub(super) fn start(&self) -> Addr {
-        Addr(self.entry.start.wrapping_add(self.bias))
+        Addr(self.entry.start().wrapping_add(self.bias))
     }
 
     pub(super) fn is_signal(&self) -> bool {

@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::entry::Cies;
 use super::passed::Passed;
-use super::program::{Machine, State};
+use super::program::{Machine, RuleSet};
 use super::rules::{self, Compiled, FullRow, Key, Kind, Row, Standing};
 use super::signal;
 use super::tables::{Found, Tables};
@@ -22,7 +22,7 @@ pub struct Rules<'t, 'd> {
     cies: Cies<'d>,
     machine: Machine<'d>,
     /// What the machine works on, kept to be used again.
-    state: Box<State<'d>>,
+    state: Box<RuleSet<'d>>,
     pub(super) passed: Passed,
 }
 
@@ -35,7 +35,7 @@ impl<'t, 'd> Rules<'t, 'd> {
             full: Vec::new(),
             cies: Cies::default(),
             machine: Machine::default(),
-            state: Box::new(State::NONE),
+            state: Box::new(RuleSet::NONE),
             passed: Passed::default(),
         }
     }

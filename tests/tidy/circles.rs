@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Source, has_word, identifier, report, sources};
 
 /// Circles that are known and wait to be cut: the files of each, below `src`, and why they still hang together.
-const KNOWN: [(&[&str], &str); 4] = [
+const KNOWN: [(&[&str], &str); 3] = [
     (
         &["find/suspended/chains", "find/suspended/choose", "find/suspended/climb", "find/suspended/contexts"],
         "a segment's record stands in chains, and whether a word lies among ranges in choose",
@@ -31,10 +31,6 @@ const KNOWN: [(&[&str], &str); 4] = [
     (
         &["switch/owned", "switch/roster", "switch/source"],
         "a roster's line says how large the guards of the sources are",
-    ),
-    (
-        &["unwind/cfi", "unwind/entry", "unwind/program"],
-        "an entry holds the sections that it is read from, and its instructions the entry that they belong to",
     ),
 ];
 

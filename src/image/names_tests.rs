@@ -52,14 +52,14 @@ fn code(folder: &Folder, program: &str) -> Vec<u64> {
     svmas
 }
 
-type Line = (String, String, u32);
+type Answer = (String, String, u32);
 
 /// What `addr2line` says of `svmas`.
-fn addr2line(folder: &Folder, program: &str, svmas: &[u64]) -> Vec<Vec<Line>> {
+fn addr2line(folder: &Folder, program: &str, svmas: &[u64]) -> Vec<Vec<Answer>> {
     let numbers: Vec<String> = svmas.iter().map(|svma| format!("{svma:#x}")).collect();
     let arguments: Vec<&str> =
         ["-a", "-f", "-i", "-e", program].into_iter().chain(numbers.iter().map(|n| &**n)).collect();
-    let mut answers: Vec<Vec<Line>> = Vec::new();
+    let mut answers: Vec<Vec<Answer>> = Vec::new();
     let output = folder.run("addr2line", &arguments);
     let mut lines = output.lines();
     while let Some(line) = lines.next() {

@@ -24,7 +24,7 @@ use super::view::layout::{page_rows, pane as pane_size};
 use super::view::view;
 use crate::snapshot::testing::{Call, Draft};
 use crate::snapshot::{Kind, State};
-use crate::watch::{End, Event, EventKind, Look as EventLook, Looked};
+use crate::watch::{End, Event, EventKind, Looked, Sight};
 
 const COLORS: Look = Look { theme: Theme::Ansi, ascii: false };
 const PLAIN: Look = Look { theme: Theme::Mono, ascii: true };
@@ -522,7 +522,7 @@ fn event(kind: EventKind, milliseconds: u64, message: &str) -> Event {
 /// A screen of a program to which something happened, at last a signal that ends it.
 fn eventful(size: Size) -> Model {
     let mut model = model(size, COLORS);
-    let look = EventLook { snapshot: Arc::new(server(0).finish()), stack: 0 };
+    let look = Sight { snapshot: Arc::new(server(0).finish()), stack: 0 };
     let killed = Event { look: Some(look), killed: true, ..event(EventKind::Signal, 5000, "SIGSEGV from the kernel") };
     let high = event(EventKind::High, 3000, "coroutine 0 (conn::run): 57300 of 65536 bytes were in use");
     for event in [event(EventKind::Fork, 1500, "started process 48300"), high, killed] {

@@ -34,24 +34,24 @@ pub struct Event {
     /// In words.
     pub message: String,
     /// The stack that it happened on.
-    pub look: Option<Look>,
+    pub look: Option<Sight>,
     /// Whether it ended its process.
     pub killed: bool,
 }
 
 /// A stack in a snapshot, which holds nothing but the stitched backtrace that begins there.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Sight {
     /// The snapshot.
     pub snapshot: Arc<Snapshot>,
     /// An index into its stacks.
     pub stack: usize,
 }
 
-impl Look {
+impl Sight {
     /// Keeps of a snapshot the backtrace that begins at one of its stacks.
-    pub(crate) fn at(snapshot: &Snapshot, stack: usize) -> Look {
-        Look { snapshot: Arc::new(snapshot.part(stack)), stack: 0 }
+    pub(crate) fn at(snapshot: &Snapshot, stack: usize) -> Sight {
+        Sight { snapshot: Arc::new(snapshot.part(stack)), stack: 0 }
     }
 }
 

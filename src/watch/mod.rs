@@ -24,7 +24,7 @@ use crate::process::{LaunchError, Outcome, StopError};
 
 pub use attach::{AttachError, Attached};
 pub use control::Control;
-pub use events::{Event, EventKind, Events, Look, signal_name};
+pub use events::{Event, EventKind, Events, Sight, signal_name};
 pub use fleeting::Fleeting;
 pub use launched::{Launched, Options, run};
 pub use missed::{Missed, NotFollowed};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use super::events::{self, Event, EventKind, Events, Look};
+use super::events::{self, Event, EventKind, Events, Sight};
 use super::missed::{Missed, NotFollowed};
 use super::pace::Pace;
 use super::pause::Pause;
@@ -260,7 +260,7 @@ impl Watch {
         let look = self.look_before_end(signalled.pid, true).and_then(|snapshot| {
             let thread = snapshot.threads.iter().find(|thread| thread.tid == signalled.tid)?;
             let is_shown = !events::is_wanted_end(signalled);
-            is_shown.then(|| Look::at(&snapshot, thread.stack))
+            is_shown.then(|| Sight::at(&snapshot, thread.stack))
         });
         self.release(signalled.pid);
         let event = self.signal(signalled, at);
@@ -428,7 +428,7 @@ impl Watch {
                 pid: snapshot.process.pid,
                 thread: stack.thread,
                 message: events::high_message(*id, stack, risen.len().saturating_sub(MOST_RISEN)),
-                look: Some(Look::at(snapshot, *id)),
+                look: Some(Sight::at(snapshot, *id)),
                 killed: false,
             });
         }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::events::Look;
+use super::events::Sight;
 use super::fleeting::{self, Fleeting};
 use crate::addr::{Addr, AddrRange};
 use crate::snapshot::{Apart, Guard, Kind, Level, Method, Peak, Snapshot, Stack, State};
@@ -43,7 +43,7 @@ pub struct Deep {
     /// The number of the coroutine; `None` for a thread's own stack.
     pub coroutine: Option<usize>,
     /// The stack.
-    pub look: Look,
+    pub look: Sight,
 }
 
 /// A coroutine, or another user of a stack that is no thread's own, as the looks showed it.
@@ -446,7 +446,7 @@ impl Usage {
         self.deepest.retain(|(other, _)| *other != key);
         let place = self.deepest.partition_point(|(_, deep)| deep.used >= used);
         if place < DEEPEST {
-            let look = Look::at(snapshot, stack);
+            let look = Sight::at(snapshot, stack);
             self.deepest.insert(place, (key, Deep { used, coroutine, look }));
             self.deepest.truncate(DEEPEST);
         }

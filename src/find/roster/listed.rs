@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{self as roster, Line};
+use super::{self as roster, Listed};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::find::extent::bounds;
@@ -27,14 +27,14 @@ const MOST_ROSTERS: usize = 16;
 
 /// The stacks that the program lists, by the notes of its modules: sorted, none overlapping another; and whether all of the
 /// lists could be read.
-pub(crate) fn read(modules: &Modules, memory: &dyn Memory) -> (Vec<Line>, bool) {
+pub(crate) fn read(modules: &Modules, memory: &dyn Memory) -> (Vec<Listed>, bool) {
     let (mut lines, mut is_all) = (Vec::new(), true);
     for (some, is_whole) in rosters(modules).take(MOST_ROSTERS).filter_map(|at| roster::read(memory, at)) {
         lines.extend(some);
         is_all &= is_whole;
     }
     // Where an entry was being changed, its bounds may be those of two stacks.
-    lines.retain(|line: &Line| !line.in_flux);
+    lines.retain(|line: &Listed| !line.in_flux);
     lines.sort_by_key(|line| line.range);
     let mut end = Addr(0);
     lines.retain(|line| {
@@ -63,7 +63,7 @@ fn rosters(modules: &Modules) -> impl Iterator<Item = Addr> {
 /// Says of each stack what its roster says, and adds those that nothing else showed.
 pub(crate) fn apply(
     stacks: &mut Vec<Stack>,
-    listed: &[Line],
+    listed: &[Listed],
     ground: &Ground<'_>,
     tables: &Tables<'_>,
     memory: &dyn Memory,
@@ -84,13 +84,13 @@ pub(crate) fn apply(
 }
 
 /// The listed stack that `sp` is on.
-fn at(listed: &[Line], sp: Addr) -> Option<usize> {
+fn at(listed: &[Listed], sp: Addr) -> Option<usize> {
     let index = listed.partition_point(|listed| listed.range.low <= sp).checked_sub(1)?;
     // The stack pointer of a context without frames stands at the very end.
     (sp <= listed[index].range.high).then_some(index)
 }
 
-fn describe(stack: &mut Stack, listed: &Line, ground: &Ground<'_>) {
+fn describe(stack: &mut Stack, listed: &Listed, ground: &Ground<'_>) {
     let range = listed.range;
     let below = (ground.pages)(AddrRange::new(range.low.offset(-LONGEST_GUARD), range.low));
     stack.bounds = bounds::registered(range, ground.mappings, &below);
@@ -99,7 +99,7 @@ fn describe(stack: &mut Stack, listed: &Line, ground: &Ground<'_>) {
     }
     stack.source = Some(listed.source.clone()).filter(|source| !source.is_empty());
     match listed.state {
-        roster::State::Segment => stack.kind = Kind::Segment,
+        roster::Use::Segment => stack.kind = Kind::Segment,
         _ if stack.kind == Kind::Unknown => stack.kind = Kind::Coroutine,
         _ => {}
     }
@@ -112,20 +112,20 @@ fn describe(stack: &mut Stack, listed: &Line, ground: &Ground<'_>) {
 }
 
 /// What a listed coroutine does that no thread is on.
-fn state(listed: &Line) -> Option<State> {
+fn state(listed: &Listed) -> Option<State> {
     match listed.state {
-        roster::State::New => Some(State::New),
-        roster::State::Started => listed.saved_sp.map(|_| State::Suspended),
-        roster::State::Idle | roster::State::Finished => Some(State::Finished),
-        roster::State::Segment => None,
+        roster::Use::New => Some(State::New),
+        roster::Use::Started => listed.saved_sp.map(|_| State::Suspended),
+        roster::Use::Idle | roster::Use::Finished => Some(State::Finished),
+        roster::Use::Segment => None,
     }
 }
 
 /// A coroutine that only its roster shows, with its frames where it waits; `None` where no coroutine uses the stack.
 ///
 /// One that has begun and does not wait runs on a thread whose chain of frames was cut short, or which was not stopped.
-fn unseen(listed: &Line, rules: &mut Rules<'_, '_>, arch: &'static Arch, memory: &dyn Memory) -> Option<Stack> {
-    let is_coroutine = matches!(listed.state, roster::State::New | roster::State::Started | roster::State::Finished);
+fn unseen(listed: &Listed, rules: &mut Rules<'_, '_>, arch: &'static Arch, memory: &dyn Memory) -> Option<Stack> {
+    let is_coroutine = matches!(listed.state, roster::Use::New | roster::Use::Started | roster::Use::Finished);
     let mut stack = Stack {
         kind: Kind::Coroutine,
         name: None,
@@ -137,7 +137,7 @@ fn unseen(listed: &Line, rules: &mut Rules<'_, '_>, arch: &'static Arch, memory:
         peak: None,
         entry: None,
         frames: Vec::new(),
-        ended: if listed.state == roster::State::Finished { Ended::Root } else { Ended::NoRule },
+        ended: if listed.state == roster::Use::Finished { Ended::Root } else { Ended::NoRule },
         resumed_by: None,
         confidence: Confidence::Certain,
         registers: None,

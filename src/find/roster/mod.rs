@@ -31,11 +31,11 @@ const LEAST_CHUNK: usize = 64;
 
 /// What the program says of one of its stacks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Line {
+pub struct Listed {
     /// Where it lies.
     pub range: AddrRange,
     /// What it is used for at the moment.
-    pub state: State,
+    pub state: Use,
     /// The saved stack pointer of a coroutine that waits to be resumed.
     pub saved_sp: Option<Addr>,
     /// How the stack was made.
@@ -48,7 +48,7 @@ pub struct Line {
 
 /// What a listed stack is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum Use {
     /// For nothing: it waits for a user.
     Idle,
     /// By a coroutine that has not been resumed yet.
@@ -62,7 +62,7 @@ pub enum State {
 }
 
 /// The stacks that the roster at `at` lists, and whether all of it could be read. `None` where there is no roster.
-pub fn read(memory: &dyn Memory, at: Addr) -> Option<(Vec<Line>, bool)> {
+pub fn read(memory: &dyn Memory, at: Addr) -> Option<(Vec<Listed>, bool)> {
     let mut head = [0; 32];
     memory.read(at, &mut head).ok()?;
     let entry_size = word32(&head, 20) as usize;
@@ -95,21 +95,21 @@ pub fn read(memory: &dyn Memory, at: Addr) -> Option<(Vec<Line>, bool)> {
     Some((lines, true))
 }
 
-fn line(entry: &[u8; ENTRY], memory: &dyn Memory) -> Option<Line> {
+fn line(entry: &[u8; ENTRY], memory: &dyn Memory) -> Option<Listed> {
     let state = match word32(entry, 4) {
-        1 => State::Idle,
-        2 => State::New,
-        3 => State::Started,
-        4 => State::Finished,
-        5 => State::Segment,
+        1 => Use::Idle,
+        2 => Use::New,
+        3 => Use::Started,
+        4 => Use::Finished,
+        5 => Use::Segment,
         _ => return None,
     };
     let range = AddrRange::new(Addr(word64(entry, 8)), Addr(word64(entry, 16)));
     let word = Some(Addr(word64(entry, 24))).filter(|word| word.0 != 0);
-    let waits = matches!(state, State::New | State::Started);
+    let waits = matches!(state, Use::New | Use::Started);
     let saved = word.filter(|_| waits).and_then(|word| memory.read_u64(word).ok()).map(Addr);
     let is_line = range.low < range.high;
-    is_line.then(|| Line {
+    is_line.then(|| Listed {
         range,
         state,
         saved_sp: saved.filter(|sp| range.contains(*sp)),
@@ -156,7 +156,7 @@ mod tests {
     use crate::process::{Target, This};
     use crate::switch::{Coroutine, State as Resumed, Yielder, roster_address};
 
-    fn own() -> Vec<Line> {
+    fn own() -> Vec<Listed> {
         let (lines, complete) = This::with(|this| read(this, Addr(roster_address() as u64))).unwrap().unwrap();
         assert!(complete);
         lines
@@ -167,12 +167,12 @@ mod tests {
         let mut coroutine = Coroutine::new(|yielder: &Yielder<(), ()>, ()| yielder.suspend(())).unwrap();
         coroutine.set_name("listed");
         let find = || own().into_iter().find(|line| line.name == "listed").unwrap();
-        assert_eq!((find().state, find().source.as_str(), find().in_flux), (State::New, "guarded", false));
+        assert_eq!((find().state, find().source.as_str(), find().in_flux), (Use::New, "guarded", false));
         assert_eq!(coroutine.resume(()), Resumed::Yielded(()));
         let line = find();
         let range = coroutine.stack().range();
         assert_eq!(line.range, AddrRange::new(Addr(range.base().addr() as u64), Addr(range.top().addr() as u64)));
-        assert_eq!(line.state, State::Started);
+        assert_eq!(line.state, Use::Started);
         let sp = line.saved_sp.unwrap();
         let code = This::with(|this| {
             let registers = saved_registers(this.arch(), this, sp).unwrap();
@@ -181,7 +181,7 @@ mod tests {
         });
         assert!(code.unwrap());
         assert_eq!(coroutine.resume(()), Resumed::Returned(()));
-        assert_eq!((find().state, find().saved_sp), (State::Finished, None));
+        assert_eq!((find().state, find().saved_sp), (Use::Finished, None));
     }
 
     /// A roster at 0x1000 with these entry size, and one chunk at 0x2000 with these link and length.

@@ -90,11 +90,11 @@ struct Follower<'t> {
 
 struct Tracee {
     pid: i32,
-    state: State,
+    state: Motion,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Motion {
     Running,
     /// It stands, and goes on as told.
     Stands(Next),
@@ -147,7 +147,7 @@ impl<'t> Follower<'t> {
     fn new(pid: i32, tell: &'t dyn Fn(Happened)) -> Follower<'t> {
         Follower {
             tell,
-            tracees: HashMap::from([(pid, Tracee { pid, state: State::Running })]),
+            tracees: HashMap::from([(pid, Tracee { pid, state: Motion::Running })]),
             processes: HashMap::from([(pid, Process::default())]),
             fatal: 0,
             signals: Rate::new(MOST_SIGNALS, MOST_SIGNALS),
@@ -202,7 +202,7 @@ impl<'t> Follower<'t> {
             return ptrace::any_change();
         }
         // The report of the one that stands at its fatal signal is still in place and would hide the others'.
-        let others = self.tracees.iter().filter(|(_, tracee)| !matches!(tracee.state, State::Stands(_)));
+        let others = self.tracees.iter().filter(|(_, tracee)| !matches!(tracee.state, Motion::Stands(_)));
         others.into_iter().find_map(|(tid, _)| ptrace::change_of(*tid))
     }
 
@@ -234,7 +234,7 @@ impl<'t> Follower<'t> {
         let number = |field| status.number(field).and_then(|number| i32::try_from(number).ok());
         // The end of one that is traced no longer was taken in before.
         let pid = number("Tgid").filter(|_| number("TracerPid") != Some(0))?;
-        self.tracees.insert(tid, Tracee { pid, state: State::Running });
+        self.tracees.insert(tid, Tracee { pid, state: Motion::Running });
         self.processes.entry(pid).or_default();
         self.happened(match tid == pid {
             true => Happening::Forked { parent: number("PPid").unwrap_or(0), child: pid },
@@ -255,14 +255,14 @@ impl<'t> Follower<'t> {
             process.at_end = true;
             process.ending_told = true;
             self.fatal += 1;
-            self.set(tid, State::Stands(Next::Die(signal)));
+            self.set(tid, Motion::Stands(Next::Die(signal)));
             self.happened(Happening::Fatal(signalled));
             return;
         }
         let stands = process.stands();
         self.happened(Happening::Signal(signalled));
         let _ = ptrace::go_on(tid, signal);
-        self.set(tid, State::Running);
+        self.set(tid, Motion::Running);
         if stands {
             // It stands again as soon as the signal is its own.
             let _ = ptrace::interrupt(tid);
@@ -270,7 +270,7 @@ impl<'t> Follower<'t> {
     }
 
     fn group_stop(&mut self, pid: i32, tid: i32, signal: i32) {
-        if tid == pid && self.tracees.get(&tid).is_some_and(|tracee| tracee.state == State::Running) {
+        if tid == pid && self.tracees.get(&tid).is_some_and(|tracee| tracee.state == Motion::Running) {
             self.happened(Happening::Paused { pid, signal });
         }
         self.stand_or(tid, Next::Listen);
@@ -325,14 +325,14 @@ impl<'t> Follower<'t> {
     fn is_ending(&self, pid: i32, tid: i32) -> bool {
         let others = self.tracees.iter().filter(|(other, tracee)| tracee.pid == pid && **other != tid);
         others.into_iter().all(|(other, tracee)| {
-            let ends = matches!(tracee.state, State::Stands(Next::Leave) | State::Leaves);
+            let ends = matches!(tracee.state, Motion::Stands(Next::Leave) | Motion::Leaves);
             ends || is_told_to_end(pid, *other)
         })
     }
 
     fn ended(&mut self, pid: i32, tid: i32, outcome: Outcome) {
         ptrace::collect(tid);
-        if let Some(Tracee { state: State::Stands(Next::Die(_)), .. }) = self.tracees.remove(&tid) {
+        if let Some(Tracee { state: Motion::Stands(Next::Die(_)), .. }) = self.tracees.remove(&tid) {
             self.fatal -= 1;
         }
         if tid == pid {
@@ -345,7 +345,7 @@ impl<'t> Follower<'t> {
         self.count_start();
     }
 
-    fn set(&mut self, tid: i32, state: State) {
+    fn set(&mut self, tid: i32, state: Motion) {
         if let Some(tracee) = self.tracees.get_mut(&tid) {
             tracee.state = state;
         }
@@ -354,7 +354,7 @@ impl<'t> Follower<'t> {
     /// Keeps a tracee standing if its process stands; else it goes on at once.
     fn stand_or(&mut self, tid: i32, next: Next) {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
-        tracee.state = State::Stands(next);
+        tracee.state = Motion::Stands(next);
         if self.processes.get(&tracee.pid).is_some_and(Process::stands) {
             // Its report holds no signal: taking it away loses nothing, and lets others be seen.
             ptrace::collect(tid);
@@ -366,14 +366,14 @@ impl<'t> Follower<'t> {
     /// Lets a tracee that stands go on. One that was killed where it stood has nothing to go on with; its end is told.
     fn go_on(&mut self, tid: i32) {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
-        let State::Stands(next) = tracee.state else { return };
+        let Motion::Stands(next) = tracee.state else { return };
         let (state, _) = match next {
-            Next::Go => (State::Running, ptrace::go_on(tid, 0)),
-            Next::Leave => (State::Leaves, ptrace::go_on(tid, 0)),
-            Next::Listen => (State::Listens, ptrace::listen(tid)),
+            Next::Go => (Motion::Running, ptrace::go_on(tid, 0)),
+            Next::Leave => (Motion::Leaves, ptrace::go_on(tid, 0)),
+            Next::Listen => (Motion::Listens, ptrace::listen(tid)),
             Next::Die(signal) => {
                 self.fatal -= 1;
-                (State::Running, ptrace::go_on(tid, signal))
+                (Motion::Running, ptrace::go_on(tid, signal))
             }
         };
         tracee.state = state;
@@ -392,7 +392,7 @@ impl<'t> Follower<'t> {
                 process.asked = Some(Asked { arch, since, deadline: since + limit, answer });
                 for tid in self.threads_of(pid) {
                     let state = self.tracees.get(&tid).map(|tracee| tracee.state);
-                    if matches!(state, Some(State::Running | State::Listens)) {
+                    if matches!(state, Some(Motion::Running | Motion::Listens)) {
                         let _ = ptrace::interrupt(tid);
                     }
                 }
@@ -435,7 +435,7 @@ impl<'t> Follower<'t> {
         let mut moving = self
             .tracees
             .iter()
-            .filter(|(_, tracee)| tracee.pid == pid && matches!(tracee.state, State::Running | State::Listens));
+            .filter(|(_, tracee)| tracee.pid == pid && matches!(tracee.state, Motion::Running | Motion::Listens));
         if now >= asked.deadline {
             return true;
         }
@@ -452,7 +452,7 @@ impl<'t> Follower<'t> {
     }
 
     fn thread(&self, pid: i32, tid: i32, arch: &'static Arch) -> Thread {
-        let stands = self.tracees.get(&tid).is_some_and(|tracee| matches!(tracee.state, State::Stands(_)));
+        let stands = self.tracees.get(&tid).is_some_and(|tracee| matches!(tracee.state, Motion::Stands(_)));
         let read =
             if stands { regset::read(tid, arch).map_err(|_| NotStopped::Ended) } else { Err(not_stopped(pid, tid)) };
         let name = procfs::thread_name(pid, tid);

@@ -156,17 +156,17 @@ struct Stop {
 struct Tracee {
     tid: i32,
     name: Option<String>,
-    state: State,
+    state: Progress,
 }
 
 impl Tracee {
     fn is_over(&self) -> bool {
-        matches!(self.state, State::Gone | State::Not(NotStopped::Ended))
+        matches!(self.state, Progress::Gone | Progress::Not(NotStopped::Ended))
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Progress {
     /// Seized, and not known to be in any other state.
     Running,
     /// Standing still, with this signal on its way (0: none).
@@ -246,21 +246,21 @@ impl Stop {
     }
 
     /// Seizes one thread; `None` where it ended before we came, or is to be tried again.
-    fn seize(&mut self, tid: i32) -> Result<Option<State>, StopError> {
+    fn seize(&mut self, tid: i32) -> Result<Option<Progress>, StopError> {
         self.seizes += 1;
         self.seizing.store(self.seizes, Ordering::Relaxed);
         let seized = ptrace::seize(tid);
         self.seizing.store(NOT_SEIZING, Ordering::Relaxed);
-        let Err(refused) = seized else { return Ok(Some(State::Running)) };
+        let Err(refused) = seized else { return Ok(Some(Progress::Running)) };
         let directory = procfs::thread_directory(self.pid, tid);
         let ended = procfs::stat(&directory).is_none_or(|stat| stat.has_ended());
         if refused.raw_os_error() == Some(libc::ESRCH) || ended {
             // The first thread stays listed for as long as any other lives.
-            return Ok((tid == self.pid).then_some(State::Not(NotStopped::Ended)));
+            return Ok((tid == self.pid).then_some(Progress::Not(NotStopped::Ended)));
         }
         // Seized under another number, which it had before its `execve`.
         if is_ours(&directory) {
-            return Ok(Some(State::Running));
+            return Ok(Some(Progress::Running));
         }
         self.refusals += 1;
         if self.refusals > REFUSALS || error::tracer(&directory).is_some() {
@@ -275,7 +275,7 @@ impl Stop {
     fn interrupt(&mut self, from: usize) {
         for tracee in &mut self.tracees[from..] {
             // A request that fails is for a thread that has ended; settling sees that.
-            if tracee.state == State::Running {
+            if tracee.state == Progress::Running {
                 let _ = ptrace::interrupt(tracee.tid);
             }
         }
@@ -291,7 +291,7 @@ impl Stop {
         loop {
             running.retain(|index| {
                 self.look(*index, patience.is_long());
-                self.tracees[*index].state == State::Running
+                self.tracees[*index].state == Progress::Running
             });
             if running.is_empty() || !patience.wait(deadline) {
                 break;
@@ -307,47 +307,47 @@ impl Stop {
     }
 
     fn count_gone(&self) -> usize {
-        self.tracees.iter().filter(|tracee| tracee.state == State::Gone).count()
+        self.tracees.iter().filter(|tracee| tracee.state == Progress::Gone).count()
     }
 
     /// Collects the end of threads that were killed after they had stopped.
     fn collect_killed(&mut self) {
         for tracee in &mut self.tracees {
-            let stood = matches!(tracee.state, State::Stopped { .. });
+            let stood = matches!(tracee.state, Progress::Stopped { .. });
             if stood && tracee.tid != self.pid && ptrace::news(tracee.tid) == News::Gone {
                 ptrace::collect_end(tracee.tid);
-                tracee.state = State::Gone;
+                tracee.state = Progress::Gone;
             }
         }
     }
 
     /// Brings a tracee's state up to date. One that is awaited for long may be hopeless.
     fn look(&mut self, index: usize, is_late: bool) {
-        let Tracee { tid, state: State::Running, .. } = self.tracees[index] else { return };
+        let Tracee { tid, state: Progress::Running, .. } = self.tracees[index] else { return };
         self.tracees[index].state = match ptrace::news(tid) {
-            News::None if is_late => self.hopeless(tid).unwrap_or(State::Running),
-            News::None => State::Running,
-            News::Stopped { signal } => State::Stopped { signal },
+            News::None if is_late => self.hopeless(tid).unwrap_or(Progress::Running),
+            News::None => Progress::Running,
+            News::Stopped { signal } => Progress::Stopped { signal },
             News::Gone => {
                 if tid != self.pid {
                     ptrace::collect_end(tid);
                 }
-                State::Gone
+                Progress::Gone
             }
         };
     }
 
     /// What a thread is, if it is not worth waiting for any longer.
-    fn hopeless(&self, tid: i32) -> Option<State> {
+    fn hopeless(&self, tid: i32) -> Option<Progress> {
         let directory = procfs::thread_directory(self.pid, tid);
         match procfs::stat(&directory) {
             // A first thread that has ended gives no news before the last thread has.
-            None if tid == self.pid => Some(State::Not(NotStopped::Ended)),
-            Some(stat) if tid == self.pid && stat.has_ended() => Some(State::Not(NotStopped::Ended)),
+            None if tid == self.pid => Some(Progress::Not(NotStopped::Ended)),
+            Some(stat) if tid == self.pid && stat.has_ended() => Some(Progress::Not(NotStopped::Ended)),
             // Another one has its number now. Where the process is our child, we have news of it all the same.
-            Some(_) if tid == self.pid && !is_ours(&directory) => Some(State::Gone),
+            Some(_) if tid == self.pid && !is_ours(&directory) => Some(Progress::Gone),
             Some(stat) if stat.state == b'D' && self.began.elapsed() > SLEEPERS_WAITED_FOR => {
-                Some(State::Not(NotStopped::Uninterruptible))
+                Some(Progress::Not(NotStopped::Uninterruptible))
             }
             _ => None,
         }
@@ -363,7 +363,7 @@ impl Stop {
         if ptrace::news(self.pid) == News::None {
             let _ = ptrace::interrupt(self.pid);
         }
-        self.tracees[index].state = State::Running;
+        self.tracees[index].state = Progress::Running;
         self.settle(index..index + 1, deadline);
     }
 
@@ -381,7 +381,7 @@ impl Stop {
     fn give_up(&mut self, index: usize) {
         let tracee = &mut self.tracees[index];
         let stat = procfs::stat(&procfs::thread_directory(self.pid, tracee.tid));
-        tracee.state = State::Not(match stat {
+        tracee.state = Progress::Not(match stat {
             Some(stat) if stat.state == b'D' => NotStopped::Uninterruptible,
             Some(stat) if stat.has_ended() => NotStopped::Ended,
             _ => NotStopped::TimedOut,
@@ -390,7 +390,7 @@ impl Stop {
 
     /// What stands still neither ends nor starts threads: as many threads as we know of means that there are no others.
     fn all_seen(&self) -> bool {
-        let ours = self.tracees.iter().filter(|tracee| tracee.state != State::Gone).count();
+        let ours = self.tracees.iter().filter(|tracee| tracee.state != Progress::Gone).count();
         procfs::thread_count(self.pid) == Some(ours as u64)
     }
 
@@ -404,7 +404,7 @@ impl Stop {
     /// Lets all threads go. The end of this thread lets go what could not be stopped.
     fn release(self) -> Duration {
         for tracee in &self.tracees {
-            if let State::Stopped { signal } = tracee.state {
+            if let Progress::Stopped { signal } = tracee.state {
                 // A request that fails is for a thread that was killed in its stop; the end of this thread collects it.
                 let _ = ptrace::detach(tracee.tid, signal);
             }
@@ -421,7 +421,7 @@ fn is_ours(directory: &Path) -> bool {
 fn row(tracee: &Tracee, arch: &'static Arch) -> Option<Thread> {
     let mut thread_pointer = None;
     let registers = match tracee.state {
-        State::Stopped { .. } => match regset::read(tracee.tid, arch) {
+        Progress::Stopped { .. } => match regset::read(tracee.tid, arch) {
             Ok(read) => {
                 thread_pointer = read.thread_pointer;
                 Ok(read.registers)
@@ -429,8 +429,8 @@ fn row(tracee: &Tracee, arch: &'static Arch) -> Option<Thread> {
             // Killed in its stop.
             Err(_) => return None,
         },
-        State::Not(reason) => Err(reason),
-        State::Running | State::Gone => return None,
+        Progress::Not(reason) => Err(reason),
+        Progress::Running | Progress::Gone => return None,
     };
     Some(Thread { tid: tracee.tid, name: tracee.name.clone(), registers, thread_pointer, signal: None })
 }

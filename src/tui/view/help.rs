@@ -37,7 +37,7 @@ fn found_in_legend(wanted: &str, look: Look) -> impl Iterator<Item = Explained> 
 }
 
 /// A line of the page.
-enum Line {
+enum HelpLine {
     Heading(Section),
     /// A binding with its number among those found, and what is said about it.
     Binding(usize, &'static Binding, String),
@@ -66,23 +66,23 @@ pub(super) fn draw(model: &Model, wanted: &str, cursor: usize, buffer: &mut Buff
         let mut pen = Pen::new(buffer, look, area, line);
         let selected = content.number() == Some(cursor);
         match content {
-            Line::Heading(section) => {
+            HelpLine::Heading(section) => {
                 pen.skip(1).text(section.heading(), look.strong());
             }
-            Line::Legend(_, text) => {
+            HelpLine::Legend(_, text) => {
                 pen.skip(1).text(text, look.dim());
             }
-            Line::Nothing => {
+            HelpLine::Nothing => {
                 pen.skip(1).text("nothing fits", look.dim());
             }
-            Line::Binding(_, binding, text) => {
+            HelpLine::Binding(_, binding, text) => {
                 pen.text(&if selected { look.pointer() } else { ' ' }.to_string(), look.strong());
                 pen.skip(1)
                     .left_cell(binding.written(look.ascii), KEYS, look.strong())
                     .skip(1)
                     .text(text, Style::new());
             }
-            Line::More(_, text) => {
+            HelpLine::More(_, text) => {
                 pen.skip(KEYS + 3).text(text, Style::new());
             }
         }
@@ -94,32 +94,32 @@ pub(super) fn draw(model: &Model, wanted: &str, cursor: usize, buffer: &mut Buff
     Pen::new(buffer, look, area, area.height.saturating_sub(1)).rule("Enter does the line, Esc closes", more);
 }
 
-impl Line {
+impl HelpLine {
     /// The number of the binding that it is about.
     fn number(&self) -> Option<usize> {
         match self {
-            Line::Binding(number, ..) | Line::More(number, _) | Line::Legend(number, _) => Some(*number),
-            Line::Heading(_) | Line::Nothing => None,
+            HelpLine::Binding(number, ..) | HelpLine::More(number, _) | HelpLine::Legend(number, _) => Some(*number),
+            HelpLine::Heading(_) | HelpLine::Nothing => None,
         }
     }
 }
 
-fn lines(wanted: &str, look: Look, width: usize) -> Vec<Line> {
+fn lines(wanted: &str, look: Look, width: usize) -> Vec<HelpLine> {
     let mut lines = Vec::new();
     let mut section = None;
     for (number, binding) in found(wanted).into_iter().enumerate() {
         if section.replace(binding.section) != Some(binding.section) {
-            lines.push(Line::Heading(binding.section));
+            lines.push(HelpLine::Heading(binding.section));
         }
         let mut words = wrap(binding.help, width.saturating_sub(KEYS + 3)).into_iter();
-        lines.push(Line::Binding(number, binding, words.next().unwrap_or_default()));
-        lines.extend(words.map(|text| Line::More(number, text)));
+        lines.push(HelpLine::Binding(number, binding, words.next().unwrap_or_default()));
+        lines.extend(words.map(|text| HelpLine::More(number, text)));
     }
     for (number, entry) in (found(wanted).len()..).zip(found_in_legend(wanted, look)) {
-        lines.extend(broken(&entry, width.saturating_sub(2)).into_iter().map(|text| Line::Legend(number, text)));
+        lines.extend(broken(&entry, width.saturating_sub(2)).into_iter().map(|text| HelpLine::Legend(number, text)));
     }
     if lines.is_empty() {
-        lines.push(Line::Nothing);
+        lines.push(HelpLine::Nothing);
     }
     lines
 }

@@ -30,7 +30,7 @@ enum Part {
 
 /// A line between base and limit.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Line {
+struct MapLine {
     part: Part,
     /// How far below the base what the label names is, where an address stands for it.
     at: Option<u64>,
@@ -101,7 +101,7 @@ fn guard_line(stack: &Stack, look: Look) -> Option<String> {
 }
 
 /// The lines between base and limit: `count` of them, each for as many bytes.
-fn lines(snapshot: &Snapshot, stack: &Stack, size: u64, count: usize, look: Look) -> Vec<Line> {
+fn lines(snapshot: &Snapshot, stack: &Stack, size: u64, count: usize, look: Look) -> Vec<MapLine> {
     let used = stack.used().unwrap_or(0).min(size);
     let most = stack.most_used().unwrap_or(0).min(size);
     let row_of = |bytes: u64| {
@@ -113,17 +113,17 @@ fn lines(snapshot: &Snapshot, stack: &Stack, size: u64, count: usize, look: Look
         row if most > 0 && row <= row_of(most) => Part::Before,
         _ => Part::Free,
     };
-    let empty = |row| Line { part: part(row), at: None, label: String::new(), right: String::new() };
-    let mut lines: Vec<Line> = (0..count).map(empty).collect();
+    let empty = |row| MapLine { part: part(row), at: None, label: String::new(), right: String::new() };
+    let mut lines: Vec<MapLine> = (0..count).map(empty).collect();
     for (row, label, right) in frames(snapshot, stack, &row_of) {
         if let Some(line) = lines.get_mut(row) {
             (line.label, line.right) = (label, right);
         }
     }
     let [pointer, peak] = if look.ascii { ["<- SP", "<- peak"] } else { ["◄─ SP", "◄─ peak"] };
-    let mark = |lines: &mut Vec<Line>, bytes: u64, label: &str, right: String| {
+    let mark = |lines: &mut Vec<MapLine>, bytes: u64, label: &str, right: String| {
         if let Some(line) = lines.get_mut(row_of(bytes)) {
-            *line = Line {
+            *line = MapLine {
                 at: Some(bytes),
                 label: label.to_owned(),
                 right: format!("{right} {}%", percent(bytes, size)),

@@ -64,10 +64,30 @@ pub struct Arch {
     pub address_bits: u32,
 }
 
+/// What a call instruction names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Callee {
+    /// The routine itself.
+    Routine(Addr),
+    /// The word that holds the routine's address.
+    Slot(Addr),
+}
+
 impl Arch {
     /// The table for an ELF file's `e_machine`; `None` for a CPU that is not known here.
     pub fn of_elf_machine(machine: u16) -> Option<&'static Arch> {
         [&X86_64, &AARCH64].into_iter().find(|arch| arch.elf_machine == machine)
+    }
+
+    /// Where the call that ends at a return address goes, or what it takes its target from. `read` fills a buffer with the
+    /// code at an address, and returns whether there is any.
+    pub fn callee(&self, return_address: Addr, read: impl FnOnce(Addr, &mut [u8]) -> bool) -> Option<Callee> {
+        let mut before = vec![0; self.longest_call];
+        if !read(return_address.offset(-(before.len() as i64)), &mut before) {
+            return None;
+        }
+        let direct = (self.direct_call_target)(&before, return_address).map(Callee::Routine);
+        direct.or_else(|| (self.call_slot)(&before, return_address).map(Callee::Slot))
     }
 
     /// A return address without its signature or tag (pointer authentication, aarch64). A CPU without them keeps all

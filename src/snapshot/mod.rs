@@ -5,6 +5,7 @@
 
 mod bounds;
 pub(crate) mod entry;
+mod identity;
 mod moved;
 mod part;
 mod peak;
@@ -24,6 +25,7 @@ use crate::registers::Registers;
 use crate::unwind::{Ended, Frame};
 
 pub use bounds::{Bounds, BoundsFrom, Guard};
+pub(crate) use identity::Identity;
 pub use peak::{Apart, Method, Peak};
 pub use places::{Place, Places};
 pub use warning::{BlindSpot, BlindSpotKind, Warning};
@@ -165,6 +167,26 @@ pub enum Level {
 }
 
 impl Stack {
+    /// A stack of which nothing else is known.
+    pub(crate) fn new(kind: Kind, state: State) -> Stack {
+        Stack {
+            kind,
+            name: None,
+            source: None,
+            state,
+            thread: None,
+            bounds: Bounds::UNKNOWN,
+            sp: None,
+            peak: None,
+            entry: None,
+            frames: Vec::new(),
+            ended: Ended::NoRule,
+            resumed_by: None,
+            confidence: Confidence::Certain,
+            registers: None,
+        }
+    }
+
     /// Its usable bytes, where both ends are known.
     pub fn size(&self) -> Option<u64> {
         self.bounds.range().map(AddrRange::len)

@@ -5,28 +5,18 @@
 
 use std::collections::HashMap;
 
-use super::{Snapshot, Stack};
+use super::{Identity, Snapshot, Stack};
 
-/// By what a context is known from one look to the next.
-#[derive(PartialEq, Eq, Hash)]
-enum Key {
-    /// The high end of its stack: nothing else can lie there.
-    High(u64),
-    /// The thread that is on it.
-    Thread(i32),
-}
-
-fn key(stack: &Stack) -> Option<Key> {
-    let high = stack.bounds.high.map(|high| Key::High(high.0));
-    high.or(stack.thread.map(Key::Thread))
+fn identity(stack: &Stack) -> Option<Identity> {
+    Identity::of(stack, stack.thread)
 }
 
 impl Snapshot {
     /// Notes which contexts moved since an earlier look at the same process.
     pub fn compare_with(&mut self, earlier: &Snapshot) {
-        let known = earlier.stacks.iter().filter_map(|stack| Some((key(stack)?, stack)));
-        let known: HashMap<Key, &Stack> = known.collect();
-        let moved = |stack: &Stack| Some(!stands_as(stack, known.get(&key(stack)?)?));
+        let known = earlier.stacks.iter().filter_map(|stack| Some((identity(stack)?, stack)));
+        let known: HashMap<Identity, &Stack> = known.collect();
+        let moved = |stack: &Stack| Some(!stands_as(stack, known.get(&identity(stack)?)?));
         self.moved = self.stacks.iter().map(moved).collect();
     }
 

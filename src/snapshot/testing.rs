@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    Bounds, BoundsFrom, Confidence, Guard, Kind, Peak, Place, Places, Snapshot, Stack, StackFrame, State, ThreadEntry,
-};
+use super::{Bounds, BoundsFrom, Guard, Kind, Peak, Place, Places, Snapshot, Stack, StackFrame, State, ThreadEntry};
 use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::arch::X86_64;
 use crate::image::names::Name;
@@ -42,20 +40,13 @@ impl Draft {
         };
         let entry = calls.iter().rev().find(|(function, ..)| !function.starts_with('['));
         self.stacks.push(Stack {
-            kind,
-            name: None,
-            source: None,
-            state,
-            thread: None,
             bounds: Bounds { low: Some(low), high: Some(high), from: BoundsFrom::Guard, guard },
             sp: Some(high.offset(-(used as i64))),
             peak: (peak > 0).then_some(Peak::by_pages(used + peak)),
             entry: entry.map(|(function, ..)| Arc::from(*function)),
             frames,
             ended: Ended::Root,
-            resumed_by: None,
-            confidence: Confidence::Certain,
-            registers: None,
+            ..Stack::new(kind, state)
         });
         id
     }

@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 use ratatui::layout::Size;
 
 use super::pane::Pane;
-use super::picture::{Identity, Picture, Wanted};
+use super::picture::{Picture, RowKey, Wanted};
 use super::sort::Order;
 use super::theme::Look;
 use crate::filter::Filter;
@@ -94,7 +94,7 @@ pub(super) enum Page {
     /// The stacks of the group with this fingerprint.
     Members(u64),
     /// The backtrace that begins at one stack.
-    Frames(Identity),
+    Frames(RowKey),
     /// What happened, the newest first.
     Events,
     /// Where the event with this number happened.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::arrange::Ask;
 use super::model::{List, Model, Overlay, Page, Rows, Shown};
-use super::picture::{Identity, danger};
+use super::picture::{RowKey, danger};
 use super::rows;
 use super::sort::{Order, Sort};
 use super::view::layout;
@@ -19,7 +19,7 @@ const MOST_EVENTS: usize = 10_000;
 /// A selected row, by what it is known by in other pictures.
 #[derive(Clone, Copy)]
 pub(super) enum Selection {
-    Stack(Identity),
+    Stack(RowKey),
     Group(u64),
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Selection {
 pub(super) fn selection(model: &Model, list: &List) -> Option<Selection> {
     let row = list.row()?;
     match list.page {
-        Page::Stacks | Page::Members(_) => Some(Selection::Stack(model.picture.identity(row))),
+        Page::Stacks | Page::Members(_) => Some(Selection::Stack(model.picture.key(row))),
         Page::Groups => Some(Selection::Group(model.picture.groups.get(row)?.fingerprint)),
         Page::Frames(_) | Page::Events | Page::Happened(_) | Page::Output | Page::Report => None,
     }
@@ -71,7 +71,7 @@ impl Model {
     pub(super) fn open(&mut self) {
         let Some(row) = self.list().row() else { return };
         let page = match self.list().page {
-            Page::Stacks | Page::Members(_) => Page::Frames(self.picture.identity(row)),
+            Page::Stacks | Page::Members(_) => Page::Frames(self.picture.key(row)),
             Page::Groups => match self.picture.groups.get(row) {
                 Some(cluster) => Page::Members(cluster.fingerprint),
                 None => return,
@@ -160,7 +160,7 @@ impl Model {
             Page::Stacks | Page::Groups | Page::Events | Page::Output | Page::Report => true,
             Page::Happened(number) => number >= self.forgotten,
             Page::Members(fingerprint) => self.picture.groups.iter().any(|cluster| cluster.fingerprint == fingerprint),
-            Page::Frames(identity) => self.picture.find(identity).is_some(),
+            Page::Frames(key) => self.picture.find(key).is_some(),
         }
     }
 
@@ -182,7 +182,7 @@ impl Model {
         let mut lists = std::mem::take(&mut self.lists);
         for (list, selection) in lists.iter_mut().zip(selections) {
             let row = match selection {
-                Some(Selection::Stack(identity)) => self.picture.find(*identity),
+                Some(Selection::Stack(key)) => self.picture.find(*key),
                 Some(Selection::Group(fingerprint)) => {
                     self.picture.groups.iter().position(|cluster| cluster.fingerprint == *fingerprint)
                 }
@@ -201,7 +201,7 @@ impl Model {
         let shown = match list.page {
             Page::Stacks | Page::Members(_) => list.row().map(Shown::Stack),
             Page::Groups => list.row().and_then(|row| Some(Shown::Stack(self.picture.groups.get(row)?.worst))),
-            Page::Frames(identity) => self.picture.find(identity).map(Shown::Stack),
+            Page::Frames(key) => self.picture.find(key).map(Shown::Stack),
             Page::Events => list.row().map(Shown::Event),
             Page::Happened(number) => Some(Shown::Event(number)),
             // What was selected before stays so for the page that follows.

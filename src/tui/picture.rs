@@ -9,7 +9,7 @@ use super::sort::{Order, Sort, names_first};
 use crate::filter::Filter;
 use crate::report::GroupBy;
 use crate::report::group::{self, Group};
-use crate::snapshot::{Kind, Level, Snapshot, Stack, State};
+use crate::snapshot::{Identity, Kind, Level, Snapshot, Stack, State};
 use crate::watch::Looked;
 
 /// Which stacks are shown, in which order, and by what they stand together.
@@ -78,13 +78,11 @@ pub(super) struct Cluster {
     pub(super) states: Vec<(State, usize)>,
 }
 
-/// By what a stack is known from one look to the next.
+/// By what a row's stack is found again in another look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Identity {
-    /// Its high end: nothing else can lie there.
-    High(u64),
-    /// The thread that is on it.
-    Thread(i32),
+pub(super) enum RowKey {
+    /// By what it is known.
+    Stack(Identity),
     /// Nothing but its place in the list is known.
     Index(usize),
 }
@@ -153,21 +151,17 @@ impl Picture {
         self.threads.get(id).copied().flatten()
     }
 
-    /// By what a stack will be known in other looks.
-    pub(super) fn identity(&self, id: usize) -> Identity {
-        let high = self.stack(id).and_then(|stack| stack.bounds.high);
-        match (high, self.thread(id)) {
-            (Some(high), _) => Identity::High(high.0),
-            (None, Some(tid)) => Identity::Thread(tid),
-            (None, None) => Identity::Index(id),
-        }
+    /// By what a stack will be found in other looks.
+    pub(super) fn key(&self, id: usize) -> RowKey {
+        let identity = self.stack(id).and_then(|stack| Identity::of(stack, self.thread(id)));
+        identity.map_or(RowKey::Index(id), RowKey::Stack)
     }
 
-    /// The stack that is known by `identity`.
-    pub(super) fn find(&self, identity: Identity) -> Option<usize> {
-        match identity {
-            Identity::Index(id) => (id < self.snapshot.stacks.len()).then_some(id),
-            _ => (0..self.snapshot.stacks.len()).find(|id| self.identity(*id) == identity),
+    /// The stack that is found by `key`.
+    pub(super) fn find(&self, key: RowKey) -> Option<usize> {
+        match key {
+            RowKey::Index(id) => (id < self.snapshot.stacks.len()).then_some(id),
+            RowKey::Stack(_) => (0..self.snapshot.stacks.len()).find(|id| self.key(*id) == key),
         }
     }
 

@@ -167,14 +167,14 @@ fn a_frozen_display_does_not_change() {
 fn the_selected_stack_stays_selected() {
     let mut model = model(MIDDLE, COLORS);
     type_keys(&mut model, "jjjjj");
-    let before = model.picture.identity(model.selected().unwrap());
+    let before = model.picture.key(model.selected().unwrap());
     let row = model.list().cursor;
     update(&mut model, Message::Looked(look_of(server(5), 222)));
-    assert_eq!(model.picture.identity(model.selected().unwrap()), before);
+    assert_eq!(model.picture.key(model.selected().unwrap()), before);
     type_keys(&mut model, ">");
-    assert_eq!(model.picture.identity(model.selected().unwrap()), before);
+    assert_eq!(model.picture.key(model.selected().unwrap()), before);
     type_keys(&mut model, "I");
-    assert_eq!(model.picture.identity(model.selected().unwrap()), before);
+    assert_eq!(model.picture.key(model.selected().unwrap()), before);
     assert_ne!(model.list().cursor, row);
 }
 

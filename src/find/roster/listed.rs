@@ -10,7 +10,7 @@ use crate::find::ground::Ground;
 use crate::image::Modules;
 use crate::memory::Memory;
 use crate::registers::Registers;
-use crate::snapshot::{Bounds, Confidence, Kind, Stack, StackFrame, State};
+use crate::snapshot::{Confidence, Kind, Stack, StackFrame, State};
 use crate::unwind::{Ended, FoundBy, Rules, Tables, walk};
 
 /// A guard that is longer than this is shown as this long.
@@ -126,22 +126,11 @@ fn state(listed: &Listed) -> Option<State> {
 /// One that has begun and does not wait runs on a thread whose chain of frames was cut short, or which was not stopped.
 fn unseen(listed: &Listed, rules: &mut Rules<'_, '_>, arch: &'static Arch, memory: &dyn Memory) -> Option<Stack> {
     let is_coroutine = matches!(listed.state, roster::Use::New | roster::Use::Started | roster::Use::Finished);
-    let mut stack = Stack {
-        kind: Kind::Coroutine,
-        name: None,
-        source: None,
-        state: is_coroutine.then(|| state(listed).unwrap_or(State::Running))?,
-        thread: None,
-        bounds: Bounds::UNKNOWN,
-        sp: listed.saved_sp,
-        peak: None,
-        entry: None,
-        frames: Vec::new(),
-        ended: if listed.state == roster::Use::Finished { Ended::Root } else { Ended::NoRule },
-        resumed_by: None,
-        confidence: Confidence::Certain,
-        registers: None,
-    };
+    let state = is_coroutine.then(|| state(listed).unwrap_or(State::Running))?;
+    let mut stack = Stack { sp: listed.saved_sp, ..Stack::new(Kind::Coroutine, state) };
+    if listed.state == roster::Use::Finished {
+        stack.ended = Ended::Root;
+    }
     let registers = listed.saved_sp.and_then(|sp| roster::saved_registers(arch, memory, sp));
     if let Some(registers) = registers {
         stack.sp = registers.addr(arch.sp);

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::Arch;
+use crate::mapping::{Mapping, Origin};
 use crate::memory::Memory;
 use crate::process::{NotStopped, Target, Thread};
 use crate::registers::Registers;
@@ -37,6 +38,19 @@ pub(crate) struct Chain {
     /// The first frame whose rules load the caller's stack pointer from somewhere, as those of `longjmp` and `setcontext`
     /// do: they describe where it will go on, which is not where it was called from.
     pub(crate) jump: Option<usize>,
+}
+
+impl Chain {
+    /// Whether `at`, in `mapping`, lies on the stack that the thread, of process `pid`, began on: the first thread on the
+    /// kernel's `[stack]`, another below its descriptor, which the C libraries put on top of the stack (glibc
+    /// `allocate_stack`, musl `__pthread_create`).
+    pub(crate) fn began_at(&self, pid: i32, mapping: &Mapping, at: Addr) -> bool {
+        let holds = |descriptor: Addr| mapping.range.contains(descriptor) && at < descriptor;
+        match self.thread.tid == pid {
+            true => mapping.origin == Origin::MainStack,
+            false => self.descriptor.is_some_and(holds),
+        }
+    }
 }
 
 /// Walks the chain of every thread of a target that stands still. A thread that has ended, as the first one may long

@@ -6,7 +6,7 @@
 //! function found none when it began (`-fsplit-stack`: its prologue calls `__morestack`, which calls the rest of it).
 
 use crate::addr::{Addr, Pc};
-use crate::arch::Arch;
+use crate::arch::{Arch, Callee};
 use crate::image::Modules;
 use crate::memory::Memory;
 use crate::snapshot::{Guard, Kind, Places, Stack};
@@ -55,12 +55,8 @@ fn called_routine(stacks: &[Stack], id: usize, arch: &Arch, modules: &Modules, m
     if caller.found_by == FoundBy::Descriptor {
         return None;
     }
-    let mut before = vec![0; arch.longest_call];
-    if !modules.code(return_address.offset(-(before.len() as i64)), &mut before) {
-        return None;
+    match arch.callee(return_address, |at, into| modules.code(at, into))? {
+        Callee::Routine(routine) => Some(routine),
+        Callee::Slot(slot) => memory.read_u64(slot).ok().map(Addr),
     }
-    (arch.direct_call_target)(&before, return_address).or_else(|| {
-        let slot = (arch.call_slot)(&before, return_address)?;
-        memory.read_u64(slot).ok().map(Addr)
-    })
 }

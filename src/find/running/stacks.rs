@@ -10,7 +10,7 @@ use crate::find::running::cut::Part;
 use crate::mapping::{Access, Origin, index_at, mapping_at};
 use crate::memory::Memory;
 use crate::process::{PageState, Pages, PagesUnknown};
-use crate::snapshot::{Bounds, Confidence, Kind, Stack, StackFrame, State, ThreadEntry};
+use crate::snapshot::{Kind, Stack, StackFrame, State, ThreadEntry};
 use crate::unwind::Ended;
 
 /// Finds the threads' descriptors; where they lie, sorted.
@@ -51,20 +51,10 @@ pub(crate) fn stacks(chains: &[Chain], ground: &Ground<'_>) -> (Vec<ThreadEntry>
 /// The stack of a thread that could not be stopped: nothing is known of it.
 fn unseen(chain: &Chain) -> Stack {
     Stack {
-        kind: Kind::Thread,
         name: chain.thread.name.clone(),
-        source: None,
-        state: State::Running,
         thread: Some(chain.thread.tid),
-        bounds: Bounds::UNKNOWN,
-        sp: None,
-        peak: None,
-        entry: None,
-        frames: Vec::new(),
         ended: Ended::Unreadable(Addr::default()),
-        resumed_by: None,
-        confidence: Confidence::Certain,
-        registers: None,
+        ..Stack::new(Kind::Thread, State::Running)
     }
 }
 
@@ -111,20 +101,12 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
     let found = bounds::bounds(owner, home, ground.mappings, ground.stack_limit, &pages);
     let kind = kind(owner, chain, part, ground);
     Stack {
-        kind,
         name: chain.thread.name.clone().filter(|_| kind == Kind::Thread),
-        source: None,
-        state: State::Running,
-        thread: None,
         bounds: found,
         sp: Some(part.sp),
-        peak: None,
-        entry: None,
         frames: sized(chain, part),
         ended: chain.ended.unwrap_or(Ended::NoRule),
-        resumed_by: None,
-        confidence: Confidence::Certain,
-        registers: None,
+        ..Stack::new(kind, State::Running)
     }
 }
 
@@ -148,15 +130,10 @@ fn outermost_sp(chain: &Chain, part: &Part) -> Addr {
     called.and_then(|frame| frame.cfa).unwrap_or(part.sp)
 }
 
-/// Whether `sp` lies where the chain's thread began: the first thread on the kernel's `[stack]`, another in the mapping
-/// of its descriptor, which the C libraries put on top of the stack (glibc `allocate_stack`, musl `__pthread_create`).
+/// Whether `sp` lies where the chain's thread began, or else on the kernel's `[stack]`, where only the first one begins.
 fn lies_on_own_stack(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> bool {
-    let Some(mapping) = mapping_at(ground.mappings, sp) else { return false };
-    match mapping.origin {
-        Origin::MainStack => true,
-        _ if chain.thread.tid == ground.pid => false,
-        _ => chain.descriptor.is_some_and(|descriptor| mapping.range.contains(descriptor) && sp < descriptor),
-    }
+    mapping_at(ground.mappings, sp)
+        .is_some_and(|mapping| mapping.origin == Origin::MainStack || chain.began_at(ground.pid, mapping, sp))
 }
 
 /// What the stack of a part serves.

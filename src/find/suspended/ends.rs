@@ -6,7 +6,7 @@ use foldhash::HashMap;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::addr::{Addr, Pc};
-use crate::arch::X86_64;
+use crate::arch::{Callee, X86_64};
 use crate::memory::Memory;
 use crate::unwind::Frame;
 
@@ -45,15 +45,13 @@ impl CodeView<'_> {
     /// The function that the call before a return address names, or that it finds in a table.
     pub(super) fn called(&self, pc: Pc) -> Option<Addr> {
         let Pc::After(at) = pc else { return None };
-        let mut before = vec![0; X86_64.longest_call];
-        if !(self.read)(at.offset(-(before.len() as i64)), &mut before) {
-            return None;
+        match X86_64.callee(at, self.read)? {
+            Callee::Routine(routine) => Some(routine),
+            Callee::Slot(slot) => {
+                let target = self.memory.read_u64(slot).ok().map(Addr)?;
+                Some((self.unbound)(slot, target).unwrap_or(target))
+            }
         }
-        (X86_64.direct_call_target)(&before, at).or_else(|| {
-            let slot = (X86_64.call_slot)(&before, at)?;
-            let target = self.memory.read_u64(slot).ok().map(Addr)?;
-            Some((self.unbound)(slot, target).unwrap_or(target))
-        })
     }
 
     /// The routine that the call before a return address leads to, by way of a stub of the procedure linkage table or not.

@@ -249,7 +249,7 @@ fn resumers(
 
 /// Whether `at` lies on the stack that the chain's thread began on.
 fn is_home(chain: &Chain, at: Addr, ground: &Ground<'_>) -> bool {
-    mapping_at(ground.mappings, at).is_none_or(|mapping| is_own_stack(chain, ground.pid, mapping, at))
+    mapping_at(ground.mappings, at).is_none_or(|mapping| chain.began_at(ground.pid, mapping, at))
 }
 
 /// Which contexts stand in the functions by which the threads that run coroutines left their own stacks, and so may wait for
@@ -354,7 +354,7 @@ fn owners(contexts: &[Context], threads: &[Chain], ground: &Ground<'_>) -> Vec<O
             let high = chain.descriptor.unwrap_or(mapping.range.high);
             chain.sp.is_some_and(|sp| mapping.range.contains(sp) && context.sp < sp && sp < high)
         };
-        let is_owner = |chain: &Chain| is_own_stack(chain, ground.pid, mapping, context.sp) && !runs_above(chain);
+        let is_owner = |chain: &Chain| chain.began_at(ground.pid, mapping, context.sp) && !runs_above(chain);
         threads.iter().position(is_owner)
     };
     let mut owners: Vec<Option<usize>> = contexts.iter().map(owner).collect();
@@ -375,22 +375,12 @@ fn dead(threads: &[Chain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
     let below = |chain: &Chain| {
         let sp = chain.sp?;
         let mapping = mapping_at(mappings, sp)?;
-        let is_own = is_own_stack(chain, pid, mapping, sp);
+        let is_own = chain.began_at(pid, mapping, sp);
         is_own.then(|| AddrRange::new(mapping.range.low, sp.offset(-(X86_64.red_zone as i64))))
     };
     let mut dead: Vec<AddrRange> = threads.iter().filter_map(below).collect();
     dead.sort_unstable();
     dead
-}
-
-/// Whether `at`, in `mapping`, lies on the stack that a thread of process `pid` began on: the first thread on the kernel's
-/// `[stack]`, any other below its descriptor.
-fn is_own_stack(chain: &Chain, pid: i32, mapping: &Mapping, at: Addr) -> bool {
-    let holds = |descriptor: Addr| mapping.range.contains(descriptor) && at < descriptor;
-    match chain.thread.tid == pid {
-        true => mapping.origin == MappingOrigin::MainStack,
-        false => chain.descriptor.is_some_and(holds),
-    }
 }
 
 /// Adds a stack for each context. One on a thread's own stack is where that thread left it to resume what it runs now.
@@ -461,20 +451,12 @@ fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
 fn add_parts(stacks: &mut Vec<Stack>, found: Suspended) {
     let context = found.context;
     let of = |kind, sp: Addr, frames: &[Frame], bounds: Bounds| Stack {
-        kind,
-        name: None,
-        source: None,
-        state: State::Resuming,
-        thread: None,
         bounds,
         sp: Some(sp),
-        peak: None,
-        entry: None,
         frames: sized(sp, frames),
         ended: Ended::Root,
-        resumed_by: None,
         confidence: context.confidence,
-        registers: None,
+        ..Stack::new(kind, State::Resuming)
     };
     let first = stacks.len();
     for (segment, bounds) in context.segments.iter().zip(found.segments) {

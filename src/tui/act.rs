@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// How far the report goes sideways at once.
 const SHIFT: usize = 20;
 
-/// Leaves, if nothing is to be decided first.
+/// Leaves, or asks first what becomes of the program.
 pub(super) fn leave(model: &mut Model) -> Option<Effect> {
     if !model.decides() {
         return Some(Effect::Leave);
@@ -103,7 +103,7 @@ pub(super) fn act(model: &mut Model, action: Action) -> Option<Effect> {
     None
 }
 
-/// How far up the program's terminal is to be seen after an action; `None` where that has nothing to do with it.
+/// From how many lines further up the program's terminal is seen after an action; `None` if that changes nothing there.
 fn scroll(model: &Model, action: Action) -> Option<usize> {
     let pane = model.pane.as_ref().filter(|_| model.list().page == Page::Output)?;
     let page = usize::from(pane.cells.area.height).max(2) - 1;

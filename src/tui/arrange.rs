@@ -25,7 +25,7 @@ pub(super) enum Ask {
     Ended(i32),
     /// Looks are wanted like this from now on; this one, where the display is frozen, and else the newest.
     Arrange(Wanted, Option<Looked>),
-    /// A picture is to be written to a file as text, in groups or each stack by itself.
+    /// Write a picture to a file as text, in groups or each stack by itself.
     Dump { picture: Arc<Picture>, listing: text::Listing, style: Style, path: Option<String> },
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Hands keys and new sizes to `tell`, and at last the reason where there will be no more.
+    /// Hands keys and new sizes to `tell`, and at the end the reason why there are no more.
     ///
     /// # Errors
     /// The thread can't be started.

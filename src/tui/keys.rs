@@ -157,7 +157,7 @@ pub(super) static BINDINGS: &[Binding] = bindings![
 
 /// What a key does.
 pub(super) fn action(event: KeyEvent) -> Option<Action> {
-    // Some terminals tell of the shift that made a capital letter or a sign, others do not.
+    // Some terminals report the shift that made a capital letter or a sign, others do not.
     let modifiers = event.modifiers - KeyModifiers::SHIFT;
     BINDINGS.iter().find(|binding| binding.keys.contains(&(event.code, modifiers))).map(|binding| binding.action)
 }

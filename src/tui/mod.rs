@@ -1,6 +1,6 @@
 //! The terminal UI: every stack of a program, live.
 //!
-//! You give a watch and how the screen may look; the screen is drawn on `/dev/tty`, never on stdout, until the user
+//! It takes a watch and how the screen may look; the screen is drawn on `/dev/tty`, never on stdout, until the user
 //! leaves. Nothing here looks at a target: looks come in as messages, each with one immutable snapshot, and a drawn frame
 //! depends on one of them alone.
 //!

@@ -29,7 +29,7 @@ pub(crate) enum Message {
     Resized(Size),
     /// There is a new look.
     Looked(Arc<Picture>),
-    /// Of so many modules, the second number, so many were read for their names.
+    /// How many modules were read for their names, and how many there are.
     Loading((usize, usize)),
     /// Something happened to the program.
     Event(Event),
@@ -45,7 +45,7 @@ pub(crate) enum Message {
     WantsToLeave,
     /// The picture was arranged as it was wanted.
     Arranged(Arc<Picture>),
-    /// Something is to be said.
+    /// A word for the bottom line.
     Notice(String),
     /// A button of the mouse was pressed, or its wheel turned.
     Mouse(MouseEvent),
@@ -74,7 +74,7 @@ pub(crate) enum Effect {
     Interrupt,
     /// Type into its terminal.
     Type(Vec<u8>),
-    /// Show its terminal from so many lines further up.
+    /// Show its terminal from this many lines further up.
     Scroll(usize),
     /// Tell what the report says so far.
     Report,
@@ -208,7 +208,7 @@ pub(crate) struct Model {
     pub(super) touched: bool,
     /// The pages that were opened, one from the other; the last one is seen. Never empty.
     pub(super) lists: Vec<List>,
-    /// How the next picture is to be arranged.
+    /// How the next picture will be arranged.
     pub(super) wanted: Wanted,
     /// What the backtrace is of.
     pub(super) shown: Option<Shown>,
@@ -288,7 +288,7 @@ impl Model {
         self.rebuild();
     }
 
-    /// Shows another picture; what stands for rows is to be made anew.
+    /// Shows another picture; the caller then rebuilds the rows.
     pub(super) fn replace(&mut self, picture: Arc<Picture>) {
         self.picture = picture;
         self.shown = None;

@@ -102,7 +102,7 @@ impl Model {
         self.overlay = Overlay::Typing;
     }
 
-    /// Takes in an event; the oldest ones give way to new ones.
+    /// Takes in an event; the oldest ones make room for new ones.
     pub(super) fn add_event(&mut self, event: Event) {
         self.events.push_back(event);
         if self.events.len() > MOST_EVENTS {

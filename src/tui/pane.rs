@@ -63,7 +63,7 @@ enum Ask {
     /// Read no more: the terminal is another's for a time.
     HandOver,
     TakeBack,
-    /// Read what is there, tell the last lines, and end.
+    /// Read what is there, hand out the last lines, and end.
     Finish(Sender<String>),
 }
 
@@ -99,7 +99,7 @@ impl Output {
         self.ask(Ask::Resize(size));
     }
 
-    /// Shows the screen from so many lines further up.
+    /// Shows the screen from this many lines further up.
     pub(super) fn scroll(&self, lines: usize) {
         self.ask(Ask::Scroll(lines));
     }
@@ -192,7 +192,7 @@ impl Reader {
         }
     }
 
-    /// Waits until there is something to read, to write, to do or to tell.
+    /// Waits until there is something to read, to write, to do or to hand out.
     fn wait(&mut self) {
         let mut wanted = PollFlags::empty();
         if self.ours && !self.unused {

@@ -28,9 +28,9 @@ pub(super) fn key(model: &mut Model, overlay: Overlay, event: KeyEvent) -> Optio
     }
 }
 
-/// A key for the program, but for the one that ends this.
+/// A key for the program, except the one that ends this.
 fn type_key(model: &mut Model, event: KeyEvent) -> Option<Effect> {
-    // Terminals tell of `^]` as of `^5`, which is the same byte.
+    // Terminals report `^]` as `^5`, which is the same byte.
     let ends = matches!(event.code, KeyCode::Char(']' | '5')) && event.modifiers.contains(KeyModifiers::CONTROL);
     if ends {
         return None;

@@ -32,7 +32,7 @@ const TWICE: Duration = Duration::from_secs(2);
 /// How often it is shown how far the first whole look has come.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How the screen is to be.
+/// What the user asked of the screen and of the report.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The time from one look to the next that was asked for.
@@ -74,7 +74,7 @@ enum Input {
     SoFar(Arc<Watched>),
     /// The watch has ended; without a result where it failed.
     Done(Option<Box<Watched>>),
-    /// The terminal gives no more keys.
+    /// The terminal sends no more keys.
     NoKeys(io::Error),
 }
 
@@ -433,7 +433,7 @@ impl Session {
         Ok(())
     }
 
-    /// Restores the terminal at once, and then waits for what the watch has to tell.
+    /// Restores the terminal at once, and then waits for what the watch reports.
     fn leave(self) -> Result<Watched, TuiError> {
         drop(self.keys);
         drop(self.screen);

@@ -71,7 +71,7 @@ pub(super) fn write_lines(text: &str) {
 
 /// The screen on the terminal. Dropping it gives the terminal back.
 pub(super) struct Screen {
-    /// Whether the terminal tells of the mouse.
+    /// Whether the terminal reports the mouse.
     mouse: bool,
     terminal: Terminal<CrosstermBackend<BufWriter<File>>>,
 }

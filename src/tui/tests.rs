@@ -272,7 +272,7 @@ fn the_end_of_the_program_is_shown() {
     assert!(screen(&model).contains("ENDED") && screen(&model).contains("the program has ended"));
 }
 
-/// Does what a binding says on a fresh screen, with each of its keys, and gives the screens and effects.
+/// Does what a binding says on a fresh screen, with each of its keys, and returns the screens and effects.
 fn pressed(action: Action, before: &str, check: impl Fn(&Model, Option<Effect>)) {
     pressed_on(action, before, |_| {}, check);
 }

@@ -1,4 +1,4 @@
-//! Keys as the bytes by which terminals tell programs of them (those of xterm, which its terminfo entry lists).
+//! Keys as the bytes by which terminals report them to programs (those of xterm, which its terminfo entry lists).
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 

@@ -10,7 +10,7 @@ use super::model::{Effect, Message, Model, Overlay, Page};
 use super::picture::Picture;
 use super::{mouse, prompts};
 
-/// Takes in one message; what it asks for is to be done by the caller.
+/// Takes in one message; the caller does what it asks for.
 pub(crate) fn update(model: &mut Model, message: Message) -> Option<Effect> {
     let effect = match message {
         Message::Key(event) => key(model, event),

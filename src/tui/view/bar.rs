@@ -9,7 +9,7 @@ use crate::snapshot::{Guard, Stack};
 /// Eighths of a cell, from one to seven.
 const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
-/// The parts of a bar of so many cells.
+/// The parts of a bar of this many cells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Parts {
     now: String,

@@ -11,7 +11,7 @@ use super::super::model::{Model, Overlay, Page};
 use super::pen::{Pen, wrap};
 use crate::watch::End;
 
-/// Draws it. The hints for help and for leaving are always there, but for when what is typed means something else.
+/// Draws it. The hints for help and for leaving are always there, except while something is typed.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     let look = model.look;
     let mut pen = Pen::new(buffer, look, area, 0);
@@ -34,7 +34,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     pen.skip(2).text(&always, Style::new());
 }
 
-/// What is being typed or asked, and what to say beside it, the shorter the later.
+/// What is being typed or asked, and notes to show after it, the longest first.
 fn prompt(model: &Model) -> Option<(String, Vec<String>)> {
     let cursor = if model.look.ascii { "_" } else { "▏" };
     let keep = || ["Enter keep, Esc cancel".to_owned(), "Enter, Esc".to_owned()];

@@ -16,7 +16,7 @@ use crate::snapshot::Stack;
 
 /// The cells of the bar that shows a group's share of all stacks.
 const SHARE: usize = 10;
-/// The cells of the column that tells what the stacks of a group do.
+/// The cells of the column that says what the stacks of a group do.
 const STATES: usize = 14;
 
 /// Draws title, headings and rows.
@@ -83,7 +83,7 @@ fn states(cluster: &Cluster, worst: &Stack) -> String {
     }
 }
 
-/// The numbers are those of the group's stack that is closest to its end, but for the bytes in use, which are of all.
+/// The numbers are those of the group's stack that is closest to its end, except the bytes in use, which are of all.
 fn draw_row(pen: &mut Pen<'_>, model: &Model, cluster: &Cluster) {
     let (picture, look, plain) = (&model.picture, model.look, Style::new());
     let Some(stack) = picture.stack(cluster.worst) else { return };

@@ -55,7 +55,7 @@ pub(super) fn draw_line(model: &Model, buffer: &mut Buffer, area: Rect) {
     pen.skip(2).text(&hints, look.dim());
 }
 
-/// Where the program's cursor is to be seen: while keys go to it.
+/// Where the program's cursor is seen: only while keys go to it.
 pub(super) fn cursor(model: &Model, area: Rect) -> Option<Position> {
     let is_seen = matches!(model.overlay, Overlay::Typing) && model.list().page == Page::Output;
     let (x, y) = model.pane.as_ref().filter(|_| is_seen)?.cursor?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::running::chain::Chain;
+use super::running::threads::ThreadChain;
 use super::sites::Sites;
 use crate::arch::Arch;
 use crate::image::Modules;
@@ -33,7 +33,7 @@ pub(crate) struct Survey {
     /// Where a suspended context can go on; empty where none is searched for.
     pub(crate) sites: Sites,
     /// Each thread's chain of frames.
-    pub(crate) chains: Vec<Chain>,
+    pub(crate) chains: Vec<ThreadChain>,
     /// What could not be read so far.
     pub(crate) warnings: Vec<Warning>,
     /// What is known not to be seen.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Looker, Wish, complete};
 use crate::addr::EVERYTHING;
-use crate::find::running::chain::survey;
+use crate::find::running::threads::survey;
 use crate::find::sites::{Sites, sites as sites_of};
 use crate::find::survey::{Survey, Views};
 use crate::image::Modules;

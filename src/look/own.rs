@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::survey::not_searched;
 use super::{Looker, Wish, complete};
 use crate::addr::EVERYTHING;
-use crate::find::running::chain::survey;
+use crate::find::running::threads::survey;
 use crate::find::sites::{Sites, sites as sites_of};
 use crate::find::survey::{Survey, Views};
 use crate::find::suspended::search::worth_a_look;

@@ -7,7 +7,7 @@ use log::debug;
 use super::Wish;
 use super::prepare::{Prepared, prepare};
 use crate::addr::AddrRange;
-use crate::find::running::chain::{Chain, survey};
+use crate::find::running::threads::{ThreadChain, survey};
 use crate::find::sites::{Derived, Sites, sites as sites_of};
 use crate::image::Modules;
 use crate::mapping::{MappedFile, Mapping};
@@ -29,7 +29,7 @@ const TRIES: usize = 4;
 /// What was taken from a process in the stop.
 pub(super) struct Taken<'l> {
     pub(super) stopped: Stopped<'l>,
-    pub(super) chains: Vec<Chain>,
+    pub(super) chains: Vec<ThreadChain>,
     pub(super) modules: Modules,
     /// Of the whole address space; unknown also where nothing was copied.
     pub(super) pages: Result<Pages, PagesUnknown>,
@@ -111,7 +111,7 @@ fn copied(stopped: &Stopped<'_>, copy: &mut Option<TouchedCopy>) -> Result<Pages
 }
 
 /// Walks the chains of all threads, whose innermost frames are read in one go.
-fn survey_stopped(stopped: &Stopped<'_>, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
+fn survey_stopped(stopped: &Stopped<'_>, rules: &mut Rules<'_, '_>) -> Vec<ThreadChain> {
     let sp = |thread: &Thread| thread.registers.as_ref().ok()?.addr(stopped.arch().sp);
     let tops = stopped.threads().iter().filter_map(sp).map(|sp| AddrRange::new(sp, sp.offset(READ_AT_ONCE)));
     stopped.overlay().prefetch(&tops.collect::<Vec<_>>(), MOST_READ_AT_ONCE);

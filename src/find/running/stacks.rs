@@ -5,8 +5,8 @@ use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::find::extent::bounds::{self, Owner};
 use crate::find::ground::Ground;
-use crate::find::running::chain::Chain;
 use crate::find::running::cut::Part;
+use crate::find::running::threads::ThreadChain;
 use crate::mapping::{Access, Origin, index_at, mapping_at};
 use crate::memory::Memory;
 use crate::process::{PageState, Pages, PagesUnknown};
@@ -16,7 +16,7 @@ use crate::unwind::Ended;
 /// Finds the threads' descriptors; where they lie, sorted.
 ///
 /// A thread pointer that the C library did not set, as in Go, leads into memory that has nothing to do with a stack.
-pub(crate) fn find_descriptors(chains: &mut [Chain], arch: &Arch, memory: &dyn Memory) -> Vec<Addr> {
+pub(crate) fn find_descriptors(chains: &mut [ThreadChain], arch: &Arch, memory: &dyn Memory) -> Vec<Addr> {
     for chain in &mut *chains {
         let keeps_to_abi = |pointer: &u64| {
             !arch.thread_pointer_points_to_itself || memory.read_u64(Addr(*pointer)).is_ok_and(|word| word == *pointer)
@@ -29,7 +29,7 @@ pub(crate) fn find_descriptors(chains: &mut [Chain], arch: &Arch, memory: &dyn M
 }
 
 /// The stacks of all chains, those of one chain one after the other from the innermost outwards, and the threads.
-pub(crate) fn stacks(chains: &[Chain], ground: &Ground<'_>) -> (Vec<ThreadEntry>, Vec<Stack>) {
+pub(crate) fn stacks(chains: &[ThreadChain], ground: &Ground<'_>) -> (Vec<ThreadEntry>, Vec<Stack>) {
     let mut threads = Vec::with_capacity(chains.len());
     let mut stacks = Vec::with_capacity(chains.len());
     for chain in chains {
@@ -49,7 +49,7 @@ pub(crate) fn stacks(chains: &[Chain], ground: &Ground<'_>) -> (Vec<ThreadEntry>
 }
 
 /// The stack of a thread that could not be stopped: nothing is known of it.
-fn unseen(chain: &Chain) -> Stack {
+fn unseen(chain: &ThreadChain) -> Stack {
     Stack {
         name: chain.thread.name.clone(),
         thread: Some(chain.thread.tid),
@@ -59,13 +59,13 @@ fn unseen(chain: &Chain) -> Stack {
 }
 
 /// The parts of a chain that begins at the stack pointer `sp`, innermost first.
-pub(crate) fn parts(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
+pub(crate) fn parts(chain: &ThreadChain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
     let guards_in = |range| guards(&(ground.pages)(range));
     cut::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in)
 }
 
 /// Ends each chain where a jump leads to another stack: that one is to run next, and has called nothing.
-pub(crate) fn end_at_jumps(chains: &mut [Chain], ground: &Ground<'_>) {
+pub(crate) fn end_at_jumps(chains: &mut [ThreadChain], ground: &Ground<'_>) {
     for chain in chains {
         let (Some(jump), Some(sp)) = (chain.jump, chain.sp) else { continue };
         let leaves = parts(chain, sp, ground).iter().any(|part| part.frames.end == jump + 1);
@@ -77,7 +77,7 @@ pub(crate) fn end_at_jumps(chains: &mut [Chain], ground: &Ground<'_>) {
     }
 }
 
-fn add_parts(stacks: &mut Vec<Stack>, chain: &Chain, sp: Addr, ground: &Ground<'_>) {
+fn add_parts(stacks: &mut Vec<Stack>, chain: &ThreadChain, sp: Addr, ground: &Ground<'_>) {
     let parts = parts(chain, sp, ground);
     let last = parts.len() - 1;
     for (index, part) in parts.iter().enumerate() {
@@ -93,7 +93,7 @@ fn add_parts(stacks: &mut Vec<Stack>, chain: &Chain, sp: Addr, ground: &Ground<'
 }
 
 /// One stack of a chain, with its kind and bounds.
-fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
+fn measured(chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Stack {
     let home = bounds::home(part.sp, ground.mappings);
     let window = bounds::page_window(home, ground.mappings);
     let pages = (ground.pages)(window);
@@ -111,7 +111,7 @@ fn measured(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Stack {
 }
 
 /// Whose stack a part of a chain lies on, as far as the target tells.
-fn owner(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Owner {
+fn owner(chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Owner {
     let leaves_by_signal = chain.frames[part.frames.clone()].iter().any(|frame| frame.signal);
     if leaves_by_signal && let Some(range) = chain.signal_stacks.iter().find(|range| range.contains(part.sp)) {
         return Owner::Signal(*range);
@@ -125,19 +125,19 @@ fn owner(chain: &Chain, part: &Part, ground: &Ground<'_>) -> Owner {
 }
 
 /// The stack pointer in the outermost frame of a part: the CFA of the frame that it called.
-fn outermost_sp(chain: &Chain, part: &Part) -> Addr {
+fn outermost_sp(chain: &ThreadChain, part: &Part) -> Addr {
     let called = part.frames.len().checked_sub(2).map(|index| chain.frames[part.frames.start + index]);
     called.and_then(|frame| frame.cfa).unwrap_or(part.sp)
 }
 
 /// Whether `sp` lies where the chain's thread began, or else on the kernel's `[stack]`, where only the first one begins.
-fn lies_on_own_stack(chain: &Chain, sp: Addr, ground: &Ground<'_>) -> bool {
+fn lies_on_own_stack(chain: &ThreadChain, sp: Addr, ground: &Ground<'_>) -> bool {
     mapping_at(ground.mappings, sp)
         .is_some_and(|mapping| mapping.origin == Origin::MainStack || chain.began_at(ground.pid, mapping, sp))
 }
 
 /// What the stack of a part serves.
-fn kind(owner: Owner, chain: &Chain, part: &Part, ground: &Ground<'_>) -> Kind {
+fn kind(owner: Owner, chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Kind {
     match owner {
         Owner::Signal(_) => Kind::Signal,
         Owner::Thread => Kind::Thread,
@@ -150,7 +150,7 @@ fn kind(owner: Owner, chain: &Chain, part: &Part, ground: &Ground<'_>) -> Kind {
 
 /// Whether the chain's thread is known to have begun on a stack that none of its frames lies on: the first thread on the
 /// kernel's, another where its descriptor lies in a mapping that looks like a thread's stack.
-fn has_own_stack_elsewhere(chain: &Chain, ground: &Ground<'_>) -> bool {
+fn has_own_stack_elsewhere(chain: &ThreadChain, ground: &Ground<'_>) -> bool {
     if chain.thread.tid == ground.pid {
         return ground.mappings.iter().any(|mapping| mapping.origin == Origin::MainStack);
     }
@@ -163,7 +163,7 @@ fn has_own_stack_elsewhere(chain: &Chain, ground: &Ground<'_>) -> bool {
 }
 
 /// A part's frames, each with the bytes it takes; unknown for the one that the chain leaves this stack by.
-fn sized(chain: &Chain, part: &Part) -> Vec<StackFrame> {
+fn sized(chain: &ThreadChain, part: &Part) -> Vec<StackFrame> {
     let crosses = part.frames.end < chain.frames.len();
     let mut sp = Some(part.sp);
     let frames = part.frames.clone().map(|index| {

@@ -23,7 +23,7 @@ const SS_DISABLE: u32 = 2;
 
 /// A thread and its chain of frames.
 #[derive(Debug)]
-pub(crate) struct Chain {
+pub(crate) struct ThreadChain {
     pub(crate) thread: Thread,
     /// Where the C library's descriptor of the thread lies; `None` until that is looked for, and where there is none.
     pub(crate) descriptor: Option<Addr>,
@@ -40,7 +40,7 @@ pub(crate) struct Chain {
     pub(crate) jump: Option<usize>,
 }
 
-impl Chain {
+impl ThreadChain {
     /// Whether `at`, in `mapping`, lies on the stack that the thread, of process `pid`, began on: the first thread on the
     /// kernel's `[stack]`, another below its descriptor, which the C libraries put on top of the stack (glibc
     /// `allocate_stack`, musl `__pthread_create`).
@@ -55,7 +55,7 @@ impl Chain {
 
 /// Walks the chain of every thread of a target that stands still. A thread that has ended, as the first one may long
 /// before the others, has no stack any more and is passed over.
-pub(crate) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chain> {
+pub(crate) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<ThreadChain> {
     let mut left = MOST_FRAMES_IN_ALL;
     let living = target.threads().iter().filter(|thread| thread.registers != Err(NotStopped::Ended));
     let chains = living.map(|thread| {
@@ -66,8 +66,8 @@ pub(crate) fn survey(target: &dyn Target, rules: &mut Rules<'_, '_>) -> Vec<Chai
     chains.collect()
 }
 
-fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit: usize) -> Chain {
-    let mut chain = Chain {
+fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit: usize) -> ThreadChain {
+    let mut chain = ThreadChain {
         thread: thread.clone(),
         descriptor: None,
         sp: None,
@@ -94,7 +94,7 @@ fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit:
     chain
 }
 
-impl Chain {
+impl ThreadChain {
     /// Puts other frames behind the innermost one: those from `pc` on, where the code has `registers`.
     pub(crate) fn walk_on(
         &mut self,
@@ -119,7 +119,7 @@ impl Chain {
 
 /// Notes whether the last frame so far was left by a jump, now that the stack pointer of the next one is known. Its CFA
 /// then is not that stack pointer, as it is everywhere else, but some block of saved registers.
-fn note_jump(chain: &mut Chain, sp: Option<Addr>) {
+fn note_jump(chain: &mut ThreadChain, sp: Option<Addr>) {
     let Some(last) = chain.frames.len().checked_sub(1) else { return };
     let frame = &mut chain.frames[last];
     if !frame.signal && frame.cfa.is_some() && sp.is_some() && frame.cfa != sp {

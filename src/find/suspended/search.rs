@@ -14,9 +14,9 @@ use crate::find::extent::heap;
 use crate::find::extent::rooms::Rooms;
 use crate::find::extent::spans::{self, Span};
 use crate::find::ground::Ground;
-use crate::find::running::chain::Chain;
 use crate::find::running::cut::Part;
 use crate::find::running::stacks;
+use crate::find::running::threads::ThreadChain;
 use crate::find::sites::{Origin, Sites};
 use crate::find::suspended::chains::Chains;
 use crate::find::suspended::choose::{Running, Threads, choose};
@@ -122,7 +122,7 @@ pub(crate) struct Found {
 pub(crate) fn find(
     memory: &Slices<'_>,
     known: &Known<'_>,
-    threads: &mut [Chain],
+    threads: &mut [ThreadChain],
     warnings: &mut Vec<Warning>,
 ) -> Found {
     let Known { sites, modules, tables, ground, all, keeps_registers } = *known;
@@ -172,7 +172,7 @@ pub(crate) fn find(
 
 /// Gives a thread that is in the midst of a switch, where no rules lead on, the frames of the context that it goes on with,
 /// or up to the switch site, those of the routine's caller.
-fn go_on(thread: &mut Chain, chains: &Chains, known: &Known<'_>, code: CodeView<'_>) {
+fn go_on(thread: &mut ThreadChain, chains: &Chains, known: &Known<'_>, code: CodeView<'_>) {
     let (Some(sp), Some(here)) = (thread.sp, thread.frames.first().copied()) else { return };
     if let Some(context) = midway::context(chains, known.sites, code, (here.pc.addr(), sp), &thread.frames) {
         thread.frames = midway::frames(chains, code, context, here);
@@ -189,10 +189,10 @@ fn go_on(thread: &mut Chain, chains: &Chains, known: &Known<'_>, code: CodeView<
 }
 
 /// All that threads have in registers, sorted, those apart which are about to switch.
-fn in_registers(threads: &[Chain], sites: &Sites, code: CodeView<'_>) -> (Vec<u64>, Vec<u64>) {
-    let switches = |chain: &&Chain| chain.frames.first().is_some_and(|it| midway::is_before(sites, code, it.pc.addr()));
-    let (switching, others): (Vec<&Chain>, Vec<&Chain>) = threads.iter().partition(switches);
-    let values = |chains: Vec<&Chain>| {
+fn in_registers(threads: &[ThreadChain], sites: &Sites, code: CodeView<'_>) -> (Vec<u64>, Vec<u64>) {
+    let switches = |chain: &&ThreadChain| chain.frames.first().is_some_and(|it| midway::is_before(sites, code, it.pc.addr()));
+    let (switching, others): (Vec<&ThreadChain>, Vec<&ThreadChain>) = threads.iter().partition(switches);
+    let values = |chains: Vec<&ThreadChain>| {
         let registers = chains.into_iter().filter_map(|chain| chain.thread.registers.as_ref().ok());
         let mut values: Vec<u64> = registers.flat_map(Registers::values).collect();
         values.sort_unstable();
@@ -211,15 +211,16 @@ fn block(run: &Running, memory: &Slices<'_>, mappings: &[Mapping]) -> Option<Add
 /// Finds out for each thread that runs a coroutine who resumed that.
 fn resumers(
     memory: &Slices<'_>,
-    threads: &[Chain],
+    threads: &[ThreadChain],
     ground: &Ground<'_>,
     starts: &Starts<'_, '_>,
     suspended: &[Suspended],
 ) -> Vec<Vec<usize>> {
-    let outermost = |chain: &Chain| running(chain, ground).pop();
+    let outermost = |chain: &ThreadChain| running(chain, ground).pop();
     let runs: Vec<Option<Running>> = threads.iter().map(outermost).collect();
-    let is_away =
-        |(chain, run): (&Chain, &Option<Running>)| run.as_ref().is_some_and(|run| !is_home(chain, run.sp, ground));
+    let is_away = |(chain, run): (&ThreadChain, &Option<Running>)| {
+        run.as_ref().is_some_and(|run| !is_home(chain, run.sp, ground))
+    };
     if !threads.iter().zip(&runs).any(is_away) {
         return Vec::new();
     }
@@ -233,7 +234,7 @@ fn resumers(
     let is_coroutine = suspended.iter().map(|found| found.thread.is_none());
     let mut resuming: Vec<bool> =
         is_coroutine.zip(held).zip(left).map(|((is_coroutine, held), left)| is_coroutine && (held || left)).collect();
-    let mut chain_of = |(chain, run): (&Chain, &Option<Running>)| {
+    let mut chain_of = |(chain, run): (&ThreadChain, &Option<Running>)| {
         let mut resumers = Vec::new();
         let Some(run) = run.as_ref().filter(|run| !is_home(chain, run.sp, ground)) else { return resumers };
         let mut live = AddrRange::new(run.sp, top(run));
@@ -248,7 +249,7 @@ fn resumers(
 }
 
 /// Whether `at` lies on the stack that the chain's thread began on.
-fn is_home(chain: &Chain, at: Addr, ground: &Ground<'_>) -> bool {
+fn is_home(chain: &ThreadChain, at: Addr, ground: &Ground<'_>) -> bool {
     mapping_at(ground.mappings, at).is_none_or(|mapping| chain.began_at(ground.pid, mapping, at))
 }
 
@@ -269,7 +270,7 @@ fn left_alike(starts: &Starts<'_, '_>, suspended: &[Suspended]) -> Vec<bool> {
 }
 
 /// The stacks that a thread's chain lies on.
-fn running(chain: &Chain, ground: &Ground<'_>) -> Vec<Running> {
+fn running(chain: &ThreadChain, ground: &Ground<'_>) -> Vec<Running> {
     let parts = chain.sp.map_or(Vec::new(), |sp| stacks::parts(chain, sp, ground));
     let ends_at_root = matches!(chain.ended, Ok(Ended::Root));
     let running = |part: Part| {
@@ -294,7 +295,7 @@ fn registers(scene: &Scene<'_>, sites: &Sites, hypothesis: &Hypothesis, tables: 
 fn located(
     mut contexts: Vec<Context>,
     memory: &Slices<'_>,
-    threads: &[Chain],
+    threads: &[ThreadChain],
     ground: &Ground<'_>,
 ) -> (Vec<Suspended>, Option<u64>) {
     drop_below_parked(&mut contexts, threads, ground);
@@ -327,7 +328,7 @@ fn segment_bounds(segment: &Segment, ground: &Ground<'_>) -> Bounds {
 /// stands, or left it to run on another stack. That place is the context that reaches furthest up.
 ///
 /// Where the thread is about to go on there, and nothing tells its frames, that context is its own, not another's.
-fn drop_below_parked(contexts: &mut Vec<Context>, threads: &[Chain], ground: &Ground<'_>) {
+fn drop_below_parked(contexts: &mut Vec<Context>, threads: &[ThreadChain], ground: &Ground<'_>) {
     let is_on_main_stack =
         |at: Addr| mapping_at(ground.mappings, at).is_some_and(|mapping| mapping.origin == MappingOrigin::MainStack);
     let Some(first) = threads.iter().find(|chain| chain.thread.tid == ground.pid) else { return };
@@ -347,14 +348,14 @@ fn drop_below_parked(contexts: &mut Vec<Context>, threads: &[Chain], ground: &Gr
 ///
 /// A thread has left its own stack once, and runs elsewhere: several contexts, or its registers, above a context and
 /// below the descriptor are a heap that holds descriptors as well as stacks.
-fn owners(contexts: &[Context], threads: &[Chain], ground: &Ground<'_>) -> Vec<Option<usize>> {
+fn owners(contexts: &[Context], threads: &[ThreadChain], ground: &Ground<'_>) -> Vec<Option<usize>> {
     let owner = |context: &Context| {
         let mapping = mapping_at(ground.mappings, context.sp)?;
-        let runs_above = |chain: &Chain| {
+        let runs_above = |chain: &ThreadChain| {
             let high = chain.descriptor.unwrap_or(mapping.range.high);
             chain.sp.is_some_and(|sp| mapping.range.contains(sp) && context.sp < sp && sp < high)
         };
-        let is_owner = |chain: &Chain| chain.began_at(ground.pid, mapping, context.sp) && !runs_above(chain);
+        let is_owner = |chain: &ThreadChain| chain.began_at(ground.pid, mapping, context.sp) && !runs_above(chain);
         threads.iter().position(is_owner)
     };
     let mut owners: Vec<Option<usize>> = contexts.iter().map(owner).collect();
@@ -371,8 +372,8 @@ fn is_still_a_stack(found: &Suspended) -> bool {
 }
 
 /// The parts of the threads' own stacks that nobody uses, sorted.
-fn dead(threads: &[Chain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
-    let below = |chain: &Chain| {
+fn dead(threads: &[ThreadChain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
+    let below = |chain: &ThreadChain| {
         let sp = chain.sp?;
         let mapping = mapping_at(mappings, sp)?;
         let is_own = chain.began_at(pid, mapping, sp);
@@ -384,7 +385,7 @@ fn dead(threads: &[Chain], pid: i32, mappings: &[Mapping]) -> Vec<AddrRange> {
 }
 
 /// Adds a stack for each context. One on a thread's own stack is where that thread left it to resume what it runs now.
-pub(crate) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
+pub(crate) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[ThreadChain]) {
     let mut parked = Vec::new();
     let mut ids = Vec::with_capacity(found.suspended.len());
     stacks.reserve(found.suspended.len());
@@ -412,7 +413,7 @@ pub(crate) fn add(stacks: &mut Vec<Stack>, found: Found, threads: &[Chain]) {
 }
 
 /// The outermost stack that is known of what a thread runs.
-fn outermost(stacks: &[Stack], chain: &Chain) -> Option<usize> {
+fn outermost(stacks: &[Stack], chain: &ThreadChain) -> Option<usize> {
     let mut outermost = stacks.iter().position(|stack| stack.thread == Some(chain.thread.tid))?;
     while let Some(next) = stacks[outermost].resumed_by {
         outermost = next;
@@ -421,7 +422,7 @@ fn outermost(stacks: &[Stack], chain: &Chain) -> Option<usize> {
 }
 
 /// Makes the stack `resumer` the one that resumed what a thread runs.
-fn link(stacks: &mut [Stack], chain: &Chain, resumer: usize) {
+fn link(stacks: &mut [Stack], chain: &ThreadChain, resumer: usize) {
     let Some(outermost) = outermost(stacks, chain).filter(|outermost| *outermost != resumer) else { return };
     stacks[outermost].resumed_by = Some(resumer);
     stacks[resumer].state = State::Resuming;
@@ -429,7 +430,7 @@ fn link(stacks: &mut [Stack], chain: &Chain, resumer: usize) {
 }
 
 /// The stack of a thread that runs a coroutine now.
-fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &Chain) {
+fn add_parked(stacks: &mut Vec<Stack>, found: Suspended, chain: &ThreadChain) {
     let Some(outermost) = outermost(stacks, chain) else { return };
     // Where the thread's chain came home by itself, what was found is left over from an earlier switch.
     if stacks[outermost].kind == Kind::Thread {

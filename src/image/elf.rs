@@ -18,12 +18,18 @@ use crate::arch::Arch;
 #[derive(Debug)]
 pub(crate) struct Headers {
     pub(crate) arch: &'static Arch,
+    /// Where the program begins; 0 for a library.
+    pub(crate) start: u64,
+    /// Whether it is linked to lie at the very addresses that it states.
+    pub(crate) is_fixed: bool,
     /// Loaded segments (`PT_LOAD`), in the file's order.
     pub(crate) segments: Vec<Segment>,
     /// Where `PT_GNU_EH_FRAME` lies.
     pub(crate) eh_frame_hdr: Option<Segment>,
     /// Where `PT_DYNAMIC` lies.
     pub(crate) dynamic: Option<Segment>,
+    /// What the loader makes read-only once it has filled it in (`PT_GNU_RELRO`).
+    pub(crate) relro: Option<Segment>,
     /// Where each `PT_NOTE` lies.
     pub(crate) notes: Vec<Segment>,
     /// The sections, the empty one at index 0 included; empty where there are none or they can't be read.
@@ -130,9 +136,12 @@ impl Headers {
         let of_type = |wanted| program.iter().filter(move |entry| entry.p_type(LE) == wanted).map(segment);
         Ok(Headers {
             arch,
+            start: header.e_entry(LE),
+            is_fixed: header.e_type(LE) == elf::ET_EXEC,
             segments: of_type(elf::PT_LOAD).collect(),
             eh_frame_hdr: of_type(elf::PT_GNU_EH_FRAME).next(),
             dynamic: of_type(elf::PT_DYNAMIC).next(),
+            relro: of_type(elf::PT_GNU_RELRO).next(),
             notes: of_type(elf::PT_NOTE).collect(),
             sections: sections(header, file),
             section_names: header.shstrndx(LE, file).unwrap_or(0),

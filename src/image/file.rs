@@ -8,7 +8,7 @@ use super::debug_files::{self, DebugFiles};
 use super::dwarf::UnitIndex;
 use super::elf::{Headers, NotElf, Section, Segment};
 use super::names::KnownNames;
-use super::symbols::Table;
+use super::symbols::{FunctionSymbol, Table};
 use super::unwind_sections::{self, UnwindSections};
 use super::{BuildId, Bytes, CodeBytes, Files, Opened, Stamp, compressed};
 use crate::arch::Arch;
@@ -168,6 +168,18 @@ impl Image {
     pub fn named_starts(&self, svmas: &[u64], within: u64) -> Vec<u64> {
         let tables = [Table::full(self), Table::dynamic(self)];
         tables.iter().flatten().flat_map(|table| table.starts_before(svmas, within)).collect()
+    }
+
+    /// The functions that have a symbol: in the full table or the one in `.gnu_debugdata`, and in the dynamic one.
+    pub fn function_symbols(&self) -> Vec<FunctionSymbol<'_>> {
+        let full = Table::full(self).or_else(|| Table::full(self.mini_debug_info()?));
+        [full, Table::dynamic(self)].iter().flatten().flat_map(Table::functions).collect()
+    }
+
+    /// The functions that other images can call by their names.
+    pub fn exported_functions(&self) -> Vec<FunctionSymbol<'_>> {
+        let table = Table::dynamic(self);
+        table.iter().flat_map(Table::functions).filter(|function| !function.is_local).collect()
     }
 
     /// The call frame information that the file itself holds. Cheap, unless a `.debug_frame` must be unpacked.

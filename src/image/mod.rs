@@ -16,7 +16,9 @@ mod imports;
 mod in_memory;
 mod modules;
 pub mod names;
+mod needed;
 mod perf_map;
+mod pointers;
 mod printable;
 mod problem;
 mod progress;
@@ -50,10 +52,12 @@ pub use code::{
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};
 pub use modules::{Module, Modules};
+pub use pointers::{Pointer, Pointers};
 pub use printable::printable;
 pub use problem::ImageProblem;
 pub use progress::Progress;
 pub use stack_pointer::stack_pointer_writes;
+pub use symbols::FunctionSymbol;
 pub use unwind_sections::{SectionBytes, UnwindSections};
 
 /// The bytes of a file or of a piece of memory, shared without copying.

@@ -10,8 +10,9 @@ use object::elf::{self, Dyn64, FileHeader64, Sym64};
 use object::pod;
 use object::read::elf::{GnuHashTable, HashTable};
 
-use super::Image;
+use super::demangle::demangle;
 use super::elf::Section;
+use super::{Image, Pointer};
 
 /// A symbol that covers an svma.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +21,28 @@ pub(crate) struct Symbol {
     pub(crate) name: String,
     /// Where it begins.
     pub(crate) svma: u64,
+}
+
+/// A function by its symbol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FunctionSymbol<'a> {
+    /// Its name as the linker has it, without what demanglers add.
+    pub name: &'a [u8],
+    /// Where it begins.
+    pub svma: u64,
+    /// How many bytes it takes; 0 where the symbol does not say.
+    pub size: u64,
+    /// Whether no other image can see it.
+    pub is_local: bool,
+    /// Whether it is called by the loader to choose the function that goes by its name.
+    pub is_chooser: bool,
+}
+
+impl FunctionSymbol<'_> {
+    /// Its name as in the source.
+    pub fn demangled(&self) -> String {
+        demangle(&String::from_utf8_lossy(self.name))
+    }
 }
 
 /// A symbol table, and what is needed to read it.
@@ -148,6 +171,36 @@ impl<'a> Table<'a> {
     /// The names of all that other files are to define.
     pub(crate) fn imported(&self) -> impl Iterator<Item = &'a [u8]> {
         (0..self.symbols.len()).filter_map(|index| self.imports(index))
+    }
+
+    /// What the loader puts in the place of the symbol at `index`.
+    pub(crate) fn binds(&self, index: usize) -> Option<Pointer<'a>> {
+        let symbol = self.symbols.get(index)?;
+        let is_other = symbol.st_shndx.get(LE) == elf::SHN_UNDEF;
+        if !is_other && !matches!(symbol.st_type(), elf::STT_FUNC | elf::STT_GNU_IFUNC) {
+            return None;
+        }
+        // What others can see may be theirs instead, but hardly ever is; a hidden one has no name that they see.
+        match name(symbol, self.names)? {
+            [] if is_other => None,
+            [] => Some(Pointer::Here(symbol.st_value.get(LE))),
+            name => Some(Pointer::Named(name)),
+        }
+    }
+
+    /// The functions that have a symbol in this table, in its order.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = FunctionSymbol<'a>> {
+        let names = self.names;
+        let functions = self.symbols.iter().filter(|symbol| is_code(symbol) && symbol.st_type() != elf::STT_NOTYPE);
+        functions.filter_map(move |symbol| {
+            Some(FunctionSymbol {
+                name: name(symbol, names).filter(|name| !name.is_empty())?,
+                svma: symbol.st_value.get(LE),
+                size: symbol.st_size.get(LE),
+                is_local: symbol.st_bind() == elf::STB_LOCAL,
+                is_chooser: symbol.st_type() == elf::STT_GNU_IFUNC,
+            })
+        })
     }
 
     /// Where the function called `wanted` begins that this table defines; `None` where that is chosen when it is bound.

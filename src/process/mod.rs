@@ -2,6 +2,7 @@
 //!
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 
+mod at_rest;
 mod cache;
 mod core;
 mod error;
@@ -20,6 +21,7 @@ use crate::memory::Memory;
 use crate::registers::Registers;
 
 pub use self::core::{Core, CoreContent, CoreThread, CoreWarning, FIRST_MADE_UP_TID, Fault, write_core};
+pub use at_rest::{AtRest, AtRestError};
 pub use cache::CacheFolder;
 pub use error::{LookError, OpenError, StopError};
 pub use launch::{

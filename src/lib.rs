@@ -82,6 +82,8 @@ mod report;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod share;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
+mod sizes;
+#[cfg(all(feature = "inspect", target_os = "linux"))]
 mod snapshot;
 #[cfg(all(feature = "tui", target_os = "linux"))]
 mod tui;
@@ -151,6 +153,9 @@ pub mod workshop {
     }
     pub mod report {
         pub use crate::report::*;
+    }
+    pub mod sizes {
+        pub use crate::sizes::*;
     }
     pub mod snapshot {
         pub use crate::snapshot::*;

@@ -29,6 +29,7 @@ use stackscope::workshop::memory::{Copied, Memory};
 use stackscope::workshop::process::{Core, Target};
 use stackscope::workshop::registers::Registers;
 use stackscope::workshop::report::json;
+use stackscope::workshop::sizes::{Costs, Graph, Ways, answer};
 use stackscope::workshop::unwind::{Rules, Tables, walk};
 use stackscope_harness::{built, kernel_core, scratch};
 
@@ -45,9 +46,10 @@ fn changed_programs_do_no_harm() {
     let good = fs::read(built("threads")).unwrap();
     for (part, bytes) in parts_of_a_program(&good) {
         let mut changed = good.clone();
+        let matters_to_sizes = !part.starts_with(".debug_");
         let slowest = mutations(&part, &bytes, &good, |at, value| {
             let old = std::mem::replace(&mut changed[at], value);
-            read_program(&changed);
+            read_program(&changed, matters_to_sizes);
             changed[at] = old;
         });
         assert!(slowest < LONGEST, "{part}: one took {slowest:?}");
@@ -78,7 +80,7 @@ fn changed_core_files_do_no_harm() {
     check_memory();
 }
 
-/// The parts of a program whose bytes are changed: its headers, its unwind sections, its debug information.
+/// The parts of a program whose bytes are changed: its headers, unwind sections, debug information, relocations, code.
 fn parts_of_a_program(program: &[u8]) -> Vec<(String, Range<usize>)> {
     let file = object::File::parse(program).unwrap();
     let header = FileHeader64::<Endianness>::parse(program).unwrap();
@@ -89,7 +91,7 @@ fn parts_of_a_program(program: &[u8]) -> Vec<(String, Range<usize>)> {
     for section in file.sections() {
         let name = section.name().unwrap();
         if let Some((start, size)) = section.file_range()
-            && (name.starts_with(".debug_") || name.starts_with(".eh_frame") || name.contains("sym"))
+            && [".debug_", ".eh_frame", ".rela", ".dynamic", ".text", "sym"].iter().any(|part| name.contains(part))
         {
             parts.push((name.to_owned(), start as usize..(start + size) as usize));
         }
@@ -144,8 +146,9 @@ impl Files for Only {
     }
 }
 
-/// Loads a program, names addresses in it, and takes a step from each by its rules.
-fn read_program(content: &[u8]) {
+/// Loads a program, names addresses in it, works out what its functions need if that is wanted, and takes a step from
+/// each address by its rules.
+fn read_program(content: &[u8], with_sizes: bool) {
     let files = Only(Arc::new(content.to_vec()));
     let identity = Some(FileIdentity { device: 1, inode: 1 });
     let file = MappedFile { path: "/program".into(), deleted: false, offset: 0, identity };
@@ -158,6 +161,11 @@ fn read_program(content: &[u8]) {
     let modules = Modules::load(&[mapping], &Copied::default(), &files);
     let pcs: Vec<Pc> = (0..64).map(|step| Pc::At(Addr(BASE + 0x1000 + step * 0x11))).collect();
     names::resolve(&modules, &pcs, &files, Lines::Everywhere);
+    if with_sizes {
+        let graph = Graph::of(&modules);
+        let costs = Costs::of(&graph, Ways::All);
+        graph.functions().for_each(|(id, _)| drop(answer(&graph, &costs, id)));
+    }
     let tables = Tables::new(&X86_64, &modules);
     let mut rules = Rules::new(&tables);
     for pc in pcs {

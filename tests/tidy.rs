@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use stackscope_harness::{RECIPES, Tool};
 
 /// The layers, lowest first: a module uses only itself and those before it.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "share",
     "addr",
     "memory",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 20] = [
     "image",
     "process",
     "unwind",
+    "sizes",
     "snapshot",
     "find",
     "look",

@@ -162,13 +162,13 @@ impl<'d> Header<'d> {
 }
 
 /// Where the entries of a section stand: hops from length to length.
-struct EntryOffsets<'d> {
+pub(crate) struct EntryOffsets<'d> {
     section: &'d [u8],
     next: usize,
 }
 
 impl<'d> EntryOffsets<'d> {
-    fn of(section: &impl gimli::Section<Slice<'d>>) -> EntryOffsets<'d> {
+    pub(crate) fn of(section: &impl gimli::Section<Slice<'d>>) -> EntryOffsets<'d> {
         EntryOffsets { section: section.reader().slice(), next: 0 }
     }
 }

@@ -5,7 +5,7 @@ use gimli::{BaseAddresses, EndianSlice, LittleEndian};
 use crate::image::{SectionBytes, UnwindSections};
 
 /// The bytes of an unwind section.
-pub(super) type Slice<'d> = EndianSlice<'d, LittleEndian>;
+pub(crate) type Slice<'d> = EndianSlice<'d, LittleEndian>;
 /// What entries have in common.
 pub(super) type Cie<'d> = gimli::CommonInformationEntry<Slice<'d>>;
 

@@ -13,6 +13,7 @@ mod run;
 mod save;
 #[cfg(feature = "tui")]
 mod screen;
+mod sizes;
 mod watching;
 
 use std::process::ExitCode;
@@ -52,6 +53,7 @@ EXAMPLES:
   stackscope dump 48213                 every stack of a running program
   stackscope dump ./core --all          every stack of a core file, each by itself
   stackscope dump 48213 --json | jq .   the same for programs
+  stackscope sizes ./server parse       what the functions called *parse* need, read from the code
   stackscope doctor                     what works on this machine, and what to do about the rest";
 
 /// Options of every verb.
@@ -99,6 +101,8 @@ enum Verb {
     Attach(attach::Args),
     /// Show every stack of a running program or a core file, once
     Dump(dump::Args),
+    /// Tell how much stack a program's functions need, read from its code
+    Sizes(sizes::Args),
     /// Tell what works on this machine, what does not, and the remedy
     Doctor(doctor::Args),
     /// Print completions for a shell
@@ -126,6 +130,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(args, &cli.common),
         Verb::Attach(args) => attach::run(args, &cli.common),
         Verb::Dump(args) => dump::run(args, &cli.common),
+        Verb::Sizes(args) => sizes::run(args, &cli.common),
         Verb::Doctor(args) => doctor::run(args, &cli.common),
         Verb::Completions(args) => generate::completions(args, &mut Cli::command()),
         Verb::Man => generate::man(Cli::command()),

@@ -7,6 +7,8 @@ mod fold;
 pub(crate) mod group;
 mod headings;
 pub mod json;
+pub mod sizes;
+pub mod sizes_json;
 pub mod style;
 pub(crate) mod suggest;
 pub mod text;

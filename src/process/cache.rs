@@ -1,6 +1,6 @@
 //! A folder of our own, in which what was worked out from files is kept from one run to the next.
 //!
-//! Nothing here is needed: whatever can't be read or written is done without. Nothing in it is believed either, unless the
+//! Nothing here is needed: what can't be read or written is left out. Nothing in it is trusted either, unless the
 //! folder and the file are ours and closed to others; what it says is checked by whoever put it there.
 
 use std::fs::{self, DirBuilder, File};
@@ -19,13 +19,13 @@ use nix::unistd::{UnlinkatFlags, geteuid, getuid, unlinkat};
 /// Files longer than this are neither written nor read.
 const LONGEST: usize = 1 << 20;
 
-/// With so many files, the folder is emptied.
+/// When the folder has this many files, it is emptied.
 const MOST_FILES: usize = 2048;
 
 /// Only the owner may read and write.
 const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
 
-/// Whoever else may write.
+/// The permissions of others to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The folder, open.
@@ -36,10 +36,11 @@ pub struct CacheFolder {
 }
 
 impl CacheFolder {
-    /// The user's own: `stackscope` in `$XDG_CACHE_HOME`, or in `.cache` of their home (XDG Base Directory Specification).
+    /// The user's own: `stackscope` in `$XDG_CACHE_HOME`, or in `.cache` of their home (XDG Base Directory
+    /// Specification).
     ///
-    /// `None` where that belongs to somebody else, as the home does that `sudo` leaves to root, where a program runs with rights that its
-    /// user has not, or where it can't be made.
+    /// `None` if that belongs to somebody else, as the home that `sudo` leaves to root does, if a program runs with
+    /// rights that its user has not, or if it can't be made.
     pub fn of_user() -> Option<CacheFolder> {
         let absolute = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
         let (outer, base) = match absolute("XDG_CACHE_HOME") {
@@ -53,10 +54,10 @@ impl CacheFolder {
         made.inspect_err(|error| debug!("nothing is kept in {}: {error}", base.display())).ok()
     }
 
-    /// `stackscope` in the folder `base`, which must be our own; made where it is missing.
+    /// `stackscope` in the folder `base`, which must be our own; made if it is missing.
     ///
     /// # Errors
-    /// Where it can't be made, or is not ours alone.
+    /// If it can't be made, or is not ours alone.
     pub fn in_folder(base: &Path) -> io::Result<CacheFolder> {
         let path = base.join("stackscope");
         make(base, &path)?;
@@ -68,14 +69,14 @@ impl CacheFolder {
         Ok(CacheFolder { folder: folder.into(), maker: own_stamp() })
     }
 
-    /// What tells this program from all others, also from what it was before it was built anew.
+    /// What distinguishes this program from all others, and from earlier builds of itself.
     pub fn maker(&self) -> Option<Stamp> {
         self.maker
     }
 
-    /// What was written as `name`, as far as one may believe it.
+    /// What was written as `name`; `None` if the file is not ours alone, or too long.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
-        // A pipe in its place is not waited for.
+        // So that a pipe in its place is not waited for.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.folder, name, flags, Mode::empty()).ok()?);
         if !file.metadata().ok()?.is_file() || !is_ours(&file).ok()? {

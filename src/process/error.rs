@@ -104,7 +104,7 @@ pub enum OpenError {
         /// What it is, with its article.
         what: &'static str,
     },
-    /// It holds nothing.
+    /// It is empty.
     #[error("{} is empty: the core file was never written, often for want of space or by a limit", path.display())]
     Empty {
         /// The file.
@@ -185,7 +185,7 @@ pub enum StopError {
         /// The reason.
         why: Refusal,
     },
-    /// The kernel holds us up, as it does while the program is being replaced by `execve`.
+    /// The kernel delays us, as it does while the program is being replaced by `execve`.
     #[error("the kernel did not let us stop process {pid} within {limit:?}")]
     Blocked {
         /// The process.
@@ -196,7 +196,7 @@ pub enum StopError {
     /// The thread that was to stop it could not be started.
     #[error("cannot start the thread that stops the process")]
     NoTracerThread(#[source] io::Error),
-    /// The thread that was to stop it ended without a word; with it, every stop has ended.
+    /// The thread that was to stop it ended without an answer; with it, every stop has ended.
     #[error("the thread that stops process {pid} ended early")]
     TracerDied {
         /// The process.
@@ -207,7 +207,7 @@ pub enum StopError {
     Replaced(#[source] OpenError),
 }
 
-/// Why there is no look at a target: it can't be opened, or not be stopped.
+/// Why there is no look at a target: it can't be opened, or it can't be stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
     /// It can't be opened.
@@ -219,7 +219,7 @@ pub enum LookError {
 }
 
 impl LookError {
-    /// What to do about it, where the kernel forbids the look.
+    /// What to do about it, if the kernel forbids the look.
     pub fn remedy(&self) -> Option<String> {
         match self {
             LookError::Open(OpenError::NoPermission { pid, why })

@@ -14,11 +14,12 @@ use crate::image::{Bytes, Opened, Stamp};
 use crate::mapping::{FileIdentity, MappedFile, Mapping};
 use crate::process::mapped::MappedBytes;
 
-/// Opens the file behind `mapping` for the process or thread of this `/proc` directory.
+/// Opens the file of `mapping` for the process or thread of this `/proc` directory.
 ///
 /// In this order: the mapping itself, which also reaches files that were deleted or lie in another mount namespace, but
 /// needs `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE`; the path in the process's root directory, if device and inode are
-/// those of the mapping; the process's program, if they are its; and last the path, without a voucher.
+/// those of the mapping; the process's program, if they are its; and last the path, of which nothing says that it is
+/// the same file.
 pub(super) fn open_mapped(directory: &Path, mapping: &Mapping) -> io::Result<Opened> {
     let file = mapping.file().ok_or(io::ErrorKind::NotFound)?;
     let range = format!("{:x}-{:x}", mapping.range.low.0, mapping.range.high.0);
@@ -47,7 +48,7 @@ pub(super) fn open(directory: &Path, path: &Path) -> io::Result<Bytes> {
     Ok(open_in_root(directory, path)?.into_opened(false)?.bytes)
 }
 
-/// Opens `path` in our own root directory, without a voucher.
+/// Opens `path` in our own root directory; nothing says that it is the same file.
 pub(super) fn open_plain(path: &Path) -> io::Result<Opened> {
     open_regular(path)?.into_opened(false)
 }
@@ -69,7 +70,7 @@ fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
         .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     match openat2(&root, path, how) {
         Ok(file) => Regular::new(File::from(file)),
-        // A filter that does not know this call: links then lead through our own root directory, which is mostly the same.
+        // A filter that forbids this call: links then lead through our own root directory, which is mostly the same.
         Err(Errno::ENOSYS | Errno::EPERM) => {
             open_regular(&directory.join("root").join(path.strip_prefix("/").unwrap_or(path)))
         }
@@ -77,10 +78,10 @@ fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
     }
 }
 
-/// After so many seconds without a change, a file's times tell of the next one.
+/// The seconds without a change after which a file's times show the next one.
 const SETTLED: i64 = 2;
 
-/// A pipe or a device in a file's place is not waited for.
+/// So that a pipe or a device in a file's place is not waited for.
 const OPEN_FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// The program that we are.
@@ -115,8 +116,8 @@ impl Regular {
         Ok(Opened { bytes: Arc::new(MappedBytes::map(&self.file)?), same_file, stamp: self.settled_stamp() })
     }
 
-    /// What tells it from what it may become. A file system's clock ticks slowly, so a file that was changed only now may
-    /// change once more without a sign of it.
+    /// What distinguishes it from later states. A file system's clock ticks slowly, so a file that was changed only now
+    /// may change once more without a sign of it.
     fn settled_stamp(&self) -> Option<Stamp> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
         let is_settled = i64::try_from(now).is_ok_and(|now| self.metadata.ctime() < now.saturating_sub(SETTLED));

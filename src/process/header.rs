@@ -17,7 +17,7 @@ const COMPRESSED: [(&[u8], &str, &str); 5] = [
     (b"BZh", "bzip2", "bunzip2 -k"),
 ];
 
-/// Checks the header of a core file with the content `data`; gives its CPU.
+/// Checks the header of a core file with the content `data`; returns its CPU.
 pub(super) fn check(path: &Path, data: &[u8]) -> Result<&'static Arch, OpenError> {
     let path = || path.to_owned();
     if data.is_empty() {
@@ -67,7 +67,7 @@ fn kind_name(kind: FileType) -> &'static str {
     }
 }
 
-/// The path as a shell takes it.
+/// The path, quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);

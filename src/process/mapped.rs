@@ -1,9 +1,9 @@
-//! Files mapped into our memory for reading, safely also while somebody shortens them.
+//! Files mapped into our memory for reading, which is safe even while somebody shortens them.
 //!
-//! Touching a mapped page that the file no longer reaches raises `SIGBUS`, which would end us. So the first mapping installs
-//! a handler that puts a page of zeros in the place of such a page and notes that the file shrank: [`MappedBytes::shrank`],
-//! [`shrunken_files`].
-//! A `SIGBUS` for any other address goes to the handler that was there before.
+//! Touching a mapped page that the file no longer reaches raises `SIGBUS`, which would end us. So the first mapping
+//! installs a handler that maps a page of zeros over such a page and notes that the file shrank:
+//! [`MappedBytes::shrank`], [`shrunken_files`]. A `SIGBUS` for any other address goes to the handler that was there
+//! before.
 //!
 //! The handler may run at any moment in any thread: what it reads is a list that only ever grows, of atomic words.
 
@@ -31,7 +31,7 @@ pub struct MappedBytes {
 }
 
 /// The files that were found to have become shorter while they were mapped, since this process started, each once.
-/// What was read behind their end was zero.
+/// What was read after their end was zero.
 pub fn shrunken_files() -> Vec<PathBuf> {
     let mut paths = paths();
     let shrank: Vec<PathBuf> =
@@ -40,7 +40,7 @@ pub fn shrunken_files() -> Vec<PathBuf> {
     paths.shrunken.iter().cloned().collect()
 }
 
-/// The names of files, which the handler has no use for.
+/// The names of files, which the handler does not use.
 struct Paths {
     /// Those that are mapped now.
     mapped: Vec<(&'static Slot, PathBuf)>,
@@ -92,9 +92,9 @@ impl AsRef<[u8]> for MappedBytes {
         if self.length == 0 {
             return &[];
         }
-        // SAFETY: `length` bytes from `start` are mapped readable until this value is dropped. Where the file shrinks, the
-        // handler maps zeros instead; where somebody writes to the file, bytes change, and no reader of them assumes more
-        // of a byte than that it is one.
+        // SAFETY: `length` bytes from `start` are mapped readable until this value is dropped. Where the file shrinks,
+        // the handler maps zeros instead; where somebody writes to the file, bytes change, and no reader of them
+        // assumes more of a byte than that it is one.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
 }
@@ -116,7 +116,7 @@ impl Drop for MappedBytes {
     }
 }
 
-/// One mapping that the handler knows. Slots are never given back to the allocator, only used again.
+/// One mapping that the handler knows. Slots are never returned to the allocator, only used again.
 #[derive(Debug)]
 struct Slot {
     /// Whether a mapping, or one in the making, owns it.
@@ -227,7 +227,7 @@ fn exchange_handlers() -> io::Result<()> {
     }
 }
 
-/// Runs on `SIGBUS`. Calls nothing but `mmap`, `sigaction` and an earlier handler; allocates nothing, takes no lock.
+/// Runs on `SIGBUS`. Calls only `mmap`, `sigaction` and an earlier handler; allocates nothing, takes no lock.
 extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel gives a valid siginfo.
     let address = unsafe { fault_address(info) };
@@ -243,7 +243,7 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     unsafe { errno.write(kept) };
 }
 
-/// The address whose access failed; `None` where somebody sent the signal.
+/// The address whose access failed; `None` if somebody sent the signal.
 ///
 /// # Safety
 /// `info` is what the kernel gave a handler.
@@ -257,17 +257,18 @@ unsafe fn fault_address(info: *const libc::siginfo_t) -> Option<usize> {
     Some(unsafe { info.si_addr() } as usize)
 }
 
-/// Puts a page of zeros in the place of the page that cannot be read.
+/// Maps a page of zeros over the page that cannot be read.
 fn fill_hole(address: usize, slot: &Slot) -> bool {
     let page = address & !(page_size() as usize - 1);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-    // SAFETY: the page belongs to a file mapping of ours, which its slot says is in place; its readers may see any bytes.
+    // SAFETY: the page belongs to a file mapping of ours, which its slot says is in place; its readers may see any
+    // bytes.
     let placed = unsafe { libc::mmap(page as *mut libc::c_void, page_size() as usize, libc::PROT_READ, flags, -1, 0) };
     slot.shrank.store(true, Ordering::Release);
     placed != libc::MAP_FAILED
 }
 
-/// Does what would have been done without us.
+/// Does what would have happened without us.
 fn hand_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(earlier) = EARLIER.get() else { return };
     match earlier.sa_sigaction {

@@ -52,7 +52,7 @@ pub trait Target: Memory {
     /// Its memory map, sorted by address.
     fn mappings(&self) -> &[Mapping];
 
-    /// Which pages of `range` hold something, sorted by address; an error where this target can't tell.
+    /// Which pages of `range` hold something, sorted by address; an error if this target does not know.
     fn pages(&self, range: crate::addr::AddrRange) -> Result<Pages, PagesUnknown>;
 }
 
@@ -61,7 +61,7 @@ pub trait Target: Memory {
 pub struct Process {
     /// Its number in our pid namespace; in a core file the number it had.
     pub pid: i32,
-    /// Its command line, a word each; empty where it can't be read.
+    /// The words of its command line; empty if it can't be read.
     pub command: Vec<String>,
     /// Where we look at it.
     pub source: Source,
@@ -85,9 +85,9 @@ pub struct Thread {
     pub tid: i32,
     /// Its name (`/proc/PID/task/TID/comm`); a core file does not keep one.
     pub name: Option<String>,
-    /// Its registers; `None` with the reason where it could not be stopped.
+    /// Its registers, or the reason why it could not be stopped.
     pub registers: Result<Registers, NotStopped>,
-    /// The thread pointer (`fs` base on x86_64, `TPIDR_EL0` on aarch64), where it is known.
+    /// The thread pointer (`fs` base on x86_64, `TPIDR_EL0` on aarch64), if it is known.
     pub thread_pointer: Option<u64>,
     /// The signal that a core file says ended the process in this thread.
     pub signal: Option<i32>,
@@ -99,7 +99,7 @@ pub enum NotStopped {
     /// It sits in a system call that nothing interrupts.
     #[error("it is in uninterruptible sleep (state D) and did not stop in time")]
     Uninterruptible,
-    /// It did not stop in time, for no reason that the kernel tells.
+    /// It did not stop in time, and the kernel does not say why.
     #[error("it did not stop in time")]
     TimedOut,
     /// It has ended, and the process lives on in its other threads.
@@ -113,7 +113,7 @@ pub enum NotStopped {
     Ourselves,
 }
 
-/// This target cannot tell which of its pages hold something.
+/// It is not known which of this target's pages hold something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("this target does not tell which of its pages are in use")]
 pub struct PagesUnknown;

@@ -7,12 +7,13 @@ use crate::addr::{Addr, AddrRange};
 pub struct Pages {
     /// Runs of neighbouring pages in one state.
     pub runs: Vec<PageRun>,
-    /// Whether guards made by `MADV_GUARD_INSTALL` would have been seen: `PAGEMAP_SCAN` with `PAGE_IS_GUARD`, or bit 58 of a pagemap entry.
+    /// Whether guards made by `MADV_GUARD_INSTALL` would have been seen: `PAGEMAP_SCAN` with `PAGE_IS_GUARD`, or bit 58
+    /// of a pagemap entry.
     pub sees_guards: bool,
 }
 
 impl Pages {
-    /// The part of it that lies in `range`, runs that reach beyond cut.
+    /// The part of it that lies in `range`; runs that reach beyond it are cut.
     pub fn within(&self, range: AddrRange) -> Pages {
         let first = self.runs.partition_point(|run| run.range.high <= range.low);
         let inside = self.runs[first..].iter().take_while(|run| run.range.low < range.high);

@@ -1,8 +1,8 @@
 //! A process as a core file keeps it (core(5)), written by the kernel or by gdb's `gcore`.
 //!
-//! Whatever the file still holds is shown, and [`Core::warnings`] says what it does not: a core file may be cut anywhere,
-//! by a limit or a full disk. Pages of files that the program only read are not in it; they are taken from the files
-//! once [`Core::supply`] was given them, by a caller who made sure that they are the right ones.
+//! Whatever the file still holds is shown, and [`Core::warnings`] says what it does not: a core file may be cut
+//! anywhere, by a limit or a full disk. Pages of files that the program only read are not in it; they are taken from
+//! the files once a caller who made sure that they are the right ones passed them to [`Core::supply`].
 
 mod notes;
 mod save;
@@ -77,10 +77,10 @@ pub enum CoreWarning {
         /// How many there should be.
         needs: u64,
     },
-    /// The count of its segments, kept at its end where there are very many, is cut off.
+    /// The count of its segments, kept at the file's end if there are very many, is cut off.
     #[error("the core file is truncated: it has at least {at_least} segments, and how many more is lost")]
     SegmentCountLost {
-        /// How many there are at least.
+        /// The least number that there can be.
         at_least: u64,
     },
     /// The notes with the threads' registers lie beyond its end, as gcore's do in a file that is cut, or are no notes.
@@ -103,7 +103,7 @@ pub enum CoreWarning {
     /// Two segments claim the same memory; the first one in the file is used.
     #[error("the core file describes the memory at {at} twice")]
     Overlap {
-        /// Where.
+        /// The address.
         at: Addr,
     },
 }
@@ -112,7 +112,7 @@ impl Core {
     /// Opens the core file at `path`.
     ///
     /// # Errors
-    /// Only where nothing at all can be read. What is missing from a core file otherwise is a warning.
+    /// Only if nothing at all can be read. What is missing from a core file otherwise is a warning.
     pub fn open(path: &Path) -> Result<Core, OpenError> {
         let failed = |source: io::Error| OpenError::File { path: path.to_owned(), source };
         let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).clone();
@@ -142,7 +142,7 @@ impl Core {
         let pid = pid.unwrap_or_default();
         let command = notes.process.map_or_else(Vec::new, |process| process.1);
         let mut threads = notes.threads;
-        // Threads that stand for suspended contexts in a core file of ours: these are found in its memory again.
+        // In our own core files these threads stand for suspended contexts, which are found in the memory again.
         threads.retain(|thread| thread.tid < FIRST_MADE_UP_TID);
         threads.sort_by_key(|thread| (thread.tid != pid, thread.tid));
         threads.dedup_by_key(|thread| thread.tid);
@@ -167,7 +167,7 @@ impl Core {
         &self.warnings
     }
 
-    /// The signal that ended the process, with its details, where the file has them.
+    /// The signal that ended the process, with its details, if the file has them.
     pub fn fault(&self) -> Option<Fault> {
         self.fault
     }
@@ -177,14 +177,15 @@ impl Core {
         self.siginfo.as_deref()
     }
 
-    /// The auxiliary vector (getauxval(3)); empty where the file has none.
+    /// The auxiliary vector (getauxval(3)); empty if the file has none.
     pub fn auxv(&self) -> &[u8] {
         &self.auxv
     }
 
-    /// Gives the content of a file that was mapped, for the pages that the core file leaves out.
+    /// Supplies the content of a file that was mapped, for the pages that the core file leaves out.
     ///
-    /// You promise that it is the file that was mapped, by its build-id say: nothing here can check it.
+    /// The caller makes sure that it is the file that was mapped, by its build-id for example: it can't be checked
+    /// here.
     pub fn supply(&mut self, path: &Path, content: &Bytes) {
         for (mapping, place) in self.mappings.iter().zip(&mut self.supplied) {
             if mapping.file().is_some_and(|file| file.path == path) {
@@ -193,7 +194,7 @@ impl Core {
         }
     }
 
-    /// The writable memory that the file holds, where it lies in the mapped file.
+    /// The writable memory that the file holds, in place in the mapped file.
     pub fn writable(&self) -> Slices<'_> {
         self.slices(|segment| segment.access.write)
     }
@@ -211,7 +212,7 @@ impl Core {
         Slices::new(pieces.collect())
     }
 
-    /// Where in the core file as many bytes at `at` stand as one segment holds, at most `limit`.
+    /// Where the bytes at `at` lie in the core file: as many as one segment holds, at most `limit`.
     fn held(&self, at: Addr, limit: usize) -> Option<Range<usize>> {
         let next = self.segments.partition_point(|segment| segment.range.low <= at);
         let segment = self.segments.get(next.checked_sub(1)?)?;
@@ -222,14 +223,14 @@ impl Core {
         Some(start..start.checked_add(length)?)
     }
 
-    /// Copies from the core file. Where that was shortened since it was opened, what it lost is unreadable, not zero.
+    /// Copies from the core file. If that was shortened since it was opened, what it lost is unreadable, not zero.
     fn copy(&self, part: Range<usize>, into: &mut [u8]) -> Option<()> {
         into.copy_from_slice(self.bytes.as_ref().get(part.clone())?);
         let is_lost = self.bytes.shrank() && self.file.metadata().map_or(0, |now| now.len()) < part.end as u64;
         (!is_lost).then_some(())
     }
 
-    /// As many bytes at `at` as the file that was supplied for the mapping there has, at most `limit`.
+    /// The bytes at `at` that the file supplied for the mapping there has, at most `limit`.
     fn of_file(&self, at: Addr, limit: usize) -> Option<&[u8]> {
         let next = self.mappings.partition_point(|mapping| mapping.range.low <= at);
         let index = next.checked_sub(1)?;
@@ -241,7 +242,7 @@ impl Core {
         content.get(..left.min(content.len())).filter(|part| !part.is_empty())
     }
 
-    /// The parts of `segment` within `range` that the file stores, holes left out, as pairs of address and length.
+    /// The parts of `segment` within `range` that the file stores, without holes.
     fn stored(&self, segment: &Segment, range: AddrRange) -> Vec<AddrRange> {
         let held = AddrRange::new(segment.range.low, Addr(segment.range.low.0.saturating_add(segment.held)));
         let Some(part) = held.intersection(range) else { return Vec::new() };
@@ -267,7 +268,7 @@ impl Core {
                 Some((start, stop.clamp(start + 1, end)))
             }
             Err(Errno::ENXIO) => None,
-            // A file system that knows no holes.
+            // The file system has no holes.
             Err(_) => Some((from, end)),
         }
     }
@@ -320,7 +321,7 @@ impl Target for Core {
             for stored in self.stored(segment, range) {
                 let mut low = stored.low.align_down(PAGE).max(segment.range.low);
                 while low < stored.high {
-                    // The last page of the address space has no address behind it.
+                    // The last page of the address space has no address after it.
                     let next = low.0.checked_add(PAGE).map_or(segment.range.high, |next| Addr(next).align_down(PAGE));
                     let page = AddrRange::new(low, next.min(segment.range.high));
                     let part = self.held(low, page.len() as usize).ok_or(PagesUnknown)?;
@@ -335,7 +336,8 @@ impl Target for Core {
     }
 }
 
-/// Files are looked for where the core file says they were, on this machine. None is vouched for: compare build-ids.
+/// Files are looked for on this machine, where the core file says they were. None is known to be the same: compare
+/// build-ids.
 impl Files for Core {
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {
         let file = mapping.file().ok_or(io::ErrorKind::NotFound)?;

@@ -1,7 +1,8 @@
 //! What the notes of a core file say: the threads, the process, and which file lies where.
 //!
-//! The layouts are those of the kernel's `include/uapi/linux/elf.h` and `include/linux/elfcore.h` (`struct elf_prstatus`,
-//! `struct elf_prpsinfo`) for 64-bit CPUs; gdb's `gcore` writes the same, in another order and at the file's end.
+//! The layouts are those of the kernel's `include/uapi/linux/elf.h` and `include/linux/elfcore.h` (`struct
+//! elf_prstatus`, `struct elf_prpsinfo`) for 64-bit CPUs; gdb's `gcore` writes the same, in another order and at the
+//! file's end.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -36,7 +37,7 @@ pub(super) struct Notes {
     pub process: Option<(i32, Vec<String>)>,
     /// Files and where they were mapped.
     pub files: Vec<FileRange>,
-    /// What the signal that ended the process came with.
+    /// The details of the signal that ended the process.
     pub fault: Option<Fault>,
     /// The same as `siginfo_t`.
     pub siginfo: Option<Vec<u8>>,
@@ -67,13 +68,14 @@ pub struct Fault {
     pub signal: i32,
     /// `si_code`: why it was raised.
     pub code: i32,
-    /// The address whose access failed, where the kernel raised it for one (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`, `SIGTRAP`).
+    /// The address whose access failed, if the kernel raised it for one (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`,
+    /// `SIGTRAP`).
     pub address: Option<Addr>,
 }
 
-/// Reads all notes in `data`, the content of a `PT_NOTE` segment as far as the file has it.
+/// Reads all notes in `data`, the part of a `PT_NOTE` segment that the file has.
 ///
-/// Nothing that a note says makes this take more time or memory than the length of `data` allows.
+/// Whatever the notes say, the time and memory that this takes are bounded by the length of `data`.
 pub(super) fn parse(data: &[u8], arch: &'static Arch) -> Notes {
     let mut notes = Notes::default();
     let mut rest = data;
@@ -94,8 +96,8 @@ struct Note<'a> {
     content: &'a [u8],
 }
 
-/// Takes a note from the front: the lengths of its name and its content, its kind, then both, each padded to four bytes.
-/// `None` where it is not there whole, or where nothing but zeros is.
+/// Takes a note from the front: the lengths of its name and its content, its kind, then both, each padded to four
+/// bytes. `None` if it is not whole, or if only zeros are left.
 fn take_note<'a>(data: &mut &'a [u8]) -> Option<Note<'a>> {
     const HEADER: usize = 12;
     let header = data.get(..HEADER)?;
@@ -143,7 +145,7 @@ impl Notes {
             self.cut = true;
             return;
         };
-        // The kernel gives every thread the signal that ended the process; it is that of the first one only.
+        // The kernel writes the signal that ended the process for every thread; it is the first one's only.
         let signal = content.get(PRSTATUS_SIGNAL..).and_then(|bytes| Some(u16::from_le_bytes(*bytes.first_chunk()?)));
         let signal = signal.filter(|signal| *signal != 0 && self.threads.is_empty()).map(i32::from);
         self.threads.push(Thread {
@@ -168,7 +170,8 @@ impl Notes {
     }
 }
 
-/// `struct elf_prpsinfo`: the number stands at 24; the name, 16 bytes, at 40; the first 80 bytes of the command line at 56.
+/// `struct elf_prpsinfo`: the number stands at 24; the name, 16 bytes, at 40; the first 80 bytes of the command line at
+/// 56.
 fn process(content: &[u8]) -> Option<(i32, Vec<String>)> {
     let pid = u32_at(content, 24)? as i32;
     let text = |range: std::ops::Range<usize>| {
@@ -189,7 +192,8 @@ fn fault(content: &[u8]) -> Option<Fault> {
     (signal != 0).then_some(Fault { signal, code, address })
 }
 
-/// A count, the unit of offsets in bytes, as many triples of start, end and offset, then as many names that end with a zero.
+/// A count, the unit of offsets in bytes, that many triples of start, end and offset, then that many names that end
+/// with a zero.
 fn files(content: &[u8]) -> Option<Vec<FileRange>> {
     const HEADER: usize = 16;
     const TRIPLE: usize = 24;
@@ -205,7 +209,7 @@ fn files(content: &[u8]) -> Option<Vec<FileRange>> {
     };
     let mut files: Vec<FileRange> = triples.iter().map_while(file).collect();
     files.sort_by_key(|file| file.range.low);
-    // What overlaps is made up, and would be gone through again for each segment.
+    // Ranges that overlap are made up, and would be visited again for each segment.
     let mut end = Addr(0);
     files.retain(|file| {
         file.range.low >= end && {

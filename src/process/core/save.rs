@@ -1,6 +1,6 @@
 //! Writes a core file (core(5)): what debuggers read, from whatever contexts and memory the caller has.
 //!
-//! You give threads with their registers, the memory map, and the memory that is to be in it; you get a file
+//! From threads with their registers, the memory map, and the memory that is to be in it, it makes a file
 //! of the layout that the kernel writes (`fs/binfmt_elf.c`), with one `PT_LOAD` for each mapping. What no piece of the
 //! memory covers is a hole in the file: it takes no room on the disk, and reads as zeros.
 //! Nothing here decides which contexts there are.
@@ -19,8 +19,8 @@ use crate::process::core::notes::{
 };
 use crate::registers::Registers;
 
-/// The number of the first thread that is made up for a context without one. The kernel's own stay below `PID_MAX_LIMIT`,
-/// 4,194,304.
+/// The number of the first thread that is made up for a context without one. The kernel's own stay below
+/// `PID_MAX_LIMIT`, 4,194,304.
 pub const FIRST_MADE_UP_TID: i32 = 10_000_000;
 
 /// Sizes of the structures of the ELF specification, for 64-bit files.
@@ -31,7 +31,7 @@ const SECTION_HEADER: u64 = 64;
 /// More program headers than this are counted in the first section header (`PN_XNUM`, elf(5)).
 const MOST_HEADERS: usize = 0xffff;
 
-/// Memory is written in parts of at most this many bytes, and the progress told after each.
+/// Memory is written in parts of at most this many bytes; the progress is reported after each.
 const PART: usize = 8 << 20;
 
 /// What a core file is to hold.
@@ -45,7 +45,7 @@ pub struct CoreContent<'c> {
     pub threads: Vec<CoreThread>,
     /// Its memory map, sorted by address.
     pub mappings: &'c [Mapping],
-    /// The auxiliary vector as the kernel gave it to the program.
+    /// The auxiliary vector as the kernel passed it to the program.
     pub auxv: &'c [u8],
     /// The signal that ended it, as `siginfo_t`.
     pub siginfo: Option<&'c [u8]>,
@@ -60,7 +60,7 @@ pub struct CoreThread {
     pub tid: i32,
     /// Its registers; those that are not known are written as 0.
     pub registers: Registers,
-    /// Its thread pointer, where it has one.
+    /// Its thread pointer, if it has one.
     pub thread_pointer: Option<u64>,
     /// The signal that ended the process in it.
     pub signal: Option<i32>,
@@ -74,7 +74,7 @@ struct Load<'m> {
     held: u64,
 }
 
-/// Writes the core file; `progress` is told how many bytes of memory of how many are written.
+/// Writes the core file; `progress` gets the bytes of memory written so far, and the bytes in all.
 ///
 /// # Errors
 /// Those of the file.
@@ -99,12 +99,12 @@ pub fn write_core(file: &File, content: &CoreContent<'_>, progress: &mut dyn FnM
     out.write_all(&notes)?;
     write_memory(&mut out, content, &loads, progress)?;
     out.flush()?;
-    // The last hole has nothing behind it.
+    // The last hole has nothing after it.
     let end = loads.iter().map(|load| load.offset + load.held).max().unwrap_or_default();
     file.set_len(end.max(notes_at + notes.len() as u64))
 }
 
-/// Where each mapping lies in the file: one after the other, each up to the last byte that is known of it.
+/// Where each mapping lies in the file: one after the other, each up to its last byte that is known.
 fn loads<'m>(content: &CoreContent<'m>, start: u64) -> Vec<Load<'m>> {
     let mut known = content.memory.known().iter().peekable();
     let mut offset = start;
@@ -297,7 +297,7 @@ mod tests {
     use crate::memory::Memory;
     use crate::process::{Core, Source, Target};
 
-    /// Writes `content` to a file that is gone when it was read.
+    /// Writes `content` to a file, reads that, and deletes it.
     fn written(name: &str, content: &CoreContent<'_>) -> Core {
         let path = std::env::temp_dir().join(format!("stackscope-{name}-{}", std::process::id()));
         let file = File::create(&path).unwrap();
@@ -334,7 +334,7 @@ mod tests {
             mapping(0x3000, 0x9000, Origin::Anonymous),
             mapping(0x9000, 0xa000, Origin::Anonymous),
         ];
-        // One piece reaches over two mappings, and one lies behind a hole.
+        // One piece reaches over two mappings, and one lies after a hole.
         let (first, second) = ([1; 0x2000], [2; 0x1000]);
         let memory = Slices::new(vec![(Addr(0x2000), &first), (Addr(0x8000), &second)]);
         let core = written("core", &content(&process, &mappings, memory));
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(core.process().command, ["/bin/chat", "-v"]);
         let threads: Vec<_> =
             core.threads().iter().map(|thread| (thread.tid, thread.thread_pointer, thread.signal)).collect();
-        // What stands for a context without a thread is none.
+        // What stands for a context without a thread is not a thread.
         assert_eq!(threads, [(7, Some(0x77), Some(11)), (8, Some(0), None)]);
         assert_eq!(core.threads()[0].registers.as_ref().unwrap().get(X86_64.sp), Some(0x2f00));
         let ranges: Vec<_> = core.mappings().iter().map(|mapping| mapping.range).collect();

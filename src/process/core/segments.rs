@@ -1,6 +1,6 @@
 //! The parts of a core file, by its program headers: what is in it, what should be, and where files lay.
 //!
-//! A core file may be cut or made up: each table is read as far as it is there, and no number in it is believed.
+//! A core file may be cut or made up: of each table the part that is there is read, and each number in it is checked.
 
 use object::elf::{self, FileHeader64, ProgramHeader64, SectionHeader64};
 use object::{LittleEndian, pod};
@@ -22,11 +22,11 @@ pub(super) struct Segment {
     pub access: Access,
     /// Where in the core file its bytes begin.
     pub offset: u64,
-    /// How many of its bytes the core file really has.
+    /// How many of its bytes the core file has.
     pub held: u64,
 }
 
-/// The program headers, as many as the file has of them.
+/// The program headers that the file has.
 pub(super) fn headers<'data>(data: &'data [u8], warnings: &mut Vec<CoreWarning>) -> &'data [Header] {
     let Ok((header, _)) = pod::from_bytes::<FileHeader64<LittleEndian>>(data) else { return &[] };
     let needs = header_count(header, data, warnings);
@@ -44,7 +44,7 @@ pub(super) fn headers<'data>(data: &'data [u8], warnings: &mut Vec<CoreWarning>)
     headers
 }
 
-/// Where the count does not fit in the ELF header, the first section header has it (`PN_XNUM`, elf(5)).
+/// If the count does not fit in the ELF header, the first section header has it (`PN_XNUM`, elf(5)).
 fn header_count(header: &FileHeader64<LittleEndian>, data: &[u8], warnings: &mut Vec<CoreWarning>) -> u64 {
     let count = header.e_phnum.get(LE);
     if count != elf::PN_XNUM {
@@ -63,7 +63,7 @@ fn header_count(header: &FileHeader64<LittleEndian>, data: &[u8], warnings: &mut
     }
 }
 
-/// The notes, as far as the file has them.
+/// The part of the notes that the file has.
 pub(super) fn notes(data: &[u8], headers: &[Header], arch: &'static Arch, warnings: &mut Vec<CoreWarning>) -> Notes {
     let Some(header) = headers.iter().find(|header| header.p_type.get(LE) == elf::PT_NOTE) else {
         warnings.push(CoreWarning::NoNotes);
@@ -133,7 +133,7 @@ pub(super) fn mappings(segments: &[Segment], notes: &Notes) -> Vec<Mapping> {
     mappings
 }
 
-/// The parts of a file's range that no segment describes: gcore leaves out what has not changed, code among it. What the
+/// The parts of a file's range that no segment describes: gcore leaves out what has not changed, such as code. What the
 /// program may do there is not said.
 fn named_alone(file: &FileRange, segments: &[Segment]) -> Vec<Mapping> {
     let part = |low, high| Mapping {
@@ -153,7 +153,7 @@ fn named_alone(file: &FileRange, segments: &[Segment]) -> Vec<Mapping> {
     parts
 }
 
-/// One segment may show several files, or a file and what is behind it: a piece for each.
+/// One segment may show several files, or a file and what follows it: a piece for each.
 fn pieces(segment: &Segment, notes: &Notes) -> Vec<Mapping> {
     let mut pieces = Vec::new();
     let mut low = segment.range.low;
@@ -175,7 +175,7 @@ fn pieces(segment: &Segment, notes: &Notes) -> Vec<Mapping> {
 
 fn origin(file: &FileRange, low: Addr) -> Origin {
     let offset = file.offset.saturating_add(low.0 - file.range.low.0);
-    // The kernel writes the mark of a deleted file behind its path here too.
+    // The kernel writes the mark of a deleted file after its path here too.
     let text = file.path.to_string_lossy();
     let (path, deleted) = match text.strip_suffix(" (deleted)") {
         Some(path) => (path.into(), true),

@@ -17,7 +17,7 @@ const WRITABLE: u32 = 6;
 const HEADER: u64 = 64;
 const ENTRY: u64 = 56;
 
-/// An ELF header for `count` program headers, as the count's field says it, and these headers, the first one of notes.
+/// An ELF header whose field counts `count` program headers, and these headers, the first one of notes.
 fn core_file(count: u16, notes: (u64, u64), loads: &[Load]) -> Vec<u8> {
     let mut bytes = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
     bytes.resize(HEADER as usize, 0);
@@ -38,7 +38,7 @@ fn core_file(count: u16, notes: (u64, u64), loads: &[Load]) -> Vec<u8> {
     bytes
 }
 
-/// Opens what `bytes` say, by way of a file.
+/// Writes `bytes` to a file and opens that.
 fn opened(bytes: &[u8]) -> Core {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("stackscope-core-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));

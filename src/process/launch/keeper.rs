@@ -1,12 +1,12 @@
 //! The process that keeps the program's terminal: it leads the terminal's session, has our end of it, and outlives us.
 //!
-//! While we live it waits. Once we have ended, however that was, or have told it to, it passes what the program writes
-//! on to our own terminal, so that the program can go on writing as if we had never been there. It ends when nobody can
+//! While we live it waits. Once we have ended, in whatever way, or have told it to, it passes what the program writes
+//! on to our own terminal, so that the program can go on writing as if we had never run. It ends when nobody can
 //! use the program's terminal any more, or, after our end, with our own terminal: the program is then hung up on, as
 //! every program of a terminal is.
 //!
-//! The program is not its child but ours (`CLONE_PARENT`), and no other process of the session is ever signalled because
-//! the program ends: that would happen if the program led the session itself.
+//! The program is not its child but ours (`CLONE_PARENT`), and no other process of the session is ever signalled
+//! because the program ends: that would happen if the program led the session itself.
 //!
 //! What runs here runs after a `fork` and before no `execve`: it calls only functions that are safe then
 //! (signal-safety(7)), and allocates nothing.
@@ -30,7 +30,7 @@ const PACE: libc::c_int = 200;
 /// What the keeper needs, by number.
 #[derive(Clone, Copy)]
 pub(super) struct Ends {
-    /// Words from us come here; its end is ours.
+    /// Orders from us come here; the end of this stream is our end.
     pub(super) words: RawFd,
     /// Our end of the program's terminal.
     pub(super) master: RawFd,
@@ -89,11 +89,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Takes what it needs to low numbers and closes everything else: streams that others wait for the end of.
+    /// Moves what it needs to low numbers and closes everything else, because others may wait for the end of those
+    /// streams.
     fn new(ends: Ends, process: &OwnedFd) -> Option<Keeper> {
         const FIRST: RawFd = 3;
         let taken = [ends.words, ends.master, ends.outer, process.as_raw_fd()];
-        // First out of the way of each other.
+        // First out of each other's way.
         let moved = taken.map(|number| {
             // SAFETY: the call takes three numbers.
             unsafe { libc::fcntl(number, libc::F_DUPFD, FIRST + 4) }
@@ -125,13 +126,13 @@ impl Keeper {
         Some(keeper)
     }
 
-    /// Waits for something to do and does it; whether there is anything left to do.
+    /// Waits for something to do and does it; returns whether anything is left to do.
     fn step(&mut self) -> bool {
         let holds = self.from < self.to;
         let looks_again = self.passes && self.unused;
         let reads = self.passes && !holds && !self.unused;
         let asked = |asks: bool, file: &OwnedFd, events| libc::pollfd {
-            // The kernel passes over negative numbers.
+            // The kernel skips negative numbers.
             fd: if asks { file.as_raw_fd() } else { -1 },
             events,
             revents: 0,
@@ -187,7 +188,7 @@ impl Keeper {
         }
     }
 
-    /// Gives our terminal what it takes; where that is gone, nobody can have it.
+    /// Writes to our terminal as much as it takes; if it is gone, the output is dropped.
     fn write_out(&mut self) {
         if self.from == self.to {
             return;
@@ -214,7 +215,7 @@ impl Keeper {
     }
 }
 
-/// Closes all descriptors but `first..end`; the three streams lead nowhere from now on.
+/// Closes all descriptors except `first..end`; the three streams lead nowhere from now on.
 fn close_all_but(first: RawFd, end: RawFd) {
     // SAFETY: the call takes a string that ends in a zero byte, and a number.
     let nothing = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };

@@ -1,7 +1,7 @@
 //! Starts a program as if the shell had started it, except that it waits, just before its `execve`, until it is traced.
 //!
 //! It inherits everything: the three streams, the process group and with it the terminal, the signal mask and ignored
-//! signals, limits and environment. Nothing is sent to it and nothing stops it. Where a screen of ours takes the terminal,
+//! signals, limits and environment. Nothing is sent to it and nothing stops it. If our screen takes the terminal,
 //! the program gets one of its own ([`launch_on_terminal`]).
 
 #![allow(unsafe_code)]
@@ -44,7 +44,7 @@ pub enum LaunchError {
     /// A word of the command line holds a zero byte.
     #[error("the word {0:?} of the command line holds a zero byte")]
     ZeroByte(OsString),
-    /// The kernel gives us no process or no pipe.
+    /// The kernel can make no process or no pipe.
     #[error("cannot start a process")]
     NoProcess(#[source] io::Error),
     /// There is no terminal for it.
@@ -73,7 +73,7 @@ pub struct Launched {
 /// Starts a process that is to become `program`, looked for in `PATH` unless its name holds a slash.
 ///
 /// # Errors
-/// Only what concerns the process itself; that the program is missing shows in [`Launched::go`].
+/// Only those of the process itself; [`Launched::go`] reports a missing program.
 pub fn launch(program: &OsStr, arguments: &[OsString], inherited: Inherited) -> Result<Launched, LaunchError> {
     let start = Start::new(program, arguments, inherited)?;
     // SAFETY: until it becomes another program or ends, the child only calls functions that are safe after a fork
@@ -84,11 +84,12 @@ pub fn launch(program: &OsStr, arguments: &[OsString], inherited: Inherited) -> 
     }
 }
 
-/// The same, but where stdin, stdout and stderr are a terminal, the program has one of its own instead, of this size. It
-/// is the terminal of a session of its own, so that shells and editors work in it. What is no terminal stays as it is.
+/// The same, but those of stdin, stdout and stderr that are a terminal become the program's own terminal, of this size.
+/// It is the terminal of a session of its own, so that shells and editors work in it. A stream that is no terminal
+/// stays as it is.
 ///
 /// # Errors
-/// As for [`launch`]; or there is no terminal to be had.
+/// As for [`launch`]; or no terminal can be made.
 pub fn launch_on_terminal(
     program: &OsStr,
     arguments: &[OsString],
@@ -100,8 +101,8 @@ pub fn launch_on_terminal(
     let (ours, words) = UnixStream::pair().map_err(LaunchError::NoTerminal)?;
     let (number_read, number_write) = pipe2(OFlag::O_CLOEXEC).map_err(no_process)?;
     let streams = pty::terminals();
-    // SAFETY: until they become another program or end, the child and its sibling only call functions that are safe after
-    // a fork (signal-safety(7)) and touch only what was made before.
+    // SAFETY: until they become another program or end, the child and its sibling only call functions that are safe
+    // after a fork (signal-safety(7)) and touch only what was made before.
     match unsafe { fork() }.map_err(no_process)? {
         ForkResult::Parent { .. } => {
             drop((number_write, words, slave));
@@ -139,7 +140,7 @@ fn move_in(slave: &OwnedFd, streams: [bool; 3]) {
     }
 }
 
-/// All that a new process needs to become the program, made before it is there.
+/// All that a new process needs to become the program, made before the fork.
 struct Start {
     /// What `pointers` point to.
     _words: Vec<CString>,
@@ -193,7 +194,7 @@ impl Launched {
     /// # Errors
     /// The program is missing or can't be executed; the process then ends by itself.
     pub fn go(mut self) -> Result<(), LaunchError> {
-        // Where the process is gone already, the other pipe tells so.
+        // If the process is gone already, the other pipe shows it.
         let _ = self.go.write_all(&[1]);
         let mut number = [0; 4];
         match self.failed.read_exact(&mut number) {
@@ -210,8 +211,8 @@ impl Launched {
     }
 }
 
-/// Whether `program` gets other rights by being executed: it is set-uid or set-gid. The kernel withholds these rights from
-/// a program that is traced by one who lacks them (execve(2)), so that it would not work as it does without us.
+/// Whether `program` gets other rights by being executed: it is set-uid or set-gid. The kernel withholds these rights
+/// from a program that is traced by one who lacks them (execve(2)), so that it would not work as it does without us.
 pub fn gains_rights(program: &OsStr) -> bool {
     let is_privileged = |path: &Path| {
         std::fs::metadata(path)
@@ -225,8 +226,8 @@ pub fn gains_rights(program: &OsStr) -> bool {
     paths.find(|path| path.is_file()).is_some_and(|path| is_privileged(&path))
 }
 
-/// Tells that a child of ours, which nobody follows, has ended; on a thread of its own, or, if there can be none, before
-/// this returns.
+/// Calls `tell` when one of our children, which nobody follows, has ended; on a thread of its own, or, if there can be
+/// none, before this returns.
 pub fn await_end(pid: i32, tell: impl Fn(Outcome) + Send + Sync + 'static) {
     let tell = Arc::new(tell);
     let told = Arc::clone(&tell);
@@ -237,7 +238,7 @@ pub fn await_end(pid: i32, tell: impl Fn(Outcome) + Send + Sync + 'static) {
     }
 }
 
-/// Waits by a file descriptor first: `waitpid` would take away the stops of looks, which another thread of ours waits
+/// Waits by a file descriptor first: `waitpid` would take away the stops of looks, which another of our threads waits
 /// for, whatever its options ("we see ptrace'd stopped tasks regardless of options", `wait_task_stopped` in
 /// kernel/exit.c).
 fn wait_for_end(pid: i32) -> Outcome {
@@ -258,7 +259,7 @@ fn wait_for_end(pid: i32) -> Outcome {
     }
 }
 
-/// The child's part: waits for the word, undoes what we changed for ourselves, and becomes the program.
+/// The child's part: waits for the byte, undoes what we changed for ourselves, and becomes the program.
 fn become_program(words: &[*const libc::c_char], go: &OwnedFd, failed: &OwnedFd, inherited: Inherited) -> ! {
     let mut word = 0u8;
     // SAFETY: `word` is one byte of ours.

@@ -1,6 +1,6 @@
 //! A terminal of the program's own: a pseudo-terminal whose one end the program has, and whose other end is ours.
 //!
-//! A second process of ours, the *keeper*, has that end as well and outlives us: see [`super::keeper`].
+//! A second process, the *keeper*, has that end as well and outlives us: see [`super::keeper`].
 
 #![allow(unsafe_code)]
 
@@ -81,7 +81,7 @@ impl Pty {
     /// From now on what the program writes comes to us again.
     pub fn take_back(&self) {
         let _ = (&self.keeper).write_all(&[Word::Wait as u8]);
-        // Until it answers, it may be taking something. Where it is gone, so is the program's terminal.
+        // Until it answers, it may still be reading. If it is gone, so is the program's terminal.
         let _ = (&self.keeper).read_exact(&mut [0]);
     }
 }

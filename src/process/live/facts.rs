@@ -20,7 +20,7 @@ const AT_MINSIGSTKSZ: u64 = 51;
 pub struct Facts {
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// `kernel.yama.ptrace_scope`; `None` where the kernel has no Yama.
+    /// `kernel.yama.ptrace_scope`; `None` if the kernel has no Yama.
     pub ptrace_scope: Option<u8>,
     /// Whether we have `CAP_SYS_PTRACE`.
     pub ptrace_capability: bool,
@@ -65,7 +65,7 @@ impl Facts {
     }
 }
 
-/// `kernel.yama.ptrace_scope`; `None` where the kernel has no Yama.
+/// `kernel.yama.ptrace_scope`; `None` if the kernel has no Yama.
 pub(super) fn ptrace_scope() -> Option<u8> {
     read_trimmed("/proc/sys/kernel/yama/ptrace_scope")?.parse().ok()
 }

@@ -1,15 +1,15 @@
-//! Which memory is copied where there is too much of it.
+//! Which memory is copied if there is too much of it.
 //!
-//! A copy takes room, and the program stands meanwhile: about 0.2 s for each GiB. Where there is more than may be copied,
-//! the mappings that hold least are taken first: stacks are small, alone or many in a slab, and what has grown to
-//! gigabytes is a heap of data.
+//! A copy takes memory, and the program stands still for it: about 0.2 s for each GiB. If there is more than may be
+//! copied, the mappings that hold least are copied first: stacks are small, alone or many in a slab, and what has grown
+//! to gigabytes is a heap of data.
 
 use super::procfs;
 use crate::addr::{AddrRange, PAGE};
 use crate::mapping::Mapping;
 use crate::process::Pages;
 
-/// More than this is not copied, in bytes.
+/// At most this much is copied, in bytes.
 const MOST_COPIED: u64 = 4 << 30;
 
 /// How many bytes may be copied now: at most half of what this machine can give without taking it from others.
@@ -17,7 +17,7 @@ pub(super) fn most_copied() -> u64 {
     procfs::available_memory().map_or(MOST_COPIED, |available| MOST_COPIED.min(available / 2))
 }
 
-/// What of `pages` is to be copied where that is at most `most` bytes, by address; and how many bytes that leaves out.
+/// What of `pages` is to be copied if that is at most `most` bytes, by address; and how many bytes that leaves out.
 pub(super) fn within(pages: &Pages, mappings: &[Mapping], most: u64) -> (Vec<AddrRange>, u64) {
     let all: u64 = pages.touched().map(|range| range.len()).sum();
     if all <= most {
@@ -50,7 +50,8 @@ pub(super) fn within(pages: &Pages, mappings: &[Mapping], most: u64) -> (Vec<Add
     (chosen, all - copied)
 }
 
-/// The parts of `range` in each of `mappings`, with its place among them. What lies in none came since they were read.
+/// The parts of `range` in each of `mappings`, with its place among them. What lies in none appeared after they were
+/// read.
 fn by_mapping(range: AddrRange, mappings: &[Mapping]) -> impl Iterator<Item = (usize, AddrRange)> {
     let first = mappings.partition_point(|mapping| mapping.range.high <= range.low);
     let inside = mappings.iter().enumerate().skip(first).take_while(move |(_, mapping)| mapping.range.low < range.high);

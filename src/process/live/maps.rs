@@ -1,7 +1,7 @@
 //! A process's memory map, from `/proc/PID/maps` (proc(5)).
 //!
 //! The kernel writes the file piece by piece while the process runs on, so lines may overlap where the map changed
-//! in between: what is returned is sorted and free of overlaps all the same.
+//! in between. What is returned is nevertheless sorted and free of overlaps.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,7 +19,7 @@ pub(in crate::process) fn read(directory: &Path) -> io::Result<Vec<Mapping>> {
     Ok(parse(&text))
 }
 
-/// Parses the file's text. A line that is no mapping is passed over.
+/// Parses the file's text. A line that is no mapping is skipped.
 pub(super) fn parse(text: &[u8]) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for line in text.split(|&byte| byte == b'\n') {
@@ -73,7 +73,7 @@ fn device(major: u64, minor: u64) -> Option<u64> {
     Some(libc::makedev(major.try_into().ok()?, minor.try_into().ok()?))
 }
 
-/// Takes a number from the front of `text`; `None` where there is no digit, or it does not fit.
+/// Takes a number from the front of `text`; `None` if there is no digit, or it does not fit.
 fn number(text: &mut &[u8], radix: u32) -> Option<u64> {
     let mut value: u64 = 0;
     let mut digits = 0;
@@ -91,7 +91,7 @@ fn skip<'a, 'b>(text: &'a mut &'b [u8], byte: u8) -> Option<&'a mut &'b [u8]> {
     Some(text)
 }
 
-/// What a mapping's name says of its origin. Paths of files begin with a slash; what does not is a name of the kernel's.
+/// What a mapping's name says of its origin. Paths of files begin with a slash; all other names are the kernel's.
 fn origin(name: &[u8], offset: u64, identity: FileIdentity) -> Origin {
     match name {
         b"" => Origin::Anonymous,
@@ -110,7 +110,8 @@ fn origin(name: &[u8], offset: u64, identity: FileIdentity) -> Origin {
 }
 
 /// A line break is the one byte that the kernel escapes here (`seq_path` with `"\n"` in its `fs/proc/task_mmu.c`).
-/// A path that really holds the four characters `\012` cannot be told apart; opening it by device and inode can.
+/// A path that really holds the four characters `\012` looks the same; opening it by device and inode finds the right
+/// file.
 fn unescape(path: &[u8]) -> PathBuf {
     const LINE_BREAK: &[u8] = b"\\012";
     let mut plain = Vec::with_capacity(path.len());

@@ -56,7 +56,8 @@ impl Live {
     /// Opens process `pid`. Nothing is stopped, and nothing about the process changes.
     ///
     /// # Errors
-    /// Each reason why it cannot be looked at is a variant of its own; [`OpenError::NoPermission`] knows the remedy.
+    /// Each reason why it cannot be looked at is a variant of its own; [`super::LookError::remedy`] says what to do
+    /// about it.
     pub fn open(pid: i32) -> Result<Live, OpenError> {
         if pid == std::process::id() as i32 {
             return Err(OpenError::Ourselves { pid });
@@ -64,7 +65,8 @@ impl Live {
         let mut tries = 0;
         loop {
             match check(pid).and_then(|witness| Live::of_witness(pid, witness)) {
-                // In the middle of an `execve`, while a thread takes the first one's number, a living process looks dead.
+                // In the middle of an `execve`, while a thread takes the first one's number, a living process looks
+                // dead.
                 Err(OpenError::NoProcess { .. } | OpenError::Zombie { .. } | OpenError::Proc { .. })
                     if tries < OPEN_TRIES && procfs::stat(&procfs::directory(pid)).is_some() =>
                 {
@@ -121,18 +123,18 @@ impl Live {
     /// Which pages of `range` in these mappings hold something now: in the next moment there may be more.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
+    /// If the kernel does not say.
     pub fn pages(&self, range: AddrRange, mappings: &[Mapping]) -> Result<Pages, PagesUnknown> {
         let pagemap = Pagemap::open(&self.directory()).map_err(|_| PagesUnknown)?;
         pagemap.pages(range, mappings, &self.memory()).map_err(|_| PagesUnknown)
     }
 
-    /// The auxiliary vector that the kernel gave to the program (getauxval(3)); empty where it can't be read.
+    /// The auxiliary vector that the kernel passed to the program (getauxval(3)); empty if it can't be read.
     pub fn auxv(&self) -> Vec<u8> {
         std::fs::read(self.directory().join("auxv")).unwrap_or_default()
     }
 
-    /// The limit of the main stack's size in bytes (`RLIMIT_STACK`); `None` where there is none or it can't be read.
+    /// The limit of the main stack's size in bytes (`RLIMIT_STACK`); `None` if there is none or it can't be read.
     pub fn stack_limit(&self) -> Option<u64> {
         procfs::stack_limit(&self.directory())
     }
@@ -176,7 +178,7 @@ impl Files for Live {
     }
 }
 
-/// Checks that `pid` is a process of a program; gives a living thread of it.
+/// Checks that `pid` is a process of a program; returns a living thread of it.
 fn check(pid: i32) -> Result<i32, OpenError> {
     let directory = procfs::directory(pid);
     let (Ok(status), Some(stat)) = (Status::read(&directory), procfs::stat(&directory)) else {
@@ -207,18 +209,18 @@ fn missing(pid: i32) -> OpenError {
 fn ended(pid: i32, stat: Stat) -> OpenError {
     match stat.has_ended() {
         true => OpenError::Zombie { pid, parent: stat.parent },
-        // It ended between two looks.
+        // It ended between the two checks.
         false => OpenError::NoProcess { pid },
     }
 }
 
-/// The first thread, or where that has ended another one.
+/// The first thread, or another one if that has ended.
 pub(super) fn living_thread(pid: i32) -> Option<i32> {
     let lives = |tid: &i32| procfs::stat(&procfs::thread_directory(pid, *tid)).is_some_and(|stat| !stat.has_ended());
     lives(&pid).then_some(pid).or_else(|| procfs::threads(pid).ok()?.into_iter().find(lives))
 }
 
-/// Opening a process's memory asks the kernel the same question as attaching to it does, but for filters of system calls.
+/// To open a process's memory, the kernel makes the same check as for attaching, except for filters of system calls.
 fn check_access(pid: i32, directory: &Path) -> Result<(), OpenError> {
     let path = directory.join("mem");
     match File::open(&path) {
@@ -241,7 +243,7 @@ fn program_arch(pid: i32, directory: &Path) -> Result<&'static Arch, OpenError> 
     let read = File::open(&path).and_then(|mut program| program.read_exact(&mut header));
     match read {
         Ok(()) => {}
-        // A file system may refuse even root, as FUSE does: then the program is one for this machine.
+        // A file system may refuse even root, as FUSE does: then the program is taken for one of this machine.
         Err(_) if fs::symlink_metadata(&path).is_ok() => return Ok(own_arch()),
         Err(source) => return Err(OpenError::Proc { pid, path, source }),
     }

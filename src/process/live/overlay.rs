@@ -1,6 +1,6 @@
 //! A stopped process's memory, each page read at most once.
 //!
-//! What was read in the stop is kept: later reads see the same bytes, also after the process runs on ([`Kept`]).
+//! What was read in the stop is kept: later reads see the same bytes, even after the process runs on ([`Kept`]).
 //! A read that hits the page of the last one costs a few nanoseconds; unwinding reads most words that way.
 
 use std::cell::{Cell, RefCell};
@@ -12,7 +12,7 @@ use crate::addr::{Addr, AddrRange, PAGE};
 use crate::memory::{Memory, Unreadable};
 use crate::process::live::remote::RemoteMemory;
 
-/// The memory of a stopped process, kept as far as it was read.
+/// The memory of a stopped process; what was read of it is kept.
 #[derive(Debug)]
 pub struct Overlay {
     source: RemoteMemory,
@@ -37,9 +37,10 @@ impl Overlay {
         Overlay { source, kept: RefCell::default(), last: Cell::new((u64::MAX, MISSING)) }
     }
 
-    /// Reads the pages that these ranges touch, in as few system calls as can be. Pages that can't be read are passed over.
+    /// Reads the pages that these ranges touch, in as few system calls as possible. Pages that can't be read are
+    /// skipped.
     ///
-    /// At most `limit` bytes are read in one call of this, the first ranges first.
+    /// One call of this reads at most `limit` bytes, the first ranges first.
     pub fn prefetch(&self, ranges: &[AddrRange], limit: usize) {
         let mut kept = self.kept.borrow_mut();
         let missing = kept.missing_pages(ranges, limit / PAGE as usize);

@@ -1,10 +1,12 @@
-//! Which pages of a live process are in use: `ioctl(PAGEMAP_SCAN)` from kernel 6.7 on, else `/proc/PID/pagemap` in batches.
+//! Which pages of a live process are in use: `ioctl(PAGEMAP_SCAN)` from kernel 6.7 on, else `/proc/PID/pagemap` in
+//! batches.
 //!
-//! Both ways are described in the kernel's `Documentation/admin-guide/mm/pagemap.rst`. They give the same answer; the
-//! second one has to read the pages that may be the shared page of zeros, for want of a bit that says so.
+//! Both ways are described in the kernel's `Documentation/admin-guide/mm/pagemap.rst`. They have the same result; the
+//! second one has to read the pages that may be the shared page of zeros, because no bit says so.
 //!
-//! A guard made by `MADV_GUARD_INSTALL` (kernel 6.13) is kept as an entry that looks swapped out. From 6.15 on the kernel
-//! tells it apart; on the two kernels between, what is swapped counts only where the process uses swap space at all.
+//! A guard made by `MADV_GUARD_INSTALL` (kernel 6.13) is kept as an entry that looks swapped out. From 6.15 on the
+//! kernel shows the difference; on the two kernels between, swapped pages count only if the process uses swap space at
+//! all.
 
 #![allow(unsafe_code)]
 
@@ -101,7 +103,7 @@ impl Pagemap {
         Ok(Pagemap { file: File::open(directory.join("pagemap"))?, directory: directory.to_owned() })
     }
 
-    /// The pages of `range` that are in use, the best way that the kernel offers.
+    /// The pages of `range` that are in use, by the best way that the kernel offers.
     pub(in crate::process) fn pages(
         &self,
         range: AddrRange,
@@ -131,7 +133,7 @@ impl Pagemap {
         Ok(pages)
     }
 
-    /// The categories of touched pages, on a kernel that does not tell guards from swapped pages by this request.
+    /// The categories of touched pages, on a kernel for which guards look like swapped pages in this request.
     fn countable_categories(&self) -> u64 {
         if self.swapped_is_touched() { PRESENT | SWAPPED } else { PRESENT }
     }
@@ -177,7 +179,7 @@ impl Pagemap {
             return_mask: GUARD & categories,
             ..ScanArgument::default()
         };
-        // Where only guards are to be told apart, neighbours that differ in nothing else come as one region.
+        // If only guards are asked for, neighbours that differ in nothing else come as one region.
         if argument.return_mask == 0 {
             argument.return_mask = PRESENT;
         }
@@ -221,8 +223,8 @@ impl Pagemap {
     }
 }
 
-/// What a page is, by its entry. A page that is mapped by itself alone was written to; one that several share was copied
-/// by `fork`, or is the page of zeros, which its content tells.
+/// What a page is, by its entry. A page that is mapped by itself alone was written to; one that several share was
+/// copied by `fork`, or is the page of zeros, which its content shows.
 fn state_of(entry: u64, swapped_is_touched: bool, page: AddrRange, memory: &impl Memory) -> Option<PageState> {
     if entry & entry::GUARD != 0 {
         return Some(PageState::Guard);
@@ -265,10 +267,10 @@ fn is_unknown_request(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY | libc::ENOSYS | libc::EPERM))
 }
 
-/// What this kernel makes of guards.
+/// How this kernel shows guards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Guards {
-    /// It has none.
+    /// It has no guards.
     None,
     /// It shows them as guards.
     Shown,
@@ -312,7 +314,7 @@ fn try_guard() -> Option<Guards> {
     })
 }
 
-/// The best way that this kernel offers, found out on our own process.
+/// The best way that this kernel offers, tried on our own process.
 pub(super) fn own_page_scan() -> PageScan {
     let Ok(own) = Pagemap::open(Path::new("/proc/self")) else { return PageScan::Batches };
     let page = AddrRange::new(Addr(page_size()), Addr(2 * page_size()));

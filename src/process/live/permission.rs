@@ -1,4 +1,5 @@
-//! Why the kernel does not let us look at a process, and what to do about it (ptrace(2), "Ptrace access mode checking").
+//! Why the kernel does not let us look at a process, and what to do about it (ptrace(2), "Ptrace access mode
+//! checking").
 
 use std::fmt;
 use std::fs;
@@ -24,15 +25,15 @@ pub enum Refusal {
     NotDumpable,
     /// It has capabilities that we do not have.
     MoreCapabilities,
-    /// We are root, but without `CAP_SYS_PTRACE`: so it is in most containers.
+    /// We are root, but without `CAP_SYS_PTRACE`, as in most containers.
     RootWithoutCapability,
-    /// A seccomp filter of ours forbids the `ptrace` system call.
+    /// A seccomp filter forbids us the `ptrace` system call.
     Seccomp,
     /// It lives in a user namespace over which our capabilities have no power.
     UserNamespace,
     /// `/proc` is mounted with `hidepid` and does not show it to us.
     Hidden,
-    /// The kernel says no, and none of the known reasons holds; the security modules that are active.
+    /// The kernel refuses, and none of the known reasons holds; the active security modules.
     Unknown(String),
 }
 
@@ -61,12 +62,12 @@ impl Refusal {
         Refusal::Unknown(modules.trim().to_owned())
     }
 
-    /// What to do about it, for process `pid`: an exact command where there is one.
+    /// What to do about it, for process `pid`: an exact command if there is one.
     pub fn remedy(&self, pid: i32) -> String {
         self.remedy_or(format!("run as root, for example: sudo {} dump {pid}", ourselves()))
     }
 
-    /// The same for a program of ours, which was not started then.
+    /// The same for a program that we were to launch, and that was not started.
     pub fn remedy_at_launch(&self) -> String {
         self.remedy_or("run stackscope as root".to_owned())
     }
@@ -147,7 +148,7 @@ fn without_capability(own: &Status, theirs: &Status, directory: &Path) -> Option
     (more != 0).then_some(if is_root { Refusal::RootWithoutCapability } else { Refusal::MoreCapabilities })
 }
 
-/// The kernel gives the files in `/proc/PID` of a process that is not dumpable to root.
+/// The files in `/proc/PID` of a process that is not dumpable belong to root.
 fn is_dumpable(directory: &Path, user: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
     user == 0 || fs::metadata(directory.join("status")).is_ok_and(|status| status.uid() == user)

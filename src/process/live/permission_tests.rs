@@ -1,4 +1,4 @@
-//! Each reason why the kernel refuses, brought about for one thread of ours: rights and filters are kept by thread.
+//! Each reason why the kernel refuses, caused for one of our threads: rights and filters are kept by thread.
 //! That takes root; an ordinary user's run of these tests shows only that such a user can look at their own process.
 
 #![allow(unsafe_code)]
@@ -22,7 +22,7 @@ struct Waiting(Child);
 impl Waiting {
     fn start(command: &mut Command) -> Waiting {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        // It is itself only after its `execve`, and then it waits for its stdin.
+        // Only after its `execve` it is that program, which then waits for its stdin.
         let program = |pid: u32| fs::read(format!("/proc/{pid}/comm")).unwrap();
         while program(child.id()) == fs::read("/proc/thread-self/comm").unwrap() || !is_asleep(child.id()) {
             thread::yield_now();
@@ -153,7 +153,7 @@ fn a_filter_is_told() {
         assert!(facts::ptrace_is_filtered());
         (refusal(own.pid()), live.stop(Duration::from_secs(5)).map(drop))
     });
-    // It is told before anything is read, and where the filter came later, too.
+    // It is reported before anything is read, and also if the filter came later.
     assert_eq!(why, Refusal::Seccomp);
     assert!(matches!(outcome, Err(StopError::NoPermission { why: Refusal::Seccomp, .. })), "{outcome:?}");
 }

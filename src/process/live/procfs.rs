@@ -1,6 +1,7 @@
 //! What `/proc` says of a process in small text files (proc(5)).
 //!
-//! Nothing here judges; a line that is missing or malformed is `None`. The memory map has its own file, [`super::maps`].
+//! Nothing here judges; a line that is missing or malformed is `None`. The memory map has its own file,
+//! [`super::maps`].
 
 use std::fs;
 use std::io;
@@ -37,7 +38,7 @@ pub(in crate::process) fn stat(directory: &Path) -> Option<Stat> {
     parse_stat(&fs::read(directory.join("stat")).ok()?)
 }
 
-/// The name in brackets may hold any byte, brackets too; the fields behind its last bracket are numbers.
+/// The name in brackets may hold any byte, brackets too; the fields after its last bracket are numbers.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
@@ -48,7 +49,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { state, parent, flags })
 }
 
-/// How many bytes this machine can give to programs without swapping (`MemAvailable` in `/proc/meminfo`, Linux 3.14).
+/// How many bytes this machine has for programs without swapping (`MemAvailable` in `/proc/meminfo`, Linux 3.14).
 pub(super) fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -66,7 +67,7 @@ impl Status {
         Ok(Status(String::from_utf8_lossy(&text).into_owned()))
     }
 
-    /// The text behind `NAME:`.
+    /// The text after `NAME:`.
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         let value = |line: &'_ str| -> Option<usize> { line.strip_prefix(name)?.strip_prefix(':').map(str::len) };
         self.0.lines().find_map(|line| value(line).map(|length| line[line.len() - length..].trim()))
@@ -113,7 +114,7 @@ pub(in crate::process) fn thread_directory(pid: i32, tid: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/task/{tid}"))
 }
 
-/// The numbers of a process's threads, as many as the kernel lists in one go; ascending, so the leader usually first.
+/// The numbers of a process's threads that the kernel lists in one pass; ascending, so the leader is usually first.
 ///
 /// A thread that ends while the kernel walks the list may cut the walk short: compare with [`thread_count`].
 pub(in crate::process) fn threads(pid: i32) -> io::Result<Vec<i32>> {
@@ -129,7 +130,7 @@ pub(in crate::process) fn thread_count(pid: i32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/task")).ok()?.nlink().checked_sub(2)
 }
 
-/// The file of the program that a process runs; `None` where it has ended or may not be looked at.
+/// The file of the program that a process runs; `None` if it has ended or may not be looked at.
 pub fn program(pid: i32) -> Option<PathBuf> {
     fs::read_link(directory(pid).join("exe")).ok()
 }
@@ -140,7 +141,7 @@ pub(in crate::process) fn thread_name(pid: i32, tid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
-/// The command line, a word each; empty where it can't be read or the program wiped it.
+/// The words of the command line; empty if it can't be read or the program wiped it.
 pub(in crate::process) fn command(directory: &Path) -> Vec<String> {
     let text = fs::read(directory.join("cmdline")).unwrap_or_default();
     words(&text)
@@ -155,7 +156,7 @@ pub(super) fn words(text: &[u8]) -> Vec<String> {
     text[..end].split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
-/// The soft limit of the main stack's size in bytes; `None` where there is none or it can't be read.
+/// The soft limit of the main stack's size in bytes; `None` if there is none or it can't be read.
 pub(in crate::process) fn stack_limit(directory: &Path) -> Option<u64> {
     let text = fs::read_to_string(directory.join("limits")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Max stack size"))?;

@@ -1,7 +1,7 @@
 //! Reading another process's memory, while it runs or stands still.
 //!
-//! `process_vm_readv` reads many ranges in one call; where a filter forbids that call, `/proc/PID/mem` is read instead.
-//! What the program itself may not read, a guard page say, is unreadable here too.
+//! `process_vm_readv` reads many ranges in one call; if a filter forbids that call, `/proc/PID/mem` is read instead.
+//! What the program itself may not read, such as a guard page, is unreadable here too.
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -20,7 +20,7 @@ use crate::memory::{Memory, Unreadable};
 /// How many ranges the kernel takes in one call (`UIO_MAXIOV`).
 const RANGES_PER_CALL: usize = 1024;
 
-/// The memory of a process, read anew at each call.
+/// The memory of a process, read again at each call.
 #[derive(Debug)]
 pub struct RemoteMemory {
     /// A living thread of the process: the kernel finds no memory by the number of a first thread that has ended.
@@ -41,10 +41,10 @@ impl RemoteMemory {
         RemoteMemory { tid, fallback: OnceLock::new() }
     }
 
-    /// Fills `into` with the bytes of `ranges`, one range behind the other, in as few calls as the kernel allows.
+    /// Fills `into` with the bytes of `ranges`, one range after the other, in as few calls as the kernel allows.
     ///
-    /// You give room for all of them; you get, for each, how many of its bytes were read: all, or those before the first
-    /// page that can't be. Room whose bytes were not read keeps its content.
+    /// `into` has room for all of them. Returns, for each, how many of its bytes were read: all, or those before the
+    /// first page that can't be. Room whose bytes were not read keeps its content.
     pub fn read_many(&self, ranges: &[AddrRange], into: &mut [u8]) -> Vec<usize> {
         let mut lengths = Vec::with_capacity(ranges.len());
         let mut offset = 0;
@@ -71,7 +71,7 @@ impl RemoteMemory {
         lengths
     }
 
-    /// One call of the kernel's: how many bytes it read before the first that it could not.
+    /// One system call: how many bytes it read before the first one that it could not.
     fn transfer(&self, ranges: &[AddrRange], into: &mut [u8]) -> usize {
         let remote: Vec<RemoteIoVec> =
             ranges.iter().map(|range| RemoteIoVec { base: range.low.0 as usize, len: range.len() as usize }).collect();
@@ -130,7 +130,7 @@ impl Fallback {
     }
 }
 
-/// How many of the first `ranges` go in one call with `room` bytes, and how many bytes they need.
+/// How many of the first `ranges` fit in one call with `room` bytes, and how many bytes they need.
 fn fitting(ranges: &[AddrRange], room: usize) -> (usize, usize) {
     let mut size = 0;
     for (count, range) in ranges.iter().take(RANGES_PER_CALL).enumerate() {

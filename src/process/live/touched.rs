@@ -2,7 +2,7 @@
 //!
 //! Stacks fill their pages in part. So memory is read into a small buffer, which stays in the processor's cache, and of
 //! each page only the part from the first line that is not zero to the last one is kept: a third to two thirds of it.
-//! The room for that is made ready before the stop: the first touch of a fresh page costs more than filling it.
+//! The room for that is reserved before the stop: the first touch of a fresh page costs more than filling it.
 
 #![allow(unsafe_code)]
 
@@ -18,22 +18,22 @@ use crate::process::live::remote::RemoteMemory;
 use crate::process::{Pages, PagesUnknown};
 use crate::share;
 
-/// In a run of pages of the length of the buffer, pages that can't be read are passed over at most this often.
+/// In a run of pages of the length of the buffer, pages that can't be read are skipped at most this often.
 const MOST_TRIES: u32 = 8;
 
-/// So many bytes are made ready before the next look whether they are still wanted.
+/// Bytes that are made ready between two checks whether they are still wanted.
 const STEP: usize = 32 << 20;
 
-/// A second thread is started where each has so many bytes to copy.
+/// A second thread is started if each has at least this many bytes to copy.
 const WORTH_A_THREAD: u64 = 4 << 20;
 
-/// So many bytes are read at once: as many as fit a processor's own cache.
+/// Bytes that are read at once: they fit in a processor's own cache.
 const BUFFER: usize = 256 << 10;
 
-/// A call of the kernel's takes so many ranges.
+/// Ranges that one system call takes at most.
 const RANGES: usize = 1024;
 
-/// By so many pages it is told before the stop how much of all pages will be kept.
+/// Pages that are sampled before the stop, to estimate how much of all pages will be kept.
 const SAMPLES: usize = 256;
 
 const PAGE: usize = crate::addr::PAGE as usize;
@@ -55,7 +55,7 @@ struct Part {
     range: AddrRange,
     /// How many bytes may be read.
     most: u64,
-    /// How many were not, as that would have been more.
+    /// How many bytes were left out because they are beyond `most`.
     left_out: u64,
     room: Vec<u8>,
     /// What is held, by address: where it lies in `room`.
@@ -71,7 +71,7 @@ impl TouchedCopy {
         pages.touched().map(|range| range.len()).sum()
     }
 
-    /// Room for about as much as `pages` of `source` say, ready to be written to, as far as that got until `given_up`.
+    /// Room for about as much as `pages` of `source` say. It is made ready to be written to until `given_up` is set.
     pub fn with_room_for(pages: &Pages, source: &RemoteMemory, given_up: &AtomicBool) -> TouchedCopy {
         let kept = share_kept(pages, source);
         let middle = middle(pages);
@@ -87,7 +87,7 @@ impl TouchedCopy {
         TouchedCopy { parts, missing: false }
     }
 
-    /// Copies what was touched, and gives the pages, of which `pages_of` tells those of a range.
+    /// Copies what was touched, and returns the pages; `pages_of` returns those of a range.
     pub(in crate::process) fn fill(
         &mut self,
         source: &RemoteMemory,
@@ -110,7 +110,7 @@ impl TouchedCopy {
         self.missing || self.parts.iter().any(|part| part.missing)
     }
 
-    /// How many bytes were touched and not copied, as there were too many.
+    /// How many bytes were touched and not copied because there were too many.
     pub fn left_out(&self) -> u64 {
         self.parts.iter().map(|part| part.left_out).sum()
     }
@@ -134,10 +134,10 @@ impl Part {
     /// Room for that share of `pages`, which lie in `range`.
     fn with_room_for(pages: &Pages, range: AddrRange, most: u64, share: f64, given_up: &AtomicBool) -> Part {
         let all = TouchedCopy::bytes_for(pages).min(most);
-        // A process that runs touches more until it is stopped. What is not needed is never given memory.
+        // A running process touches more until it is stopped. The kernel gives no memory to what is not needed.
         let all = usize::try_from(all + all / 32).unwrap_or(usize::MAX) + (1 << 20);
         let mut room = Vec::new();
-        // Without room nothing is copied, and the copy says so.
+        // If there is no room, nothing is copied, and the copy says so.
         if room.try_reserve_exact(all).is_ok() {
             let likely = (all as f64 * share * 1.1) as usize;
             let wanted = room.spare_capacity_mut();
@@ -154,7 +154,7 @@ impl Part {
     fn fill(&mut self, source: &RemoteMemory, runs: Vec<AddrRange>) {
         let mut buffer = vec![0; BUFFER];
         let mut runs = runs.into_iter();
-        // The next ones, the very next one last.
+        // The next ones, in reverse order.
         let mut waiting: Vec<(AddrRange, u32)> = Vec::new();
         loop {
             let batch = next_batch(&mut waiting, &mut runs);
@@ -206,7 +206,7 @@ impl Part {
     }
 }
 
-/// What is to be read next: as much of what waits, and of the next runs, as one call of the kernel's takes.
+/// What is to be read next: as much of what waits, and of the next runs, as one system call takes.
 fn next_batch(
     waiting: &mut Vec<(AddrRange, u32)>,
     runs: &mut impl Iterator<Item = AddrRange>,
@@ -226,10 +226,10 @@ fn next_batch(
     batch
 }
 
-/// The part of a page from its first line that is not zero to its last one; `None` where all of it is zero.
+/// The part of a page from its first line that is not zero to its last one; `None` if all of it is zero.
 fn without_zeros(page: &[u8]) -> Option<Range<usize>> {
     let (lines, rest) = page.as_chunks::<LINE>();
-    // Without a branch for each of its words; a comparison with zeros would be a call.
+    // Without a branch for each word; a comparison with zeros would be a call.
     let any = |line: &[u8; LINE]| line.as_chunks().0.iter().fold(0, |any, word| any | u64::from_ne_bytes(*word));
     let holds = |line: &[u8; LINE]| any(line) != 0;
     let end = if rest.is_empty() { (lines.iter().rposition(holds)? + 1) * LINE } else { page.len() };
@@ -275,7 +275,7 @@ fn share_kept(pages: &Pages, source: &RemoteMemory) -> f64 {
 
 /// Makes the kernel give memory to every page of `room` now (madvise(2); `MADV_POPULATE_WRITE` since Linux 5.14).
 ///
-/// In small pages: a huge one takes the kernel a time to clear that differs twentyfold on a virtual machine.
+/// In small pages: the time that the kernel takes to clear a huge one varies twentyfold on a virtual machine.
 fn make_ready(room: &mut [MaybeUninit<u8>]) {
     let start = room.as_mut_ptr().addr().next_multiple_of(PAGE);
     let end = (room.as_mut_ptr().addr() + room.len()) / PAGE * PAGE;

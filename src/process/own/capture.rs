@@ -2,7 +2,7 @@
 //!
 //! Each thread is sent a signal of its own. The handler writes down the registers that the signal interrupted, and then
 //! holds the thread where it is until the look is over, so that all of them stand still at one moment. It waits for a
-//! bounded time only: whatever becomes of the look, the program goes on.
+//! bounded time only: whatever happens to the look, the program goes on.
 //!
 //! Between [`Captured::ask`] and the end of the look nothing may be allocated and no lock taken: a thread may have been
 //! interrupted while it held any of them.
@@ -27,13 +27,13 @@ const MOST: usize = 4096;
 /// How long the others are waited for.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long a thread that blocks the signal is given to come out of a handler.
+/// How long we wait for a thread that blocks the signal to return from a handler.
 const BLOCKED_LIMIT: Duration = Duration::from_millis(20);
 
-/// How long a thread stands still at most, whatever the look does meanwhile.
+/// The longest time for which a thread stands still, whatever the look does.
 const HOLD_LIMIT: Duration = Duration::from_secs(2);
 
-/// A place where one thread hands its registers over.
+/// The place where one thread hands its registers over.
 struct Slot {
     tid: AtomicI32,
     state: AtomicU32,
@@ -85,7 +85,7 @@ pub(super) struct Captured {
 }
 
 impl Captured {
-    /// Prepares to ask all threads but the calling one.
+    /// Prepares to ask all threads except the calling one.
     ///
     /// # Errors
     /// The threads can't be listed, or no signal is free.
@@ -94,7 +94,7 @@ impl Captured {
         let signal = signal()?;
         let others = procfs::threads(pid)?.into_iter().filter(|tid| *tid != own);
         let mut tids: Vec<(i32, bool)> = others.map(|tid| (tid, blocks(signal, pid, tid))).collect();
-        // In a signal handler, as in that which asked for this look, a thread blocks signals for a moment only.
+        // In a signal handler, such as the one that asked for this look, a thread blocks signals for a moment only.
         let deadline = Instant::now() + BLOCKED_LIMIT;
         while tids.iter().any(|(_, is_blocked)| *is_blocked) && Instant::now() < deadline {
             std::thread::yield_now();
@@ -135,10 +135,10 @@ impl Captured {
         }
     }
 
-    /// Lets the threads go on; gives how each answered. To be called when the moment that was waited for is over.
+    /// Lets the threads go on; returns how each answered. Call it when the moment is over.
     pub(super) fn release(self) -> Vec<(i32, Answer)> {
         let count = USED.load(Ordering::Relaxed);
-        // Who has not answered by now, or has gone on by itself, was not part of the moment.
+        // A thread that has not answered by now, or has gone on by itself, was not part of the moment.
         let mut stood = [false; MOST];
         for (slot, stood) in SLOTS[..count].iter().zip(&mut stood) {
             *stood = slot.state.swap(IDLE, Ordering::AcqRel) == ANSWERED;
@@ -196,7 +196,7 @@ fn install(signal: i32) -> bool {
     // SAFETY: all zeroes is a valid `sigaction`.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = hand_over as *const () as usize;
-    // On the alternate stack where there is one: a coroutine's own stack may be small.
+    // On the alternate stack if there is one: a coroutine's own stack may be small.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
     // SAFETY: nothing of ours may interrupt a thread that stands still; `sigfillset` writes the mask.
     unsafe { libc::sigfillset(&raw mut action.sa_mask) };
@@ -204,8 +204,8 @@ fn install(signal: i32) -> bool {
     unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) == 0 }
 }
 
-/// The handler. It allocates nothing, takes no lock, and keeps `errno`. It also takes little of the stack: on an alternate
-/// stack of the least size, a handler of the program's may have left only a kilobyte.
+/// The handler. It allocates nothing, takes no lock, and keeps `errno`. It also takes little of the stack: on an
+/// alternate stack of the least size, a handler of the program's may have left only a kilobyte.
 extern "C" fn hand_over(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let errno = Errno::last_raw();
     // SAFETY: asks for a number.

@@ -1,9 +1,10 @@
 //! Our own process at one moment: all of its memory, and the registers of each of its threads.
 //!
-//! While the other threads stand still in a signal handler ([`super::capture`]), the kernel makes a copy of the process,
-//! as `fork` does, in which nothing ever runs; then the threads go on. The copy is looked at like any other process, for
-//! as long as that takes, and is ended when the [`Frozen`] is dropped. So no thread waits for more than the copy of the
-//! page tables, nothing is allocated while one does, and what suspended coroutines leave behind is of the same moment.
+//! While the other threads stand still in a signal handler ([`super::capture`]), the kernel makes a copy of the
+//! process, as `fork` does, in which nothing ever runs; then the threads go on. The copy is looked at like any other
+//! process, for as long as that takes, and is ended when the [`Frozen`] is dropped. So no thread waits for more than
+//! the copy of the page tables, nothing is allocated while one waits, and suspended coroutines are seen at the same
+//! moment.
 
 #![allow(unsafe_code)]
 
@@ -55,10 +56,11 @@ pub enum FreezeError {
 }
 
 impl Frozen {
-    /// Takes the moment, and gives `look` a view of it. The calling thread's stack begins with the frame of this function.
+    /// Takes the moment, and calls `look` with a view of it. The calling thread's stack begins with the frame of this
+    /// function.
     ///
     /// Threads that block the signal by which they are asked, or do not answer within half a second, are listed without
-    /// registers. System calls that a thread was in are restarted where the kernel restarts them after a signal.
+    /// registers. System calls that a thread was in are restarted if the kernel restarts them after a signal.
     ///
     /// # Errors
     /// [`FreezeError`].
@@ -108,8 +110,8 @@ impl Frozen {
         &self.images
     }
 
-    /// A copy of all memory that was ever touched, to be searched, and the pages of all memory; no copy where the kernel does
-    /// not tell those.
+    /// A copy of all memory that was ever touched, to be searched, and the pages of all memory; no copy if the kernel
+    /// does not show those.
     pub fn copy_touched(&self) -> (Option<TouchedCopy>, Result<Pages, PagesUnknown>) {
         let Ok(pages) = self.pages(EVERYTHING) else { return (None, Err(PagesUnknown)) };
         let mut copy = TouchedCopy::with_room_for(&pages, &self.memory, &AtomicBool::new(false));
@@ -117,7 +119,7 @@ impl Frozen {
         (Some(copy), filled)
     }
 
-    /// The soft `RLIMIT_STACK` in bytes; `None` where it is unlimited or unknown.
+    /// The soft `RLIMIT_STACK` in bytes; `None` if it is unlimited or unknown.
     pub fn stack_limit(&self) -> Option<u64> {
         procfs::stack_limit(Path::new("/proc/self"))
     }
@@ -189,8 +191,8 @@ struct Still {
 }
 
 impl Still {
-    /// Makes the copy. It shares our files, has no signal for its end that the program could take for a child's of its own
-    /// (`wait` does not see it without `__WALL`), and ends with the thread that made it.
+    /// Makes the copy. It shares our files, sends no signal at its end that the program could take for one of its
+    /// children's (`wait` does not see it without `__WALL`), and ends with the thread that made it.
     fn make() -> Result<Still, FreezeError> {
         let parent = std::process::id() as i32;
         let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

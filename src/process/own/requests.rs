@@ -28,7 +28,7 @@ impl Requests {
     /// Handles `signal` from now on: it asks, and does nothing else. What handled it before no longer does.
     ///
     /// # Errors
-    /// Where there is no such signal, or it can't be handled.
+    /// If there is no such signal, or it can't be handled.
     pub fn by_signal(signal: i32) -> io::Result<Requests> {
         let arrived = usize::try_from(signal).ok().and_then(|signal| ARRIVED.get(signal));
         let arrived = arrived.ok_or(io::ErrorKind::InvalidInput)?;

@@ -1,7 +1,7 @@
 //! Our own process as a target, for a library that wants to show the stacks of the program that it is part of.
 //!
 //! Nothing is stopped: the calling thread stands still because it is here, and of the other threads only the names are
-//! known. Memory is read by the same system call as that of other processes, so a bad address is an error and no fault.
+//! known. Memory is read by the same system call as that of other processes, so a bad address is an error, not a fault.
 
 #![allow(unsafe_code)]
 
@@ -30,11 +30,11 @@ pub struct This {
 }
 
 impl This {
-    /// Gives `look` a view of our own process. The calling thread's stack begins with the frame of this function, which
-    /// stays where it is for as long as `look` runs.
+    /// Calls `look` with a view of our own process. The calling thread's stack begins with the frame of this function,
+    /// which stays in place while `look` runs.
     ///
     /// # Errors
-    /// `/proc` is not there, or not to be read.
+    /// `/proc` is missing, or can't be read.
     #[inline(never)]
     pub fn with<R>(look: impl FnOnce(&This) -> R) -> io::Result<R> {
         let words = captured();
@@ -121,7 +121,7 @@ const WORDS: usize = CAPTURED.len() + 1;
 /// What `capture` writes.
 pub(super) type Words = [u64; WORDS];
 
-/// The registers of the function that this is inlined into, as they are where it stands.
+/// The registers of the function that this is inlined into, as they are at that place.
 #[inline(always)]
 pub(super) fn captured() -> Words {
     let mut words = [0; WORDS];
@@ -159,7 +159,8 @@ unsafe extern "C" fn capture(into: &mut Words) {
         "mov [rdi + 48], rax",
         "mov rax, [rsp]",
         "mov [rdi + 56], rax",
-        // The first word of the thread's control block is its own address (ELF Handling For Thread-Local Storage, 3.4.6).
+        // The first word of the thread's control block is its own address (ELF Handling For Thread-Local Storage,
+        // 3.4.6).
         "mov rax, fs:[0]",
         "mov [rdi + 64], rax",
         "ret",

@@ -1,9 +1,9 @@
-//! The life of the thread that follows a program: what each report of the kernel's means, and what the tracee does next.
+//! The life of the thread that follows a program: what each report of the kernel means, and what the tracee does next.
 //!
 //! Every stop costs the program time, so a tracee goes on at once unless somebody wants its process to stand.
-//! Reports are looked at and left in place until the tracee goes on, so that no signal is lost if we are killed.
+//! Reports are read and left in place until the tracee goes on, so that no signal is lost if we are killed.
 //!
-//! Words: a tracee *stands* where it waits for us; a process *stands* if each of its threads that stops is kept so.
+//! Words: a tracee *stands* while it waits for us; a process *stands* if each of its threads that stops is kept so.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -24,9 +24,9 @@ use crate::process::error::StopError;
 use crate::process::live::procfs;
 use crate::process::{NotStopped, Thread};
 
-/// More signals than this in a second, and we let the program go: each stops it for some 20 µs.
+/// With more signals than this in a second, we let the program go: each stops it for some 20 µs.
 const MOST_SIGNALS: u32 = 500;
-/// So many starts and ends of threads and processes in a second cost the program about 1 % of its time.
+/// This many starts and ends of threads and processes in a second cost the program about 1 % of its time.
 const MOST_STARTS: u32 = 100;
 /// How many of them may come at once: a program may well start a thousand threads when it begins.
 const STARTS_AT_ONCE: u32 = 2000;
@@ -34,7 +34,7 @@ const STARTS_AT_ONCE: u32 = 2000;
 const REPORTS_AT_ONCE: usize = 64;
 /// How often a stop in progress is looked at if nothing happens.
 const STOP_PACE: Duration = Duration::from_millis(1);
-/// How often changes are looked for if no signal says so: another thread of ours may have taken it.
+/// How often changes are looked for if no signal says so: another of our threads may have taken it.
 const IDLE_PACE: Duration = Duration::from_millis(200);
 /// How long threads in uninterruptible sleep are waited for.
 const PATIENCE_WITH_SLEEP: Duration = Duration::from_millis(5);
@@ -98,7 +98,7 @@ enum Motion {
     Running,
     /// It stands, and goes on as told.
     Stands(Next),
-    /// In its group's stop; the kernel tells when that ends.
+    /// In its group's stop; the kernel reports when that ends.
     Listens,
     /// It was let go on to its end.
     Leaves,
@@ -118,18 +118,18 @@ enum Next {
 
 #[derive(Default)]
 struct Process {
-    /// Whether it stands for who asked for it.
+    /// Whether it stands because somebody asked for it.
     looked_at: bool,
     /// Who waits for that.
     asked: Option<Asked>,
     /// Whether it stands because it is about to end.
     at_end: bool,
-    /// Whether its end was told already.
+    /// Whether its end was reported already.
     ending_told: bool,
 }
 
 impl Process {
-    /// Whether its threads are kept where they stop.
+    /// Whether its threads are kept stopped.
     fn stands(&self) -> bool {
         self.looked_at || self.at_end
     }
@@ -210,10 +210,10 @@ impl<'t> Follower<'t> {
         (self.tell)(Happened { at: Instant::now(), what });
     }
 
-    /// Takes in one change.
+    /// Handles one change.
     fn take(&mut self, tid: i32, change: Change) {
         let Some(pid) = self.tracees.get(&tid).map(|tracee| tracee.pid).or_else(|| self.adopt(tid)) else {
-            // Ended before it was known: there is nothing to tell of it.
+            // Ended before it was known: there is nothing to report.
             ptrace::collect(tid);
             return;
         };
@@ -227,12 +227,12 @@ impl<'t> Follower<'t> {
         }
     }
 
-    /// Takes in a new tracee, which either its parent's report or one of its own tells of first: the other may never
+    /// Adds a new tracee, which either its parent's report or one of its own shows first: the other may never
     /// come, if one of them ends.
     fn adopt(&mut self, tid: i32) -> Option<i32> {
         let status = procfs::Status::read(&procfs::directory(tid)).ok()?;
         let number = |field| status.number(field).and_then(|number| i32::try_from(number).ok());
-        // The end of one that is traced no longer was taken in before.
+        // The end of one that is no longer traced was handled before.
         let pid = number("Tgid").filter(|_| number("TracerPid") != Some(0))?;
         self.tracees.insert(tid, Tracee { pid, state: Motion::Running });
         self.processes.entry(pid).or_default();
@@ -363,7 +363,7 @@ impl<'t> Follower<'t> {
         }
     }
 
-    /// Lets a tracee that stands go on. One that was killed where it stood has nothing to go on with; its end is told.
+    /// Lets a tracee that stands go on. One that was killed while it stood can't go on; its end is reported.
     fn go_on(&mut self, tid: i32) {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
         let Motion::Stands(next) = tracee.state else { return };
@@ -505,7 +505,7 @@ fn bit(signal: i32) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
 }
 
-/// Counts what happens, and forgets so much of it each second.
+/// Counts what happens, and forgets a fixed number each second.
 struct Rate {
     per_second: f64,
     at_once: f64,
@@ -518,7 +518,7 @@ impl Rate {
         Rate { per_second: per_second.into(), at_once: at_once.into(), count: 0.0, since: Instant::now() }
     }
 
-    /// Counts one more; whether it is one too many.
+    /// Counts one more; returns whether that is too many.
     fn is_too_high(&mut self) -> bool {
         let now = Instant::now();
         let forgotten = now.duration_since(self.since).as_secs_f64() * self.per_second;

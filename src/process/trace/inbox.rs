@@ -1,4 +1,4 @@
-//! The signals that are sent to us while we watch a program: taken in on a thread of their own instead of ending us.
+//! The signals that are sent to us while we watch a program: received on a thread of their own instead of ending us.
 
 #![allow(unsafe_code)]
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::process::launch::Inherited;
 
-/// What we take in. `SIGCHLD` is only blocked: it wakes who waits for tracees.
+/// The signals that we receive. `SIGCHLD` is only blocked: it wakes the thread that waits for tracees.
 const TAKEN: [Signal; 10] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -30,7 +30,7 @@ const TAKEN: [Signal; 10] = [
 pub struct Received {
     /// Its number.
     pub signal: i32,
-    /// The process that sent it to us; `None` where the kernel did, as it does for keys of the terminal, which go to all
+    /// The process that sent it to us; `None` if the kernel did, as it does for keys of the terminal, which go to all
     /// processes of the foreground group and so to the program too.
     pub from: Option<i32>,
 }
@@ -42,10 +42,10 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Blocks the signals for this thread and those it will start. To be made before any other thread is.
+    /// Blocks the signals for this thread and those it will start. Make it before any other thread starts.
     ///
     /// # Errors
-    /// The kernel's, where it changes no mask.
+    /// The kernel's, if it can't change the mask.
     pub fn open() -> io::Result<Inbox> {
         let mut blocked = SigSet::from_iter(TAKEN);
         blocked.add(Signal::SIGCHLD);
@@ -77,7 +77,7 @@ impl Inbox {
     }
 }
 
-/// Waits for the next signal; `None` where the wait was interrupted.
+/// Waits for the next signal; `None` if the wait was interrupted.
 fn wait() -> Option<Received> {
     let set = SigSet::from_iter(TAKEN);
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -88,7 +88,7 @@ fn wait() -> Option<Received> {
     (signal > 0).then(|| Received { signal, from: sender(&info) })
 }
 
-/// The process that sent a signal by `kill` or a relative of it, which have a code of at most zero (sigaction(2)).
+/// The process that sent a signal by `kill` or a similar call; these have a code of at most zero (sigaction(2)).
 pub(super) fn sender(info: &libc::siginfo_t) -> Option<i32> {
     if info.si_code > 0 {
         return None;
@@ -97,7 +97,7 @@ pub(super) fn sender(info: &libc::siginfo_t) -> Option<i32> {
     Some(unsafe { info.si_pid() })
 }
 
-/// Sends `signal` to a process of ours; one that has ended needs it no more.
+/// Sends `signal` to one of our processes; one that has ended does not need it.
 pub fn pass_on(pid: i32, signal: i32) {
     if let Ok(signal) = Signal::try_from(signal) {
         let _ = kill(Pid::from_raw(pid), signal);

@@ -1,7 +1,7 @@
-//! Stops and follows the threads of a process by ptrace(2), each by the one thread of ours that may.
+//! Stops and follows the threads of a process by ptrace(2), each by the only thread that may.
 //!
-//! [`tracer`] holds a process still for one look; [`follow`] stays with one that is watched from its start, and says what
-//! happens to it.
+//! [`tracer`] holds a process still for one look; [`follow`] stays with one that is watched from its start, and says
+//! what happens to it.
 
 mod follow;
 pub(in crate::process) mod happening;

@@ -1,7 +1,8 @@
 //! The ptrace(2) requests of a stop and of following a program from its start, one function each.
 //!
 //! Only `PTRACE_SEIZE` is used to attach: it sends no signal and changes nothing that the target or its parent can see.
-//! The kernel ties a tracee to the *thread* that seized it; all functions but [`collect_end`] must be called from that one.
+//! The kernel ties a tracee to the *thread* that seized it; all functions but [`collect_end`] must be called from that
+//! one.
 
 #![allow(unsafe_code)]
 
@@ -24,7 +25,7 @@ pub(super) enum News {
     Gone,
 }
 
-/// What the kernel tells of a tracee.
+/// What the kernel reports of a tracee.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Change {
     /// It stands, about to be given this signal.
@@ -46,10 +47,10 @@ pub(super) enum Change {
     },
 }
 
-/// `PTRACE_EVENT_STOP`, where libc's headers of some C libraries lack it.
+/// `PTRACE_EVENT_STOP`, which the headers of some C libraries lack.
 const EVENT_STOP: i32 = 128;
 
-/// What a tracee of ours reports to us from now on, and its children's, which become our tracees too.
+/// What our tracees report to us, and their children, which become our tracees too.
 /// `PTRACE_O_EXITKILL` is not among them: if we end, the program goes on.
 const OPTIONS: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
@@ -69,7 +70,7 @@ pub(super) fn interrupt(tid: i32) -> io::Result<()> {
     checked(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0usize, 0usize) })
 }
 
-/// Lets a stopped tracee go, handing it `signal` (0: none) where it stopped on its way to it.
+/// Lets a stopped tracee go, with `signal` (0: none) if it stopped before that was delivered.
 ///
 /// The kernel keeps the signal's `siginfo`, and puts a member of a stopped group back into the group's stop.
 pub(super) fn detach(tid: i32, signal: i32) -> io::Result<()> {
@@ -78,9 +79,9 @@ pub(super) fn detach(tid: i32, signal: i32) -> io::Result<()> {
     checked(unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0usize, signal) })
 }
 
-/// Asks what is new of a tracee, without waiting and without taking the news away.
+/// Asks what is new of a tracee, without waiting and without collecting the report.
 ///
-/// The stop is looked at and left in place (`WNOWAIT`): the kernel keeps the signal in it for as long as nobody collects
+/// The stop is read and left in place (`WNOWAIT`): the kernel keeps the signal in it for as long as nobody collects
 /// it, so that even if we are killed in this moment the signal reaches the target once.
 pub(super) fn news(tid: i32) -> News {
     let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
@@ -96,16 +97,16 @@ pub(super) fn news(tid: i32) -> News {
     }
 }
 
-/// Collects the end of a traced thread, which stays a zombie until then; not to be asked of a process's first thread,
+/// Collects the end of a traced thread, which stays a zombie until then; not for a process's first thread,
 /// whose end belongs to its parent. May be called from any thread of the tracer's process.
 pub(super) fn collect_end(tid: i32) {
-    // Nothing to collect is as good as collected.
+    // It does not matter if there is nothing to collect.
     if let Ok(id) = libc::id_t::try_from(tid) {
         let _ = wait(libc::P_PID, id, libc::WEXITED | libc::WNOHANG | libc::__WALL);
     }
 }
 
-/// Fills `block` with a register set (`NT_…` in `elf.h`) of a stopped tracee; gives the part that the kernel filled.
+/// Fills `block` with a register set (`NT_…` in `elf.h`) of a stopped tracee; returns the part that the kernel filled.
 pub(super) fn register_set(tid: i32, set: u32, block: &mut [u8]) -> io::Result<&[u8]> {
     let mut vector = libc::iovec { iov_base: block.as_mut_ptr().cast(), iov_len: block.len() };
     // SAFETY: `vector` points to `block`, which lives through the call, and the kernel writes at most `iov_len` bytes.
@@ -119,14 +120,14 @@ pub(super) fn seize_following(tid: i32) -> io::Result<()> {
     checked(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0usize, OPTIONS as usize) })
 }
 
-/// Lets a tracee that stands go on, handing it `signal` (0: none).
+/// Lets a tracee that stands go on, with `signal` (0: none).
 pub(super) fn go_on(tid: i32, signal: i32) -> io::Result<()> {
     let signal = usize::try_from(signal).unwrap_or(0);
     // SAFETY: PTRACE_CONT takes plain numbers and reads no memory of ours.
     checked(unsafe { libc::ptrace(libc::PTRACE_CONT, tid, 0usize, signal) })
 }
 
-/// Leaves a tracee in its group's stop, and has the kernel tell us when the group goes on.
+/// Leaves a tracee in its group's stop, and has the kernel report when the group goes on.
 pub(super) fn listen(tid: i32) -> io::Result<()> {
     // SAFETY: PTRACE_LISTEN takes plain numbers and reads no memory of ours.
     checked(unsafe { libc::ptrace(libc::PTRACE_LISTEN, tid, 0usize, 0usize) })
@@ -140,7 +141,7 @@ pub(super) fn event_number(tid: i32) -> Option<i32> {
     i32::try_from(number).ok()
 }
 
-/// The process that sent the signal that a tracee is about to be given; `None` where the kernel did.
+/// The process that sent the signal that a tracee is about to get; `None` if the kernel did.
 pub(super) fn sender(tid: i32) -> Option<i32> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     // SAFETY: the kernel writes one siginfo_t to `info`.
@@ -162,7 +163,7 @@ pub(super) fn change_of(tid: i32) -> Option<(i32, Change)> {
     change(libc::P_PID, libc::id_t::try_from(tid).ok()?, libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)
 }
 
-/// Takes the news of a change away, so that [`any_change`] comes to others. No signal may be in it.
+/// Collects the report of a change, so that [`any_change`] gets to others. There must be no signal in it.
 pub(super) fn collect(tid: i32) {
     if let Ok(id) = libc::id_t::try_from(tid) {
         let _ = change(libc::P_PID, id, libc::WSTOPPED | libc::WEXITED);

@@ -10,7 +10,7 @@ use crate::registers::Registers;
 pub(super) struct Read {
     /// Its general registers.
     pub registers: Registers,
-    /// Its thread pointer, where it is known.
+    /// Its thread pointer, if it is known.
     pub thread_pointer: Option<u64>,
 }
 

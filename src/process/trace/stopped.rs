@@ -56,11 +56,11 @@ pub struct Released {
     pub mappings: Arc<[Mapping]>,
     /// The memory that was read in the stop.
     pub memory: Kept,
-    /// `None` where the kernel did not give it.
+    /// `None` if the kernel did not give it.
     pagemap: Option<Pagemap>,
 }
 
-/// A process's map as it was before a stop, and what tells whether it still holds. A large one takes long to be read.
+/// A process's map as it was before a stop, and what shows whether it still holds. A large one takes long to read.
 #[derive(Clone, Debug)]
 pub struct KnownMap {
     before: Fingerprint,
@@ -165,7 +165,7 @@ impl<'live> Stopped<'live> {
         Ok(stopped)
     }
 
-    /// Brings the map up to date where it changed since `before`.
+    /// Brings the map up to date if it changed since `before`.
     fn refresh(&mut self, before: &Fingerprint) -> Result<(), StopError> {
         let now = Fingerprint::take(&self.directory);
         let replaced = now.program != before.program;
@@ -183,7 +183,8 @@ impl<'live> Stopped<'live> {
         Ok(())
     }
 
-    /// A program counter or a stack pointer outside the map is a sign of a new mapping where an old one of its size was.
+    /// A program counter or a stack pointer outside the map is a sign of a new mapping that replaced an old one of its
+    /// size.
     fn map_holds_all_threads(&self) -> bool {
         let arch = self.live.arch();
         let places = self.threads.iter().filter_map(|thread| thread.registers.as_ref().ok());
@@ -197,15 +198,15 @@ impl<'live> Stopped<'live> {
         self.all_seen
     }
 
-    /// The memory, to read much at once: [`Overlay::prefetch`].
+    /// The memory; [`Overlay::prefetch`] reads much of it at once.
     pub fn overlay(&self) -> &Overlay {
         &self.memory
     }
 
-    /// Fills `copy` with all memory that was ever touched, and gives the pages of all memory.
+    /// Fills `copy` with all memory that was ever touched, and returns the pages of all memory.
     ///
     /// # Errors
-    /// Where the kernel does not tell which pages those are.
+    /// If the kernel does not show which pages those are.
     pub fn copy_touched(&self, copy: &mut TouchedCopy) -> Result<Pages, PagesUnknown> {
         let pagemap = self.pagemap.get_or_init(|| Pagemap::open(&self.directory).ok());
         let pagemap = pagemap.as_ref().ok_or(PagesUnknown)?;
@@ -279,7 +280,7 @@ impl Released {
     /// Which pages of `range` hold something by now: the process runs on, and may have touched more since the stop.
     ///
     /// # Errors
-    /// Where the kernel does not tell, or the process has ended.
+    /// If the kernel does not show them, or the process has ended.
     pub fn pages(&self, range: AddrRange) -> Result<Pages, PagesUnknown> {
         let pagemap = self.pagemap.as_ref().ok_or(PagesUnknown)?;
         pagemap.pages(range, &self.mappings, &self.memory).map_err(|_| PagesUnknown)
@@ -292,7 +293,7 @@ impl Memory for Released {
     }
 }
 
-/// What differs, as good as always, when a process's map does.
+/// What nearly always differs when a process's map does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Fingerprint {
     /// Sizes in pages: of all mappings, of code, of data (proc(5), `statm`).

@@ -1,6 +1,6 @@
 //! A launched program and all that it starts, followed on a thread of its own: its signals, forks, threads and ends.
 //!
-//! You give the process, before it becomes the program; you get told what happens, and may have any of the processes
+//! It takes the process before it becomes the program, reports what happens, and can have any of the processes
 //! stand still for a look. The kernel ties tracees to the thread that seized them, and lets all of them go when that
 //! thread ends, however it ends: so dropping [`Tracees`], or our being killed, leaves the program running by itself.
 
@@ -24,7 +24,8 @@ pub struct Tracees {
 }
 
 impl Tracees {
-    /// Seizes process `pid`, which has one thread, and from then on tells what happens to it and to all that it starts.
+    /// Seizes process `pid`, which has one thread, and from then on reports what happens to it and to all that it
+    /// starts.
     ///
     /// # Errors
     /// The kernel does not let us trace it, or there is no thread for it.

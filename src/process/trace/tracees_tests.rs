@@ -17,7 +17,7 @@ fn start(script: &str) -> (i32, Tracees, Receiver<Happened>) {
     (pid, tracees, happened)
 }
 
-/// What happened until the process ended; it may end as soon as that was told.
+/// What happened until the process ended; it may end as soon as its end was reported.
 fn until_end(pid: i32, tracees: &Tracees, happened: &Receiver<Happened>) -> Vec<Happening> {
     let mut all = Vec::new();
     loop {

@@ -1,8 +1,8 @@
 //! Stops all threads of a process, and lets them go again, on a thread of its own.
 //!
 //! The kernel ties tracees to the thread that seized them, and lets them all go when that thread ends, however it ends.
-//! A thread made for one stop therefore gives three things that no care on the caller's thread could give:
-//! a tracee that sits in an uninterruptible sleep, which no request can detach, is let go with certainty;
+//! A thread made for one stop therefore ensures three things that no care on the caller's thread could:
+//! a tracee in uninterruptible sleep, which no request can detach, is certain to be let go;
 //! a stop may be used from, and dropped on, any thread; and while the kernel blocks a seize because the target is in
 //! the middle of an `execve`, the caller can collect the ended threads that the `execve` waits for.
 //!
@@ -29,20 +29,20 @@ use crate::process::{NotStopped, Thread};
 /// caught while it stands: what is stopped starts none.
 const ROUNDS_BEFORE_STOP: usize = 4;
 
-/// How many refused seizes a stop puts up with. In an `execve` of another thread, the kernel refuses the first thread
+/// How many refused seizes a stop tolerates. In an `execve` of another thread, the kernel refuses the first thread
 /// because it has ended, and a moment later the other one lives under its number.
 const REFUSALS: usize = 256;
 
-/// How long all others stand for the sake of threads in uninterruptible sleep. Most such sleeps wait for a disk.
+/// How long all others stand while we wait for threads in uninterruptible sleep. Most such sleeps wait for a disk.
 const SLEEPERS_WAITED_FOR: Duration = Duration::from_millis(50);
 
 /// How long the caller waits between two looks for ended threads that hold up an `execve`.
 const COLLECT_EVERY: Duration = Duration::from_millis(20);
 
-/// Said by the tracer while it does anything but to seize a thread.
+/// The tracer's mark while it is not seizing a thread.
 const NOT_SEIZING: usize = 0;
 
-/// How much longer than the stop's own limit the caller waits for the tracer before it lets it finish by itself.
+/// How much longer than the stop's limit the caller waits for the tracer before it lets the tracer finish by itself.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A process whose threads stand still until this is dropped.
@@ -84,7 +84,8 @@ impl Drop for Tracer {
 /// Waits for the tracer's report. In an `execve` of the target, the kernel makes a seize wait for the `execve`, and the
 /// `execve` wait for its ended threads to be collected by their tracer: so they are collected from here.
 ///
-/// To look for them takes as long as to stop them, and the processors are needed for that: so only where a seize lasts.
+/// To look for them takes as long as to stop them, and the stop needs the processors: so it is done only if a seize
+/// lasts.
 fn await_report(
     pid: i32,
     reported: &Receiver<Result<Held, StopError>>,
@@ -119,7 +120,7 @@ fn collect_ended(pid: i32) {
     }
 }
 
-/// The tracer thread's life: stop, report, wait for the word to let go, let go.
+/// The tracer thread's life: stop, report, wait for the order to let go, let go.
 fn trace(
     mut stop: Stop,
     arch: &'static Arch,
@@ -131,7 +132,7 @@ fn trace(
     let _ = nix::sys::signal::SigSet::all().thread_block();
     let outcome = stop.run(limit).map(|all_seen| Held { threads: stop.threads(arch), all_seen });
     let stopped = outcome.is_ok();
-    // Where nobody waits for the report any more, or it is an error, there is nothing to wait for here either.
+    // If nobody waits for the report any more, or it is an error, there is nothing to wait for here either.
     if report.send(outcome).is_ok() && stopped {
         let _ = held.recv();
     }
@@ -147,7 +148,7 @@ struct Stop {
     refusals: usize,
     /// When the first thread was asked to stop.
     began: Instant,
-    /// The number of the seize that is under way, which others may read; [`NOT_SEIZING`] where none is.
+    /// The number of the seize that is under way, which others may read; [`NOT_SEIZING`] if none is.
     seizing: Arc<AtomicUsize>,
     /// How many seizes there were.
     seizes: usize,
@@ -183,7 +184,7 @@ impl Stop {
         Stop { pid, tracees, known, refusals: 0, began: Instant::now(), seizing, seizes: 0 }
     }
 
-    /// Stops every thread; tells whether it is certain that none was missed.
+    /// Stops every thread; returns whether it is certain that none was missed.
     fn run(&mut self, limit: Duration) -> Result<bool, StopError> {
         for _ in 0..ROUNDS_BEFORE_STOP {
             if self.seize_new()? == 0 {
@@ -230,12 +231,12 @@ impl Stop {
         self.tracees.iter().any(|tracee| !tracee.is_over())
     }
 
-    /// Seizes the threads that are not known yet; tells how many that were.
+    /// Seizes the threads that are not known yet; returns their number.
     fn seize_new(&mut self) -> Result<usize, StopError> {
         let before = self.tracees.len();
         // In the middle of an `execve` there may be no list for a moment.
         let new = procfs::threads(self.pid).unwrap_or_default().into_iter().filter(|tid| self.known.insert(*tid));
-        // Names are read before: a thread that is seized stands still from its next signal on, until it is looked at.
+        // Names are read first: a thread that is seized stands still from its next signal on, until it is looked at.
         let named: Vec<_> = new.map(|tid| (tid, procfs::thread_name(self.pid, tid))).collect();
         for (tid, name) in named {
             if let Some(state) = self.seize(tid)? {
@@ -281,7 +282,8 @@ impl Stop {
         }
     }
 
-    /// Waits until each of these tracees stands still, has ended, or the time is up; tells whether any thread vanished.
+    /// Waits until each of these tracees stands still, has ended, or the time is up; returns whether any thread
+    /// vanished.
     ///
     /// All are looked at in turn: one in an `execve` stops only once the end of all others is collected.
     fn settle(&mut self, indices: Range<usize>, deadline: Instant) -> bool {
@@ -321,7 +323,7 @@ impl Stop {
         }
     }
 
-    /// Brings a tracee's state up to date. One that is awaited for long may be hopeless.
+    /// Brings a tracee's state up to date. One that has not stopped for long may be hopeless.
     fn look(&mut self, index: usize, is_late: bool) {
         let Tracee { tid, state: Progress::Running, .. } = self.tracees[index] else { return };
         self.tracees[index].state = match ptrace::news(tid) {
@@ -354,7 +356,7 @@ impl Stop {
     }
 
     /// An `execve` of another thread ends all threads but that one, which from then on has the first thread's number:
-    /// where a thread has ended, what was seen of the first one may be of another.
+    /// if a thread has ended, what was seen of the first one may be of another.
     fn recheck_leader(&mut self, deadline: Instant) {
         let Some(index) = self.tracees.iter().position(|tracee| tracee.tid == self.pid) else { return };
         if !is_ours(&procfs::directory(self.pid)) {
@@ -367,7 +369,7 @@ impl Stop {
         self.settle(index..index + 1, deadline);
     }
 
-    /// Forgets a first thread where another one, which is no tracee yet, has taken its number.
+    /// Forgets a first thread if another one, which is no tracee yet, has taken its number.
     fn forget_replaced_leader(&mut self) {
         let Some(index) = self.tracees.iter().position(|tracee| tracee.tid == self.pid) else { return };
         let directory = procfs::directory(self.pid);
@@ -388,7 +390,8 @@ impl Stop {
         });
     }
 
-    /// What stands still neither ends nor starts threads: as many threads as we know of means that there are no others.
+    /// What stands still neither ends nor starts threads: if the kernel counts as many threads as we know, there are no
+    /// others.
     fn all_seen(&self) -> bool {
         let ours = self.tracees.iter().filter(|tracee| tracee.state != Progress::Gone).count();
         procfs::thread_count(self.pid) == Some(ours as u64)
@@ -445,7 +448,7 @@ impl Patience {
     /// How often it only lets others run before it sleeps.
     const YIELDS: u32 = 64;
 
-    /// Waits; `false` where the time is up.
+    /// Waits; `false` if the time is up.
     fn wait(&mut self, deadline: Instant) -> bool {
         self.looks += 1;
         if !self.is_long() {

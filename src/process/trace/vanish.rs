@@ -1,5 +1,5 @@
 //! Waits for a process's end by a process file descriptor (pidfd_open(2), Linux 5.3): it need not be our child, and a
-//! number that was given to another process meanwhile misleads nobody.
+//! number that another process got in the meantime misleads nobody.
 
 #![allow(unsafe_code)]
 
@@ -10,8 +10,8 @@ use std::thread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Calls `tell` once process `pid` has ended, on a thread of its own; at once where there is no such process any more.
-/// How it ended is told to its parent alone.
+/// Calls `tell` once process `pid` has ended, on a thread of its own; at once if there is no such process any more.
+/// Only its parent learns how it ended.
 ///
 /// # Errors
 /// The kernel knows no process file descriptors, or no thread can be started.

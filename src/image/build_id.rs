@@ -1,4 +1,4 @@
-//! The build-id: the number a linker gives to what it links.
+//! The build-id: the number that a linker puts into what it links.
 //!
 //! It is the note `NT_GNU_BUILD_ID` of the owner `GNU` (the linkers' `--build-id`), kept in a loaded segment, so that
 //! both a file and a running program show it. Equal build-ids mean equal code.
@@ -14,10 +14,10 @@ use object::read::elf::NoteIterator;
 pub struct BuildId(Box<[u8]>);
 
 impl BuildId {
-    /// SHA-1 gives 20 bytes and `--build-id=0x…` any number; what is longer than this is no build-id.
+    /// SHA-1 makes 20 bytes and `--build-id=0x…` any number; a longer one than this is not a build-id.
     const LONGEST: usize = 64;
 
-    /// The build-id with these bytes; `None` where they are too few or too many to be one.
+    /// The build-id with these bytes; `None` if they are too few or too many to be one.
     pub fn new(bytes: &[u8]) -> Option<BuildId> {
         (2..=BuildId::LONGEST).contains(&bytes.len()).then(|| BuildId(bytes.into()))
     }

@@ -1,7 +1,7 @@
 //! Looks for instructions in the bytes of x86-64 code, without decoding all of it.
 //!
 //! A scan looks at each byte as if an instruction began there, so what it finds may lie inside another instruction:
-//! whoever uses a find decodes from a place where an instruction is known to begin. Encodings: Intel SDM, volume 2.
+//! a caller decodes from a place where an instruction is known to begin. Encodings: Intel SDM, volume 2.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -63,13 +63,13 @@ pub fn stores(code: CodeBytes<'_>, slot: i32) -> impl Iterator<Item = Store> {
 /// How an instruction names an address by its distance from the next instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reference {
-    /// `call x` (`E8`), which returns behind the distance.
+    /// `call x` (`E8`), which returns to the byte after the distance.
     Call,
     /// `jmp x` (`E9`).
     Jump,
     /// A jump on a condition (`0F 8x`).
     Branch,
-    /// `call [rip+x]` (`FF /2`), which returns behind the distance, to where the word at the address leads.
+    /// `call [rip+x]` (`FF /2`) of what the word at the address points to; it returns to the byte after the distance.
     SlotCall,
     /// `jmp [rip+x]` (`FF /4`).
     SlotJump,
@@ -106,7 +106,7 @@ impl Reference {
 /// An instruction that names an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Referrer {
-    /// The address behind it.
+    /// The address of the next instruction.
     pub next: u64,
     /// The address that it names.
     pub target: u64,
@@ -121,7 +121,7 @@ impl Referrer {
     }
 }
 
-/// Addresses further apart than this are looked for as two groups...
+/// Addresses further apart than this are searched for as two groups...
 const NEAR: u64 = 1 << 18;
 
 /// ... but more groups than this are joined: each is tried for at each byte.
@@ -183,12 +183,12 @@ pub fn nearby_addresses_taken(code: CodeBytes<'_>) -> impl Iterator<Item = (u64,
     })
 }
 
-/// Whether the code has this number in four bytes, as it has an address where it is linked to run at a fixed place.
+/// Whether the code has this number in four bytes, as it has an address if it is linked to run at a fixed place.
 pub fn has_number(code: &[CodeBytes<'_>], number: u32) -> bool {
     code.iter().any(|part| memchr::memmem::find(part.bytes, &number.to_le_bytes()).is_some())
 }
 
-/// The return addresses behind `call r/m` (`FF /2`), in order.
+/// The return addresses after `call r/m` (`FF /2`), in order.
 pub fn indirect_calls(code: CodeBytes<'_>) -> Vec<u64> {
     let after = |index: usize| {
         let tail = &code.bytes[index..];

@@ -2,7 +2,7 @@
 //!
 //! Three forms are in use: `SHF_COMPRESSED` sections (ELF gABI, "Section Compression": zlib and Zstandard), their
 //! forerunner `.zdebug_*` (binutils before 2.26, Go before 1.19), and `.gnu_debugdata` (MiniDebugInfo: an xz file).
-//! All state how long the result is; a file that states more than is likely is refused before anything is unpacked.
+//! All state how long the result is; a file that states an unlikely length is rejected before anything is unpacked.
 
 use std::io::{self, Write};
 
@@ -10,10 +10,10 @@ use object::elf::{self, CompressionHeader64};
 use object::read::elf::CompressionHeader;
 use object::{CompressedData, CompressionFormat, LittleEndian as LE, pod};
 
-/// The longest result; the debug sections of the largest programs known are shorter.
+/// The longest result in bytes; the debug sections of the largest programs known are shorter.
 const LONGEST: u64 = 1 << 30;
 
-/// The most that deflate can gain (zlib's technical notes: 1032:1). Debug information gains about 3:1.
+/// The highest ratio of deflate (zlib's technical notes: 1032:1). Debug information has about 3:1.
 const MOST_GAIN: u64 = 1032;
 
 /// The content of a section with `SHF_COMPRESSED`.

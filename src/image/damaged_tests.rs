@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::testing::{Folder, Loaded};
 use crate::addr::{Addr, Pc};
 
-/// No file may take longer. Each of those here takes some milliseconds; the rest is for a machine that is busy: what hangs is found all the same.
+/// No file may take longer. Each of those here takes some milliseconds; the rest is for a busy machine. A hang is still
+/// found.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A small program with inlined calls in two units; the addresses of its code.
@@ -170,7 +171,7 @@ fn calls_inlined_without_end_are_followed_to_a_limit() {
 #[test]
 fn attributes_without_content_are_counted() {
     let folder = Folder::new("empty-attributes");
-    // A million variables of a byte each, with 60,000 flags that take no room.
+    // A million variables of a byte each, with 60,000 flags that take no bytes.
     let many = "abbreviation 5, 0x34, 0\n .rept 60000\n .byte 0x3f, 0x19\n .endr\n .uleb128 0, 0";
     let entries = ".fill 1000000, 1, 5\n .uleb128 2\n bounds\n .asciz \"late\"\n .byte 0";
     let loaded = with_abbreviations(&folder, "many.so", many, entries);

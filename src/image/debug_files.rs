@@ -1,15 +1,15 @@
-//! Debug information that distributions keep in files of its own.
+//! Debug information that distributions keep in separate files.
 //!
-//! Looked for where gdb does ("Debugging Information in Separate Files"): by build-id below `/usr/lib/debug/.build-id`,
-//! then by the name in `.gnu_debuglink`; in the target's mount namespace, then in ours. A file counts only if its
-//! build-id, or else its checksum, is the one that is asked for. Nothing is ever asked for over a network.
+//! It is searched for where gdb does ("Debugging Information in Separate Files"): by build-id below
+//! `/usr/lib/debug/.build-id`, then by the name in `.gnu_debuglink`; in the target's mount namespace, then in ours. A
+//! file counts only if its build-id, or else its checksum, is the expected one. The network is never used.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::{BuildId, Files, Image};
 
-/// The files beside an image, once they have been looked for.
+/// The separate files of an image, once they have been searched for.
 #[derive(Default)]
 pub(crate) struct DebugFiles {
     separate: OnceLock<Option<(Arc<Image>, PathBuf)>>,
@@ -25,7 +25,8 @@ pub(crate) fn separate<'a>(image: &'a Image, path: Option<&Path>, files: &dyn Fi
     found.as_ref().map(|(image, _)| image)
 }
 
-/// The file that dwz moved shared debug information of `image` to; `image` lies at `path`, or is a separate file of `owner`.
+/// The file that dwz moved shared debug information of `image` to; `image` lies at `path`, or is a separate file of
+/// `owner`.
 pub(crate) fn supplementary<'a>(image: &'a Image, path: Option<&Path>, files: &dyn Files) -> Option<&'a Arc<Image>> {
     let find = || {
         let (name, id) = split_name(image.section_data(b".gnu_debugaltlink")?)?;
@@ -63,7 +64,7 @@ fn find(image: &Image, path: Option<&Path>, files: &dyn Files) -> Option<(Arc<Im
 fn find_by_link(image: &Image, path: &Path, files: &dyn Files) -> Option<(Arc<Image>, PathBuf)> {
     let (name, rest) = split_name(image.section_data(b".gnu_debuglink")?)?;
     let name = name.file_name()?;
-    // The checksum stands at the next multiple of four.
+    // The checksum is at the next multiple of four.
     let checksum = u32::from_le_bytes(*rest.last_chunk::<4>()?);
     let folder = path.parent()?;
     let below_debug = Path::new(DEBUG).join(folder.strip_prefix("/").unwrap_or(folder));

@@ -2,14 +2,14 @@
 
 use std::fmt::{self, Write};
 
-/// Longer names than this are shown as they are; no compiler's are known to be so long.
+/// Longer names than this, in bytes, are shown as they are; no compiler is known to make such long names.
 const LONGEST: usize = 1 << 16;
 
-/// The name of the source for the linker's `name`; `name` itself where it is not mangled or is damaged.
+/// The name of the source for the linker's `name`; `name` itself if it is not mangled or is damaged.
 ///
-/// Rust's hashes are left out. What compilers append to parts and copies of a function stays visible: `.cold`, `.part.0`
-/// behind a Rust or C name, `[clone .cold]` behind a C++ name, as binutils and elfutils show it. A symbol's version is no
-/// part of the function's name.
+/// Rust's hashes are left out. What compilers append to parts and copies of a function stays visible: `.cold`,
+/// `.part.0` after a Rust or C name, `[clone .cold]` after a C++ name, as binutils and elfutils show it. A symbol's
+/// version is no part of the function's name.
 pub(crate) fn demangle(name: &str) -> String {
     let name = without_version(name);
     if name.len() > LONGEST || !(name.starts_with("_Z") || name.starts_with("_R") || name.starts_with("__Z")) {
@@ -18,7 +18,7 @@ pub(crate) fn demangle(name: &str) -> String {
     rust(name).or_else(|| cpp(name)).unwrap_or_else(|| name.into())
 }
 
-/// Without the `@VERSION` or `@@VERSION` that static symbol tables keep behind the names of versioned symbols.
+/// Without the `@VERSION` or `@@VERSION` that static symbol tables keep after the names of versioned symbols.
 fn without_version(name: &str) -> &str {
     match name.find('@') {
         Some(at) if at > 0 && !name.ends_with("@plt") => &name[..at],
@@ -49,7 +49,8 @@ fn cpp_as_it_is(symbol: &str) -> Option<String> {
 /// The symbol of a constructor or destructor template with a return type put in; `None` for any other.
 ///
 /// Templates state their return type before their parameters, except for these, which have none (Itanium C++ ABI,
-/// section 5.1.5.3). cpp_demangle 0.5 takes their first parameter for one and leaves it out. So it is given one to leave out.
+/// section 5.1.5.3). cpp_demangle 0.5 takes their first parameter for one and leaves it out. So one is added for it to
+/// leave out.
 fn constructor_template(symbol: &str) -> Option<String> {
     /// Looking for the end of the name takes time with the square of its length.
     const LONGEST_SEARCHED: usize = 2000;

@@ -1,7 +1,7 @@
 //! The headers of an ELF file: what is loaded where, and which sections there are.
 //!
 //! Reads headers only, so that a file of any size costs the same. What they say is kept as plain numbers and checked
-//! against the file where they are used; a range that reaches beyond the file gives what the file has.
+//! against the file where they are used; of a range that reaches beyond the file, the part in the file is used.
 //!
 //! An *svma* is an address as the file states it, before the loader moved the file by its *bias*.
 
@@ -32,7 +32,7 @@ pub(crate) struct Headers {
     pub(crate) relro: Option<Segment>,
     /// Where each `PT_NOTE` lies.
     pub(crate) notes: Vec<Segment>,
-    /// The sections, the empty one at index 0 included; empty where there are none or they can't be read.
+    /// The sections, the empty one at index 0 included; empty if there are none or they can't be read.
     pub(crate) sections: Vec<Section>,
     /// The index of the section with the sections' names.
     pub(crate) section_names: u32,
@@ -54,7 +54,7 @@ pub struct Segment {
     /// Whether its bytes may be written.
     pub write: bool,
     pub(crate) align: u64,
-    /// How many of its bytes are at hand: all that the file holds, unless the image was copied from memory.
+    /// How many of its bytes are present: all that the file holds, unless the image was copied from memory.
     pub(crate) present: u64,
 }
 
@@ -64,7 +64,7 @@ impl Segment {
         svma.checked_sub(self.svma).is_some_and(|offset| offset < self.memory_size)
     }
 
-    /// The bytes of `file` that it shows, as far as they are at hand.
+    /// The bytes of `file` that it shows, as many as are present.
     pub(crate) fn data<'a>(&self, file: &'a [u8]) -> &'a [u8] {
         slice(file, self.offset, self.present)
     }
@@ -89,7 +89,7 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// The bytes of `file` that belong to it, as far as the file has them; nothing for a section without content.
+    /// The bytes of `file` that belong to it, cut at the file's end; none for a section without content.
     pub(crate) fn data<'a>(&self, file: &'a [u8]) -> &'a [u8] {
         if self.kind == elf::SHT_NOBITS { &[] } else { slice(file, self.offset, self.size) }
     }
@@ -117,7 +117,7 @@ pub enum NotElf {
     ProgramHeaders,
 }
 
-/// More sections than this are not read: no linked program has so many.
+/// At most this many sections are read: no linked program has more.
 const MOST_SECTIONS: usize = 1 << 16;
 
 impl Headers {
@@ -178,7 +178,7 @@ impl Headers {
     /// The build-id in the notes.
     pub(crate) fn build_id(&self, file: &[u8]) -> Option<BuildId> {
         let in_segments = self.notes.iter().find_map(|note| BuildId::in_notes(note.data(file), note.align));
-        // A separate debug file's note segments may show bytes that the file no longer has; its sections tell the truth.
+        // A separate debug file's note segments may show bytes that the file no longer has; its sections are right.
         let notes = self.sections.iter().filter(|section| section.kind == elf::SHT_NOTE);
         let in_sections = || notes.filter_map(|note| BuildId::in_notes(note.data(file), note.align)).next();
         in_segments.or_else(in_sections)

@@ -13,7 +13,7 @@ use super::unwind_sections::{self, UnwindSections};
 use super::{BuildId, Bytes, CodeBytes, Files, Opened, Stamp, compressed};
 use crate::arch::Arch;
 
-/// One ELF file, or what can be had of it from a target's memory.
+/// One ELF file, or the parts of it that a target's memory shows.
 ///
 /// Opening it reads its headers only; everything else is read, unpacked and kept when it is first asked for.
 pub struct Image {
@@ -22,7 +22,7 @@ pub struct Image {
     build_id: Option<BuildId>,
     source: ImageSource,
     stamp: Option<Stamp>,
-    /// Compressed sections once unpacked, by index; `None` inside where that failed.
+    /// Compressed sections once unpacked, by index; `None` inside if that failed.
     unpacked: Box<[OnceLock<Option<Vec<u8>>>]>,
     mini_debug_info: OnceLock<Option<Arc<Image>>>,
     unit_index: UnitIndex,
@@ -30,7 +30,7 @@ pub struct Image {
     known_names: KnownNames,
 }
 
-/// Sections of code lie this near to each other where nothing else lies between them.
+/// Sections of code at most this many bytes apart have nothing else between them.
 const PADDING: usize = 4096;
 
 /// Where an image's bytes come from.
@@ -49,7 +49,7 @@ impl Image {
     /// The image whose file content is `bytes`.
     ///
     /// # Errors
-    /// Where the bytes are not an ELF file for a CPU that is known here.
+    /// If the bytes are not an ELF file for a CPU that is known here.
     pub fn parse(bytes: Bytes) -> Result<Image, NotElf> {
         let headers = Headers::parse((*bytes).as_ref())?;
         Ok(Image::new(bytes, headers, ImageSource::File))
@@ -80,7 +80,7 @@ impl Image {
         Ok(Image { stamp: opened.stamp, ..Image::parse(opened.bytes.clone())? })
     }
 
-    /// What tells its file from all others and from later states of itself, where that is known.
+    /// What distinguishes its file from all others and from later states of itself, if that is known.
     pub fn stamp(&self) -> Option<Stamp> {
         self.stamp
     }
@@ -120,14 +120,14 @@ impl Image {
         (self.bytes().len() as u64) < self.headers.loaded_end()
     }
 
-    /// Fills `into` with the bytes that the file loads at `svma`; `false` where it has not all of them.
+    /// Fills `into` with the bytes that the file loads at `svma`; `false` if it does not have all of them.
     pub fn read(&self, svma: u64, into: &mut [u8]) -> bool {
         let Some(bytes) = self.loaded_tail(svma).and_then(|tail| tail.get(..into.len())) else { return false };
         into.copy_from_slice(bytes);
         true
     }
 
-    /// Its code, by address: of its executable segments what sections say is code, or all where no section says so.
+    /// Its code, by address: of its executable segments the parts that sections call code, or all if no section does.
     ///
     /// Linkers may put tables into these segments as well, tens of megabytes of them.
     pub fn code(&self) -> Vec<CodeBytes<'_>> {
@@ -196,7 +196,7 @@ impl Image {
         self.mini_debug_info.get_or_init(unpack).as_ref()
     }
 
-    /// The file that holds the debug information of this one, which lies at `path`; looked for once.
+    /// The file that holds the debug information of this one, which lies at `path`; searched for once.
     pub fn debug_file(&self, path: Option<&Path>, files: &dyn Files) -> Option<&Arc<Image>> {
         debug_files::separate(self, path, files)
     }
@@ -249,7 +249,7 @@ impl Image {
         self.find_section(name).is_some_and(|(_, section)| section.compressed || self.section(name).is_none())
     }
 
-    /// What the section called `name` holds, unpacked; `None` where it holds nothing or is damaged.
+    /// What the section called `name` holds, unpacked; `None` if it holds nothing or is damaged.
     ///
     /// A name that begins with `.debug_` also finds its compressed forerunner `.zdebug_`.
     pub(crate) fn section_data(&self, name: &[u8]) -> Option<&[u8]> {

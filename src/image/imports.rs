@@ -12,7 +12,7 @@ use super::{Image, Modules};
 use crate::addr::Addr;
 
 impl Modules {
-    /// The function that the first call through the table entry at `slot` will bind, where the entry, which holds
+    /// The function that the first call through the table entry at `slot` will bind, if the entry, which holds
     /// `value`, still leads into the code of its own module; `None` for any other.
     pub fn unbound(&self, slot: Addr, value: Addr) -> Option<Addr> {
         let module = self.find(value)?;

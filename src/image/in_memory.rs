@@ -1,7 +1,7 @@
 //! Images as a target's memory shows them.
 //!
-//! For code of no file (the vdso), of a file that is gone or replaced, and to check that a file is the one that runs.
-//! The loader leaves the ELF header and the program headers in memory, and by them the rest is found.
+//! Used for code without a file (the vdso), for a file that is gone or replaced, and to check that a file is the one
+//! that runs. The loader leaves the ELF header and the program headers in memory, and by them the rest is found.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{BuildId, Bytes};
 use crate::addr::{Addr, AddrRange};
 use crate::memory::Memory;
 
-/// What is copied of all images of a target at most, in bytes.
+/// The most that is copied of all images of a target, in bytes.
 pub(super) const MOST_COPIED: u64 = 256 << 20;
 
 /// How far into its file the last needed byte of an image may lie.
@@ -58,7 +58,7 @@ impl InMemory {
         let end =
             wanted.iter().chain(&self.headers.dynamic).map(|part| part.offset.saturating_add(part.file_size)).max()?;
         let length = Some(end).filter(|end| *end <= LONGEST_FILE)?.max(self.first_page.len() as u64);
-        // Pages of zeroes that nothing is copied to cost nothing.
+        // Pages that nothing is copied to take no memory.
         let mut bytes = vec![0; usize::try_from(length).ok()?];
         bytes[..self.first_page.len()].copy_from_slice(&self.first_page);
         for index in 0..self.headers.segments.len() {
@@ -77,7 +77,7 @@ impl InMemory {
         !part.write && (!part.execute || holds_tables || part.offset == 0)
     }
 
-    /// Copies `part` up to the first byte that can't be read; gives how many bytes that were.
+    /// Copies `part` up to the first byte that can't be read; returns how many bytes that were.
     fn copy_part(&self, memory: &dyn Memory, part: &Segment, budget: &mut u64, bytes: &mut [u8]) -> u64 {
         const CHUNK: usize = 1 << 16;
         let size = part.file_size.min(*budget) as usize;

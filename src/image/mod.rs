@@ -1,8 +1,8 @@
 //! ELF files: where code lies, the rules to unwind it, and its names and lines.
 //!
-//! You give a memory map, a memory and a way to open files; you get [`Modules`].
+//! A memory map, a memory and a way to open files make [`Modules`].
 //! Files are opened by the layer above through [`Files`], as the target sees them; nothing here looks at a process,
-//! and no debug file is ever asked for over a network.
+//! and the network is never used.
 
 mod build_id;
 mod code;
@@ -65,21 +65,21 @@ pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Opens files as the target sees them. The layer above, which knows the target, implements this.
 pub trait Files: Sync {
-    /// The whole file behind `mapping`, even if its path no longer leads to it, as long as the kernel still gives access.
+    /// The whole file of `mapping`, even if its path no longer leads to it, while the kernel still allows access.
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened>;
 
     /// The whole file at `path` in the target's mount namespace.
     fn open(&self, path: &Path) -> io::Result<Bytes>;
 
-    /// The whole file at `path` in our own mount namespace, where that is another than the target's.
+    /// The whole file at `path` in our own mount namespace, if that is another than the target's.
     ///
     /// # Errors
-    /// `NotFound` also where both are the same, so that nothing is looked for twice.
+    /// `NotFound` also if both are the same, so that nothing is searched for twice.
     fn open_ours(&self, _path: &Path) -> io::Result<Bytes> {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    /// The target's number in its own pid namespace, by which it names its files; `None` where it no longer runs.
+    /// The target's number in its own pid namespace, by which it names its files; `None` if it no longer runs.
     fn pid(&self) -> Option<u32> {
         None
     }
@@ -90,20 +90,20 @@ pub trait Files: Sync {
 pub struct Opened {
     /// Its content.
     pub bytes: Bytes,
-    /// Whether the operating system vouches that it is the file that is mapped. If not, compare build-ids.
+    /// Whether the operating system says that it is the file that is mapped. If not, compare build-ids.
     pub same_file: bool,
-    /// `None` where it is not known, or says nothing because the file was changed only now.
+    /// `None` if it is not known, or not reliable because the file was changed only now.
     pub stamp: Option<Stamp>,
 }
 
-/// What tells a file from all others, and from what it was before it was changed.
+/// What distinguishes a file from all others, and from its earlier states.
 ///
 /// A build-id does not: it can be put into any file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stamp {
-    /// As `st_dev` gives it.
+    /// `st_dev`.
     pub device: u64,
-    /// As `st_ino` gives it.
+    /// `st_ino`.
     pub inode: u64,
     /// In bytes.
     pub size: u64,

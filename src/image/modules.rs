@@ -1,7 +1,7 @@
 //! Which code lies where in a target: its modules.
 //!
 //! A *module* is one loaded copy of an image. Modules are worked out from the memory map alone: the loader's own list
-//! lies in memory that a broken program may have overwritten, and it lacks what was mapped by other means.
+//! lies in memory that a broken program may have overwritten, and it lacks what was mapped in other ways.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -24,9 +24,9 @@ pub struct Module {
     pub bias: u64,
     /// The addresses of its code, sorted.
     pub ranges: Vec<AddrRange>,
-    /// Its file, or what memory shows of it; `None` where neither can be had.
+    /// Its file, or what memory shows of it; `None` if neither is available.
     pub image: Option<Arc<Image>>,
-    /// The build-id of what runs, where it is known.
+    /// The build-id of what runs, if it is known.
     pub build_id: Option<BuildId>,
     /// What is wrong with its file.
     pub problem: Option<ImageProblem>,
@@ -45,13 +45,13 @@ impl Module {
     }
 }
 
-/// The modules of a target, and all else that can be executed in it.
+/// The modules of a target, and everything else that can be executed in it.
 #[derive(Clone, Default)]
 pub struct Modules {
     modules: Vec<Module>,
     /// Sorted by address.
     code: Vec<Code>,
-    /// What was had of each file, for the next time.
+    /// What was found of each file, for the next look.
     kept: HashMap<KeptKey, Found>,
 }
 
@@ -66,7 +66,7 @@ struct Code {
 impl Modules {
     /// Works out the modules of a memory map, which is sorted by address.
     ///
-    /// Reads headers only. What is wrong with a file is kept in its module, and never stops the others.
+    /// Reads headers only. What is wrong with a file is kept in its module; the others are not affected.
     pub fn load(mappings: &[Mapping], memory: &dyn Memory, files: &dyn Files) -> Modules {
         Modules::default().reload(mappings, memory, files)
     }
@@ -129,8 +129,8 @@ impl Modules {
 
     /// Fills `into` with the code at `addr` as its file holds it.
     ///
-    /// `false` where no file holds all of it: code made at run time, or a file that is gone.
-    /// Then the target's memory may have it, as it has what the program or a debugger changed.
+    /// `false` if no file holds all of it: code made at run time, or a file that is gone.
+    /// Then the target's memory may have it, including what the program or a debugger changed.
     pub fn code(&self, addr: Addr, into: &mut [u8]) -> bool {
         let Some(module) = self.find(addr) else { return false };
         module.image.as_ref().is_some_and(|image| image.read(module.svma(addr), into))
@@ -141,7 +141,7 @@ impl Modules {
         self.code.get(next.checked_sub(1)?).filter(|code| code.range.contains(addr))
     }
 
-    /// Gives anonymous code inside a module's executable segment to that module.
+    /// Assigns anonymous code inside a module's executable segment to that module.
     ///
     /// Programs that move their code to huge pages replace the file's mapping by a copy at the same address.
     fn claim_remapped(&mut self) {
@@ -170,17 +170,17 @@ fn covers(module: &Module, range: AddrRange) -> bool {
     })
 }
 
-/// What tells files apart: two files may have had one path, one after the other.
+/// What distinguishes files: two files may have had one path, one after the other.
 type FileKey<'a> = (&'a Path, Option<FileIdentity>, bool);
 
 fn key_of(file: &MappedFile) -> FileKey<'_> {
     (&file.path, file.identity, file.deleted)
 }
 
-/// A file that device and inode tell apart from all others, and where its memory had to be looked at.
+/// A file that device and inode distinguish from all others, and its base address if its memory had to be read.
 type KeptKey = (PathBuf, FileIdentity, Option<Addr>);
 
-/// What could be had of a file, and what is wrong with it.
+/// What was found of a file, and what is wrong with it.
 #[derive(Clone, Default)]
 struct Found {
     image: Option<Arc<Image>>,
@@ -191,13 +191,13 @@ struct Found {
 struct Loading<'a> {
     memory: &'a dyn Memory,
     files: &'a dyn Files,
-    /// What was found the time before.
+    /// What the look before found.
     before: &'a HashMap<KeptKey, Found>,
     /// Where the first byte of each file is mapped, sorted.
     bases: HashMap<FileKey<'a>, Vec<Addr>>,
     /// How many bytes may still be copied from memory.
     budget: u64,
-    /// By file and, for one whose memory had to be looked at, where it begins.
+    /// By file and, for one whose memory had to be read, where it begins.
     images: HashMap<(FileKey<'a>, Option<Addr>), Found>,
     /// The modules so far, by file and bias.
     known: HashMap<(FileKey<'a>, u64), usize>,
@@ -314,7 +314,7 @@ impl<'a> Loading<'a> {
         found
     }
 
-    /// What is worth keeping: of files without device and inode it can't be told whether they are still the same.
+    /// What is worth keeping: files without device and inode can't be recognized in the next look.
     fn kept(self) -> HashMap<KeptKey, Found> {
         let kept = |(((path, identity, _), base), found): ((FileKey<'a>, Option<Addr>), Found)| {
             Some(((path.to_owned(), identity?, base), found))
@@ -336,7 +336,7 @@ impl<'a> Loading<'a> {
         Found { build_id: image.build_id().cloned(), image: Some(Arc::new(image)), problem }
     }
 
-    /// What speaks against `image` being what runs at `base`.
+    /// Why `image` may not be what runs at `base`.
     fn difference(&self, image: &Image, base: Option<Addr>) -> Option<ImageProblem> {
         let found = image.build_id().cloned();
         let Some(running) = base.and_then(|base| InMemory::read(self.memory, base)) else {
@@ -347,7 +347,7 @@ impl<'a> Loading<'a> {
         (!same).then_some(ImageProblem::Replaced { mapped, found })
     }
 
-    /// What memory shows of the file that begins at `base`, for which `problem` stands in the way of the file itself.
+    /// What memory shows of the file that begins at `base`, of which `problem` says why the file itself is not used.
     ///
     /// A file whose first bytes are in memory and are not those of an ELF file never was one: a just-in-time compiler
     /// writes code to a file to map it twice.

@@ -1,11 +1,11 @@
 //! The names and lines of a batch of addresses.
 //!
-//! You give the modules and the program counters of a picture; you get, for each, the functions it stands in, inlined
+//! For each program counter of a snapshot it finds the functions that the address lies in, inlined
 //! ones included. Every address is looked up once, by module, and modules in parallel. Nothing here needs the target to
 //! stand still: only files are read.
 //!
-//! Sources, best first: DWARF of the file or of its separate debug file, the full symbol table of either, MiniDebugInfo,
-//! the dynamic symbol table; for code made at run time the perf map.
+//! Sources, best first: DWARF of the file or of its separate debug file, the full symbol table of either,
+//! MiniDebugInfo, the dynamic symbol table; for code made at run time the perf map.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use crate::share;
 pub struct Name {
     /// Its name, demangled. It may hold any character: see [`printable()`](super::printable()).
     pub function: Option<Arc<str>>,
-    /// How far the address lies behind the function's first byte.
+    /// The bytes from the function's first byte to the address.
     pub offset: Option<u64>,
     /// The source file, as the compiler recorded it.
     pub file: Option<Arc<str>>,
@@ -42,21 +42,21 @@ pub struct Names {
 }
 
 impl Names {
-    /// The functions that `pc` stands in, innermost inlined one first, the function itself last.
+    /// The functions that `pc` lies in, innermost inlined one first, the function itself last.
     ///
-    /// Empty where nothing is known of it, or it was not in the batch.
+    /// Empty if nothing is known of it, or it was not in the batch.
     pub fn get(&self, pc: Pc) -> &[Name] {
         self.by_addr.get(&pc.lookup()).map_or(&[], |names| names)
     }
 }
 
-/// Where lines and inlined functions are looked for. Functions are named everywhere.
+/// Where lines and inlined functions are searched for. Functions are named everywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lines {
     /// Wherever there is debug information.
     Everywhere,
-    /// Everywhere but in the system's own libraries whose debug information would have to be unpacked first. That takes
-    /// tens of milliseconds for the C library alone, which every stack ends in, and few look for its lines.
+    /// Everywhere except in the system's own libraries whose debug information would have to be unpacked first. That
+    /// takes tens of milliseconds for the C library alone, which every stack ends in, and few look for its lines.
     Cheap,
 }
 
@@ -71,12 +71,12 @@ pub fn resolve(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines) -
     resolve_telling(modules, pcs, files, lines, &Progress::default())
 }
 
-/// The same, and tells `progress` how far it has come.
+/// The same, and reports to `progress` how far it has come.
 pub fn resolve_telling(modules: &Modules, pcs: &[Pc], files: &dyn Files, lines: Lines, progress: &Progress) -> Names {
     let jobs = jobs(modules, pcs);
     progress.begin(jobs.len());
     let named = |job: &Job<'_>| {
-        // The parsers below promise not to panic on damaged files. Should one break it, its module has no names.
+        // The parsers below promise not to panic on damaged files. If one does, its module has no names.
         let names = catch_unwind(AssertUnwindSafe(|| names(job, files, lines))).unwrap_or_default();
         progress.step();
         job.addrs.iter().map(|addr| Addr(*addr)).zip(names).collect::<Vec<_>>()
@@ -118,7 +118,7 @@ fn names(job: &Job<'_>, files: &dyn Files, lines: Lines) -> Vec<Arc<[Name]>> {
 pub(crate) struct KnownNames(Mutex<HashMap<u64, Arc<[Name]>>>);
 
 impl KnownNames {
-    /// More than this is not kept: code made on purpose could make it grow without end.
+    /// At most this many are kept: hostile code could otherwise make it grow without end.
     const MOST: usize = 1 << 18;
 
     /// The names of `svmas`; those not known yet are asked of `find`, sorted, and kept.
@@ -214,7 +214,7 @@ fn add_symbols<'a>(image: &'a Image, separate: Option<&'a Image>, svmas: &[u64],
     }
 }
 
-/// Gives C functions whose name in DWARF is an internal one the name that callers know, where the symbol table has it.
+/// Gives C functions whose name in DWARF is an internal one the name that callers know, if the symbol table has it.
 ///
 /// In glibc, `pause` is written as `__libc_pause`, and `poll` as `__GI___poll`.
 fn prefer_plain_names(image: &Image, separate: Option<&Image>, svmas: &[u64], frames: &mut [Vec<Frame>]) {

@@ -133,7 +133,7 @@ fn split_debug_information_is_found_beside_the_program() {
         assert_eq!(split.lines(&svmas), whole, "{version}");
 
         fs::create_dir(folder.0.join("bin")).unwrap();
-        // binutils' packer knows DWARF 4 only, and LLVM's (version 14) does not end.
+        // binutils' packer knows only DWARF 4, and LLVM's (version 14) hangs.
         if version == "-gdwarf-4" {
             folder.run("dwp", &["-e", "program", "-o", "bin/program.dwp"]);
             remove_split_objects(&folder);

@@ -1,11 +1,11 @@
-//! Names of code that was made at run time, by the file that just-in-time compilers leave for perf.
+//! Names of code that was made at run time, from the file that just-in-time compilers write for perf.
 //!
 //! `/tmp/perf-PID.map`: a line for each piece of code with its address and length in hexadecimal digits without `0x`,
 //! and its name, which may hold spaces (the kernel's `tools/perf/Documentation/jit-interface.txt`).
 
 use super::symbols::Symbol;
 
-/// More than this of a file is not read.
+/// At most this many bytes of a file are read.
 const LONGEST: usize = 1 << 28;
 
 /// The names of `addrs`, which are sorted. Of several pieces at one address the last is the one that is there now.

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The same text with every character that a terminal might act on, or that hides or reorders others, written out.
+/// The same text, with an escape for every character that a terminal might act on, or that hides or reorders others.
 ///
-/// Names of symbols, files and threads are the target's to choose. Escape sequences in them could drive the terminal,
+/// The target chooses the names of symbols, files and threads. Escape sequences in them could drive the terminal,
 /// line breaks forge lines of a report, and marks of writing direction show a name as another (CVE-2021-42574).
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_harmless) {

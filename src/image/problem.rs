@@ -1,15 +1,15 @@
-//! What can be wrong with the file behind a piece of code.
+//! What can be wrong with the file of a piece of code.
 
 use std::io;
 
 use super::{BuildId, NotElf};
 
-/// Why a module's file could not be used, or not without doubt.
+/// Why a module's file could not be used, or is in doubt.
 ///
-/// Names and unwind rules may still be had from the target's memory; [`Module::image`](super::Module::image) tells.
+/// Names and unwind rules may still come from the target's memory: see [`Module::image`](super::Module::image).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ImageProblem {
-    /// The file was deleted and the kernel gives no access to it any more.
+    /// The file was deleted and the kernel allows no access to it any more.
     #[error("the file is gone{}", with_build_id(.mapped))]
     Gone {
         /// The build-id of what runs, as its memory shows it.
@@ -23,7 +23,7 @@ pub enum ImageProblem {
         /// The build-id of the file that is there now.
         found: Option<BuildId>,
     },
-    /// Nothing tells whether the file is the one that runs: its first page is not in memory. It is used as it is.
+    /// Whether the file is the one that runs is not known: its first page is not in memory. It is used as it is.
     #[error("the memory does not show whether this is the file that ran{}", with_build_id(.found))]
     Unverified {
         /// The build-id of the file.
@@ -46,7 +46,7 @@ pub enum ImageProblem {
 }
 
 impl ImageProblem {
-    /// The build-id of what runs, where memory showed it.
+    /// The build-id of what runs, if memory showed it.
     pub fn mapped_build_id(&self) -> Option<&BuildId> {
         match self {
             ImageProblem::Gone { mapped }

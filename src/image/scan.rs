@@ -1,15 +1,15 @@
-//! Passes over code quickly: 64 places are tried at a time, and only where one of them may hold what is looked for, each
-//! of them is looked at.
+//! Scans code quickly: 64 places are tried at a time, and only if one of them may hold what is searched for, each
+//! of them is examined.
 //!
 //! The tests over a block have no branches, so that the compiler turns them into vector instructions.
 
 /// How many places are tried at a time.
 const BLOCK: usize = 64;
 
-/// How many bytes a test sees from each place on. Behind the end of the code there are zeros.
+/// How many bytes a test sees from each place on. After the end of the code there are zeros.
 const AHEAD: usize = 4;
 
-/// A block, and the bytes behind it that its last places see.
+/// A block, and the bytes after it that its last places see.
 type Window = [u8; BLOCK + AHEAD];
 
 /// The places at which four bytes pass `test`, in order. The last three bytes of `code` count as followed by zeros.
@@ -43,7 +43,7 @@ impl Span {
         let highest = self.low.wrapping_add(self.span).wrapping_sub((start + AHEAD) as u32);
         let (third, fourth) = ((lowest >> 16) as u8, (lowest >> 24) as u8);
         match ((highest >> 24) as u8).wrapping_sub(fourth) {
-            // Two high bytes differ by less than the span is wide only where it is nearly everything.
+            // If the span is nearly everything, the difference of the high bytes wraps around.
             _ if self.span >= 0xfe00_0000 => HighBytes { third: 0, thirds: 255, fourth: 0, fourths: 255 },
             0 => HighBytes { third, thirds: ((highest >> 16) as u8).wrapping_sub(third), fourth, fourths: 0 },
             fourths => HighBytes { third: 0, thirds: 255, fourth, fourths },
@@ -66,7 +66,7 @@ impl HighBytes {
     }
 }
 
-/// The places of four bytes that lead, as a distance from the place behind them, into one of `spans`.
+/// The places of four bytes that lead, as a distance from the place after them, into one of `spans`.
 ///
 /// All is counted from the first byte of `code`, modulo 2^32.
 pub(super) fn distances(code: &[u8], spans: Vec<Span>) -> impl Iterator<Item = usize> {
@@ -85,7 +85,7 @@ pub(super) fn distances(code: &[u8], spans: Vec<Span>) -> impl Iterator<Item = u
     })
 }
 
-/// The places in those blocks of which `any` says that they may hold what is looked for; it gets their start too.
+/// The places in those blocks of which `any` says that they may hold what is searched for; `any` gets their start too.
 fn blocks(code: &[u8], any: impl Fn(usize, &Window) -> bool) -> impl Iterator<Item = usize> {
     let starts = (0..code.len()).step_by(BLOCK).filter(move |start| match code[*start..].first_chunk() {
         Some(window) => any(*start, window),
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn finds_what_a_look_at_each_place_finds() {
-        // Numbers that look random (a linear congruential generator), few enough that all is found often.
+        // Numbers that look random (a linear congruential generator), so few that everything is found often.
         let mut state = 1u32;
         let next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,12 +1,12 @@
-//! Looks for the instructions that give the stack pointer a value which may belong to another stack.
+//! Searches for the instructions that set the stack pointer to a value that may belong to another stack.
 //!
-//! Not among them are those that move it by a constant, or back from a frame pointer that the same function made of it;
-//! nor `sub`, which makes room. As with all that is looked for in undecoded bytes, a find may lie inside another instruction.
+//! It leaves out those that move it by a constant, or back from a frame pointer that the same function made of it;
+//! and `sub`, which makes room. As in every search of undecoded bytes, a find may lie inside another instruction.
 
 use super::CodeBytes;
 use super::scan::places;
 
-/// So many bytes before the stack pointer is set from `rbp`, that register got its value from elsewhere.
+/// Bytes before the stack pointer is set from `rbp`, in which that register may get its value from elsewhere.
 const NEAR: usize = 40;
 
 /// The number of `rsp` and of `rbp` in an instruction's encoding.
@@ -14,16 +14,17 @@ const RSP: u8 = 4;
 const RBP: u8 = 5;
 
 /// Instructions that may move the stack pointer to another stack: `mov rsp, r/m` and its reverse, with `fs:` too,
-/// `lea rsp, [r+x]`, `xchg`, `add rsp, r/m`, and `pop rsp` next to another push or pop; where `rbp` was given a value
-/// shortly before, also `leave` and what else sets the stack pointer from it.
+/// `lea rsp, [r+x]`, `xchg`, `add rsp, r/m`, and `pop rsp` next to another push or pop; if `rbp` was given a value
+/// shortly before, also `leave` and whatever else sets the stack pointer from it.
 ///
-/// You get the address of each, in order.
+/// Returns the address of each, in order.
 pub fn stack_pointer_writes(code: CodeBytes<'_>) -> impl Iterator<Item = u64> {
     let found = places(code.bytes, may_write_stack_pointer).filter_map(move |place| writes_at(code.bytes, place));
     found.map(move |place| code.svma.wrapping_add(place as u64))
 }
 
-/// Whether [`writes_at`] may say yes where code goes on so; no more than needed, and no branches.
+/// Whether [`writes_at`] may find one in code that begins with these bytes; tests only what is needed, without
+/// branches.
 fn may_write_stack_pointer([first, second, third, _]: [u8; 4]) -> bool {
     // With REX.R clear, `reg` 4 is rsp; with REX.B clear, `rm` 4 is.
     let reg = (first & 0xfc == 0x48) & (third & 0x38 == 0x20);
@@ -38,7 +39,7 @@ fn may_write_stack_pointer([first, second, third, _]: [u8; 4]) -> bool {
         | (second == 0x5c) & (first & 0xf1 != 0x41) & (takes | (first & 0xf8 == 0x50))
 }
 
-/// Where the instruction begins that is looked for, if one is at `place` or begins next to it.
+/// Where the instruction that is searched for begins, if one is at `place` or begins next to it.
 fn writes_at(code: &[u8], place: usize) -> Option<usize> {
     let tail = &code[place..];
     match *tail {
@@ -60,7 +61,7 @@ fn writes_at(code: &[u8], place: usize) -> Option<usize> {
 /// The prefix of an operand in the thread's own memory.
 const FS: u8 = 0x64;
 
-/// How an instruction gives the stack pointer its value.
+/// How an instruction sets the stack pointer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Write {
     Loaded,

@@ -1,7 +1,7 @@
 //! Names by an image's symbol tables (System V gABI, "Symbol Table").
 //!
-//! A batch of svmas is looked up by one pass over a table, without a copy of it: that is faster than any index for the
-//! some hundred svmas of a picture, and touches no more memory for a table of a million symbols.
+//! A batch of svmas is looked up in one pass over a table, without a copy of it: that is faster than any index for the
+//! few hundred svmas of a snapshot, and takes no memory for a table of a million symbols.
 
 use std::cmp::Reverse;
 
@@ -54,7 +54,7 @@ pub(crate) struct Table<'a> {
     is_complete: bool,
 }
 
-/// Damaged symbols may overlap without end; sound ones need less steps than this by far.
+/// Damaged symbols may overlap without end; sound ones need far fewer steps than this.
 const MOST_STEPS: u64 = 1 << 28;
 
 impl<'a> Table<'a> {
@@ -76,7 +76,7 @@ impl<'a> Table<'a> {
         (!symbols.is_empty()).then_some(Table { symbols, names, sections, is_complete })
     }
 
-    /// The same table as a running program finds it; its length is told by its hash table.
+    /// The same table as a running program finds it; its hash table says how long it is.
     fn by_dynamic_section(image: &'a Image) -> Option<Table<'a>> {
         let entries: &[Dyn64<LE>] = all(image.headers().dynamic?.data(image.bytes()));
         // The loader of glibc replaces these svmas by addresses, in memory.
@@ -110,9 +110,9 @@ impl<'a> Table<'a> {
 
     /// The symbols that cover `svmas`, which are sorted.
     ///
-    /// Where several do, the choice is that of elfutils (`dwfl_module_addrinfo`): one that other files can see rather
+    /// If several do, the choice is that of elfutils (`dwfl_module_addrinfo`): one that other files can see rather
     /// than a local one, then the one that begins nearest, then the shorter, then the stronger binding, then the first.
-    /// A symbol without a size counts only where no other covers an svma, and up to the end of its section.
+    /// A symbol without a size counts only if no other covers an svma, and up to the end of its section.
     pub(crate) fn find(&self, svmas: &[u64]) -> Vec<Option<Symbol>> {
         let mut sized: Vec<Option<(Rank, &Sym64<LE>)>> = vec![None; svmas.len()];
         // The nearest symbol without a size at or below each svma, and the highest end of the others.
@@ -226,7 +226,7 @@ struct Rank {
 }
 
 impl Rank {
-    /// `None` for what is no name of code: no name at all, or a mark that says where code and data begin
+    /// `None` for what is not a name of code: no name at all, or a mark that says where code and data begin
     /// (`$x`, `$d`, with or without a suffix: ELF for the Arm 64-bit Architecture, section 5.5.4).
     fn of(symbol: &Sym64<LE>, names: &[u8]) -> Option<Rank> {
         let name = names.get(symbol.st_name.get(LE) as usize..)?;
@@ -263,7 +263,7 @@ fn is_code(symbol: &Sym64<LE>) -> bool {
     is_defined && matches!(symbol.st_type(), elf::STT_FUNC | elf::STT_GNU_IFUNC | elf::STT_NOTYPE)
 }
 
-/// Longer names than this are damaged tables.
+/// A longer name than this, in bytes, comes from a damaged table.
 pub(super) const LONGEST_NAME: usize = 1 << 16;
 
 fn name<'a>(symbol: &Sym64<LE>, names: &'a [u8]) -> Option<&'a [u8]> {
@@ -272,7 +272,7 @@ fn name<'a>(symbol: &Sym64<LE>, names: &'a [u8]) -> Option<&'a [u8]> {
     Some(&tail[..tail.iter().position(|byte| *byte == 0)?])
 }
 
-/// The entries of a table, as many as it has whole.
+/// The whole entries of a table.
 pub(super) fn all<T: pod::Pod>(bytes: &[u8]) -> &[T] {
     pod::slice_from_bytes(bytes, bytes.len() / size_of::<T>()).map_or(&[], |(entries, _)| entries)
 }

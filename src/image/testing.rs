@@ -1,4 +1,4 @@
-//! What the tests of this layer stand on: our own process seen as a target, and programs built in a folder.
+//! What the tests of this layer use: our own process seen as a target, and programs built in a folder.
 
 use std::fs;
 use std::io;
@@ -39,7 +39,7 @@ impl Memory for NoMemory {
 
 /// Files as our own process sees them.
 pub(crate) struct OwnFiles {
-    /// Whether to vouch for mapped files.
+    /// What to say of mapped files.
     pub(crate) same_file: bool,
 }
 
@@ -94,7 +94,7 @@ impl Folder {
         Folder(path)
     }
 
-    /// Runs a program in the folder; it must succeed, within a minute.
+    /// Runs a program in the folder; it must succeed within a minute.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new("timeout").args(["60", program]).args(arguments).current_dir(&self.0).output();
         let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));

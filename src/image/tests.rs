@@ -1,4 +1,4 @@
-//! The modules of our own process, with its files at hand, gone and replaced.
+//! The modules of our own process, with its files present, gone and replaced.
 
 use std::io;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Where an image keeps its call frame information.
 //!
-//! `.eh_frame` is loaded and found by `.eh_frame_hdr`, which a program header names (Linux Standard Base, section 10.6),
-//! so that a file without section headers has it too. `.debug_frame` (DWARF 5, section 6.4) is not loaded.
+//! `.eh_frame` is loaded and found by `.eh_frame_hdr`, which a program header names (Linux Standard Base, section
+//! 10.6), so that a file without section headers has it too. `.debug_frame` (DWARF 5, section 6.4) is not loaded.
 
 use gimli::{BaseAddresses, EhFrameHdr, EndianSlice, LittleEndian, Pointer};
 
@@ -21,7 +21,8 @@ pub struct SectionBytes<'a> {
 pub struct UnwindSections<'a> {
     /// The search table of `eh_frame`.
     pub eh_frame_hdr: Option<SectionBytes<'a>>,
-    /// Without section headers: from where `eh_frame_hdr` points to, to the end of that segment; a terminator ends it earlier.
+    /// Without section headers: from where `eh_frame_hdr` points to, to the end of that segment; a terminator ends it
+    /// earlier.
     pub eh_frame: Option<SectionBytes<'a>>,
     /// The same rules in DWARF's own form.
     pub debug_frame: Option<SectionBytes<'a>>,
@@ -32,7 +33,7 @@ pub struct UnwindSections<'a> {
 }
 
 impl UnwindSections<'_> {
-    /// The same addresses as gimli wants them.
+    /// The same addresses in gimli's form.
     pub fn bases(&self) -> BaseAddresses {
         let mut bases = BaseAddresses::default();
         if let Some(section) = self.eh_frame_hdr {

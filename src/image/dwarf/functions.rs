@@ -11,7 +11,7 @@ use super::{Context, Dwarf, Reader, Unit, text};
 pub(super) struct Scope {
     pub(super) name: Option<Arc<str>>,
     pub(super) start: Option<u64>,
-    /// For an inlined call: where it stands in the source of what it was inlined into.
+    /// For an inlined call: the file of the call in the source of what it was inlined into.
     pub(super) call_file: Option<u64>,
     pub(super) call_line: Option<u32>,
 }
@@ -19,10 +19,10 @@ pub(super) struct Scope {
 /// The scopes around each of `svmas`, which are sorted: first the function, then each call inlined into the one before.
 pub(super) fn chains<'a>(context: &Context<'a>, unit: &Unit<'a>, svmas: &[u64]) -> Vec<Vec<Scope>> {
     let mut walk = Walk::new(context, unit, svmas, Skip::FunctionBodies);
-    // What goes wrong at one entry ends the walk; what was found before it stands.
+    // An error at one entry ends the walk; what was found before it is kept.
     let _ = walk.run();
     if walk.chains.iter().any(Vec::is_empty) {
-        // Functions inside functions (a GNU C extension, Ada, Pascal) are rare, so they are looked for last.
+        // Functions inside functions (a GNU C extension, Ada, Pascal) are rare, so they are searched for last.
         let mut second = Walk::new(context, unit, svmas, Skip::Nothing);
         std::mem::swap(&mut second.chains, &mut walk.chains);
         std::mem::swap(&mut second.scopes, &mut walk.scopes);
@@ -33,7 +33,7 @@ pub(super) fn chains<'a>(context: &Context<'a>, unit: &Unit<'a>, svmas: &[u64]) 
     walk.chains.iter().map(|chain| chain.iter().map(|&scope| scopes[scope].clone()).collect()).collect()
 }
 
-/// Whether the bodies of functions in which no svma lies are passed over, where the compiler tells how far they reach.
+/// Whether the bodies of functions in which no svma lies are skipped, if the compiler says how far they reach.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Skip {
     FunctionBodies,
@@ -57,11 +57,11 @@ struct Walk<'w, 'a> {
 /// A scope whose children are being read.
 struct Open {
     depth: isize,
-    /// Its place in `scopes`; `None` where no svma lies in it.
+    /// Its place in `scopes`; `None` if no svma lies in it.
     scope: Option<usize>,
 }
 
-/// Deeper than this, entries are not those of a program.
+/// No program's entries nest deeper than this.
 const DEEPEST: usize = 1024;
 
 impl<'w, 'a> Walk<'w, 'a> {
@@ -103,7 +103,7 @@ impl<'w, 'a> Walk<'w, 'a> {
             if !entry.has_children() || self.open.len() > DEEPEST {
                 self.open.pop();
             } else if let Some(sibling) = sibling.filter(|_| !found && self.may_skip(tag)) {
-                // Only forward: an entry that names an earlier one would be read for ever.
+                // Only forward: an entry that names an earlier one would be read again and again.
                 if sibling > entries.next_offset() {
                     self.open.pop();
                     entries = self.unit.entries_raw(Some(sibling))?;
@@ -118,7 +118,7 @@ impl<'w, 'a> Walk<'w, 'a> {
         self.skip == Skip::FunctionBodies || tag == dw::DW_TAG_inlined_subroutine
     }
 
-    /// Opens a scope; gives whether an svma lies in it.
+    /// Opens a scope; returns whether an svma lies in it.
     fn enter(&mut self, tag: gimli::DwTag, depth: isize, attributes: Attributes<'a>) -> gimli::Result<bool> {
         let is_function = tag == dw::DW_TAG_subprogram;
         let parent = self.open.last().filter(|_| !is_function);
@@ -193,7 +193,7 @@ impl<'a> Attributes<'a> {
         address(&context.dwarf, unit, self.low_pc?)
     }
 
-    /// Gives each range of svmas that the entry describes; those at 0 were removed by the linker.
+    /// Calls the function for each range of svmas that the entry describes; the linker removed those at 0.
     fn for_each_range(
         &self,
         context: &Context<'a>,
@@ -268,7 +268,7 @@ struct Place<'c, 'a> {
 }
 
 impl<'c, 'a> Place<'c, 'a> {
-    /// Where the entry lies that `origin`, read at this place, refers to.
+    /// The place of the entry that `origin`, read at this place, refers to.
     fn follow(&self, origin: AttributeValue<Reader<'a>>, first: &Unit<'a>) -> Option<(Place<'c, 'a>, UnitOffset)> {
         let (context, offset) = match origin {
             AttributeValue::UnitRef(offset) => {

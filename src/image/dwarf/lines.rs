@@ -9,11 +9,11 @@ use gimli::{AttributeValue, FileEntry, LineProgramHeader};
 
 use super::{Context, LONGEST_NAME, Reader, Unit, text};
 
-/// The lines that the svmas of one batch stand on, and the files of their unit.
+/// The lines of the svmas of one batch, and the files of their unit.
 pub(super) struct Lines<'c, 'a> {
     context: &'c Context<'a>,
     unit: &'c Unit<'a>,
-    /// For each svma: the number of its file and, unless the compiler had none to give, its line.
+    /// For each svma: the number of its file and, unless the compiler knew none, its line.
     rows: Vec<Option<(u64, Option<u32>)>>,
     /// The names of files that were asked for.
     files: RefCell<HashMap<u64, Option<Arc<str>>>>,
@@ -47,13 +47,13 @@ impl<'c, 'a> Lines<'c, 'a> {
 fn run(context: &Context<'_>, unit: &Unit<'_>, svmas: &[u64]) -> Vec<Option<(u64, Option<u32>)>> {
     let mut found = vec![None; svmas.len()];
     let Some(program) = unit.line_program.clone() else { return found };
-    // What it does besides making rows.
+    // The work of reading it, besides making rows.
     if context.work.take_bytes(program.header().raw_program_buf().len()).is_none() {
         return found;
     }
     let mut rows = program.rows();
     let mut previous: Option<(u64, (u64, Option<u32>))> = None;
-    // Code at svma 0 does not exist: linkers put what they removed there.
+    // Code at svma 0 does not exist: linkers move what they removed there.
     let mut is_removed = false;
     while let (Ok(Some((_, row))), Some(())) = (rows.next_row(), context.work.take(1)) {
         match previous {

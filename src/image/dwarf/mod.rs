@@ -1,11 +1,11 @@
 //! Functions, inlined calls and lines by DWARF debug information, versions 2 to 5.
 //!
-//! You give one image and svmas; you get, for each, its frames innermost first. Nothing is kept but the index of units:
+//! From one image and svmas come, for each svma, its frames, innermost first. Only the index of units is kept:
 //! a unit is read once for all svmas of a batch that lie in it, its line program too, and no table is built of either.
 //!
-//! Why this stands on gimli and not on the addr2line crate: that one descends recursively into inlined calls, as deep as
-//! a damaged file asks for, and reads the head of every unit. Here each walk is a loop, and [`Work`] bounds it. Figures are
-//! in `docs/ARCHITECTURE.md`, "Libraries and own code".
+//! Why this uses gimli and not the addr2line crate: addr2line descends recursively into inlined calls, as deep as
+//! a damaged file asks for, and reads the header of every unit. Here each walk is a loop, and [`Work`] bounds it.
+//! Figures are in `docs/ARCHITECTURE.md`, "Libraries and own code".
 
 mod functions;
 mod lines;
@@ -33,11 +33,11 @@ type Unit<'a> = gimli::Unit<Reader<'a>>;
 /// A function, inlined or not, that an svma lies in.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Frame {
-    /// Its name: the linker's where DWARF has it, not demangled.
+    /// Its name, not demangled: the linker's if DWARF has it.
     pub(crate) function: Option<Arc<str>>,
     /// The svma of its first byte; for an inlined call, of the copy's first byte.
     pub(crate) start: Option<u64>,
-    /// The source file where execution stands in it.
+    /// The source file of the place where execution is in it.
     pub(crate) file: Option<Arc<str>>,
     /// The line in that file.
     pub(crate) line: Option<u32>,
@@ -45,11 +45,11 @@ pub(crate) struct Frame {
     pub(crate) inlined: bool,
 }
 
-/// How much may still be done for one batch of one image, counted in entries and rows read.
+/// How much work may still be done for one batch of one image, counted in entries and rows read.
 ///
 /// Damaged debug information can ask for any amount of work by sharing lists. What honest files need is far below.
-/// An entry can have a hundred thousand attributes that take no room in the file, and a name as long as the file: these
-/// are counted too, so that the work bounds time and memory.
+/// An entry can have a hundred thousand attributes that take no bytes in the file, and a name as long as the file:
+/// these are counted too, so that the work bounds time and memory.
 struct Work(Cell<u64>);
 
 impl Work {
@@ -94,7 +94,7 @@ pub(crate) struct Aside<'a> {
     pub(crate) package: Option<&'a Image>,
 }
 
-/// What DWARF says of `svmas`, which are sorted; an empty list where it says nothing.
+/// What DWARF says of `svmas`, which are sorted; an empty list if it says nothing.
 pub(crate) fn frames(image: &Image, aside: Aside<'_>, svmas: &[u64], files: &dyn Files) -> Vec<Vec<Frame>> {
     let context = Context::new(image, aside, Rc::new(Work(Cell::new(Work::MOST))));
     let mut frames = vec![Vec::new(); svmas.len()];
@@ -160,19 +160,20 @@ impl<'a> Context<'a> {
 fn read_unit<'a>(dwarf: &Dwarf<'a>, header: gimli::UnitHeader<Reader<'a>>, work: &Work) -> Option<Unit<'a>> {
     /// The longest table that compilers were seen to make has a tenth of that, in bytes.
     const LONGEST_TABLE: usize = 1 << 18;
-    /// About what reading so long a table costs, in entries.
+    /// About what reading the longest table costs, in entries.
     const COST: u64 = 10_000;
     work.take(COST)?;
     let abbreviations = units::read_abbreviations(dwarf, header.debug_abbrev_offset().0, LONGEST_TABLE).ok()?;
     let unit = Unit::new_with_abbreviations(dwarf, header, abbreviations).ok()?;
-    // The head of its line program, which lists all files, was read too.
+    // The header of its line program, which lists all files, was read too.
     work.take_bytes(unit.line_program.as_ref().map_or(0, |program| program.header().header_length()))?;
     Some(unit)
 }
 
 /// Turns a chain of scopes, outermost first, into frames, innermost first.
 ///
-/// Where a frame stands in its source is told by the line table for the innermost, by the call of the next inner one else.
+/// The source line of the innermost frame comes from the line table, that of another from the call of the next inner
+/// one.
 fn assemble(chain: &[Scope], lines: &Lines<'_, '_>, place: usize) -> Vec<Frame> {
     let (mut file, mut line) = lines.location(place);
     if chain.is_empty() {
@@ -188,7 +189,7 @@ fn assemble(chain: &[Scope], lines: &Lines<'_, '_>, place: usize) -> Vec<Frame> 
     frames
 }
 
-/// A name or a path as text; `None` for what is longer than any, and where the work is used up.
+/// A name or a path as text; `None` if it is longer than any can be, or if the work is used up.
 fn text(text: Reader<'_>, work: &Work) -> Option<Arc<str>> {
     work.take_bytes(text.len())?;
     Some(text.to_string_lossy()).filter(|text| text.len() <= LONGEST_NAME).map(Arc::from)

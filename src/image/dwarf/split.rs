@@ -1,4 +1,4 @@
-//! Debug information that was left beside the program: `.dwo` files, and packages of them (`.dwp`).
+//! Debug information that was left outside the program: `.dwo` files, and packages of them (`.dwp`).
 //!
 //! DWARF 5, section 7.3, and its forerunner by GNU (`-gsplit-dwarf` with DWARF 4). The program keeps a skeleton of
 //! each unit: its addresses, its line program, and the number of the split part. That number must agree.
@@ -12,7 +12,7 @@ use super::functions::{self, Scope};
 use super::{Context, Dwarf, Reader, Unit, UnitIndex, Work, load, read_unit, section};
 use crate::image::{Files, Image};
 
-/// The scopes around each of `svmas`, as [`functions::chains`] gives them, by the split part `id` of `skeleton`.
+/// The scopes around each of `svmas`, as [`functions::chains`] returns them, by the split part `id` of `skeleton`.
 pub(super) fn chains(
     context: &Context<'_>,
     skeleton: &Unit<'_>,

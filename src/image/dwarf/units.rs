@@ -1,7 +1,7 @@
 //! Which unit of the debug information describes an svma.
 //!
-//! `.debug_aranges` (DWARF 5, section 6.1.2) tells it without a look at the units, where a compiler wrote it for all of
-//! them. Only where it does not know an svma is the head of every unit read. Both indexes are kept with the image.
+//! `.debug_aranges` (DWARF 5, section 6.1.2) says so without a look at the units, if a compiler wrote it for all of
+//! them. The header of every unit is read only if it does not have an svma. Both indexes are kept with the image.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -111,14 +111,14 @@ impl Ranges {
         }
         let mut tables = AbbreviationTables::of(&headers);
         for header in headers {
-            // A unit that can't be read is left out; the others are as good as without it.
+            // A unit that can't be read is left out; the others do not depend on it.
             let _ = add_unit(dwarf, header, &mut tables, &mut ranges, work);
         }
         Ranges::new(ranges)
     }
 }
 
-/// Code at svma 0 does not exist: linkers put what they removed there.
+/// Code at svma 0 does not exist: linkers move what they removed there.
 fn push(ranges: &mut Vec<UnitRange>, range: gimli::Range, unit: usize) {
     if 0 < range.begin && range.begin < range.end {
         ranges.push(UnitRange { begin: range.begin, end: range.end, unit, highest_end: 0 });

@@ -1,7 +1,7 @@
 //! Rows by program counter: an open hash table whose slots are cache lines.
 //!
 //! A walk finds the row of each frame with one multiplication and, nearly always, one cache line of memory. The table
-//! holds what one unwinder has seen and grows with it, up to a limit at which it starts anew.
+//! holds what one unwinder has seen and grows with it, up to a limit at which it starts again.
 
 use super::rules::{Key, Row};
 
@@ -38,13 +38,13 @@ impl Cache {
         }
     }
 
-    /// The row in a slot that was found or given by [`Cache::insert`].
+    /// The row in a slot that was found, or that [`Cache::insert`] returned.
     #[inline]
     pub(super) fn row(&self, slot: usize) -> &Row {
         &self.slots[slot]
     }
 
-    /// Adds a row that was not found, and gives its slot.
+    /// Adds a row that was not found, and returns its slot.
     pub(super) fn insert(&mut self, row: Row) -> usize {
         if 2 * (self.used + 1) > self.slots.len() {
             self.grow();

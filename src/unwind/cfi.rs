@@ -1,10 +1,10 @@
 //! Finding the frame description entry (FDE) that covers an address.
 //!
-//! You give the unwind sections of one image; you get, for each address in its code, the entry that describes it.
-//! `.eh_frame_hdr` is a table sorted by address, made by the linker (Linux Standard Base Core 5.0, section 10.6.2), and a
-//! binary search in it is all that most look-ups need. Where it is missing, encoded in an unusual way, cut short,
-//! unsorted or wrong, an index of the same kind is built from the entries themselves, once. `.debug_frame` (DWARF 5,
-//! section 6.4) has no such table and is always indexed; it is asked for what `.eh_frame` does not cover.
+//! In the unwind sections of one image it finds, for each address in the image's code, the entry that describes it.
+//! `.eh_frame_hdr` is a table sorted by address, made by the linker (Linux Standard Base Core 5.0, section 10.6.2), and
+//! a binary search in it is enough for most look-ups. If it is missing, encoded in an unusual way, cut short, unsorted
+//! or wrong, an index of the same kind is built from the entries themselves, once. `.debug_frame` (DWARF 5, section
+//! 6.4) has no such table and is always indexed; it is used for what `.eh_frame` does not cover.
 //!
 //! Addresses here are those that the file names ("svma"), before the loader moved it.
 //! No look-up walks through the entries one by one: in a big program that takes half a millisecond.
@@ -44,7 +44,7 @@ impl<'d> Entries<'d> {
         }
     }
 
-    /// Builds the indexes that look-ups will surely need.
+    /// Builds the indexes that look-ups are certain to need.
     pub(super) fn prepare(&self) {
         if self.header.is_none() {
             self.eh_frame_index();
@@ -90,7 +90,7 @@ impl<'d> Entries<'d> {
     }
 }
 
-/// How many lines of a header are tried before it is believed.
+/// How many lines of a header are checked before it is trusted.
 const SAMPLE: usize = 64;
 
 /// One line of a sorted table: where an entry begins to hold.
@@ -145,8 +145,8 @@ impl<'d> Header<'d> {
         Some(Start { start: self.start(line), offset: usize::try_from(entry.checked_sub(self.eh_frame)?).ok()? })
     }
 
-    /// Whether the table can be believed when it has no line for an address: it is sorted, has as many lines as
-    /// `eh_frame` has entries, and a sample of its lines is true. To try all of them would take as long as an index.
+    /// Whether the table can be trusted when it has no line for an address: it is sorted, has as many lines as
+    /// `eh_frame` has entries, and a sample of its lines is right. To check all of them would take as long as an index.
     fn agrees_with(&self, eh_frame: &gimli::EhFrame<Slice<'d>>, bases: &BaseAddresses) -> bool {
         let is_fde = |offset: &usize| eh_frame.partial_fde_from_offset(bases, (*offset).into()).is_ok();
         let is_true = |line: &[u8; 8]| {
@@ -189,8 +189,8 @@ impl Iterator for EntryOffsets<'_> {
     }
 }
 
-/// How many CIEs an index is built with, for no section to cost hundreds of megabytes. A program has one for each object
-/// file at most.
+/// How many CIEs an index is built with, so that no section costs hundreds of megabytes. A program has one for each
+/// object file at most.
 const MOST_CIES: usize = 1 << 16;
 
 /// A sorted table that we make ourselves.
@@ -203,8 +203,8 @@ impl Index {
     where
         S: UnwindSection<Slice<'d>> + gimli::Section<Slice<'d>>,
     {
-        // Only a CIE that the pass itself came by is taken: to parse whatever an FDE points at, once for each FDE,
-        // would let a small file cost hours.
+        // Only a CIE that this pass has read is used: to parse whatever an FDE points at, once for each FDE,
+        // would let a small file take hours.
         let mut cies: HashMap<usize, Cie<'d>> = HashMap::new();
         let mut lines = Vec::new();
         for offset in EntryOffsets::of(section) {
@@ -227,7 +227,7 @@ impl Index {
         Index(lines)
     }
 
-    /// Where the entry stands that starts at or below `address`, the nearest of them.
+    /// The offset of the nearest entry that starts at or below `address`.
     fn find(&self, address: u64) -> Option<usize> {
         let next = self.0.partition_point(|line| line.start <= address);
         Some(self.0.get(next.checked_sub(1)?)?.offset)
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use crate::arch::X86_64;
 
-    /// Entries for the addresses from 0x1000 to 0x1fff, 0x100 bytes each, that stand in the order of `starts`.
+    /// Entries for the addresses from 0x1000 to 0x1fff, 0x100 bytes each, in the order of `starts`.
     fn section(starts: &[u64]) -> (Cfi, Vec<(u64, usize)>) {
         let mut cfi = Cfi::default();
         let cie = cfi.cie("", X86_64.pc, &[DW_CFA_def_cfa.0, 7, 8, DW_CFA_offset.0 | 16, 1]);

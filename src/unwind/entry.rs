@@ -25,12 +25,12 @@ pub(super) struct Entry<'t, 'd> {
     instructions: CallFrameInstructionIter<'t, Slice<'d>>,
 }
 
-/// Where in our memory a CIE begins: that tells it from those of all sections and images.
+/// Where in our memory a CIE begins: that distinguishes it from those of all sections and images.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct CieKey(usize);
 
 impl<'t, 'd> Entry<'t, 'd> {
-    /// The entry at `offset` in the section `source`; `None` where it is malformed or huge.
+    /// The entry at `offset` in the section `source`; `None` if it is malformed or huge.
     pub(super) fn at(
         sections: &'t Sections<'d>,
         source: Source,
@@ -86,7 +86,7 @@ impl<'t, 'd> Entry<'t, 'd> {
         self.start() <= address && address < self.end
     }
 
-    /// The rules for `address`, written to `state`; `None` where the instructions are malformed.
+    /// The rules for `address`, written to `state`; `None` if the instructions are malformed.
     pub(super) fn state_at(
         &self,
         address: u64,
@@ -125,7 +125,7 @@ struct Kept<'d> {
 }
 
 impl<'d> Cies<'d> {
-    /// The CIE that is known by `key`, which stands at `offset` in `section`.
+    /// The CIE that is known by `key`, which lies at `offset` in `section`.
     fn get_or_parse<S>(
         &mut self,
         key: CieKey,

@@ -1,8 +1,8 @@
 //! Evaluates the DWARF expressions that call frame information is allowed to hold.
 //!
-//! You give the bytes, the registers of the frame and the target's memory; you get a number, or `None` where the
+//! From the bytes, the registers of the frame and the target's memory it computes a number, or `None` if the
 //! expression is malformed, needs what is not known, or does not come to an end. DWARF 5, section 6.4.2, says which
-//! operations may stand here: no calls, no type conversions, nothing that needs a compilation unit.
+//! operations are allowed: no calls, no type conversions, nothing that needs a compilation unit.
 
 use gimli::{EndianSlice, Format, LittleEndian, Operation, Reader};
 
@@ -25,7 +25,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) bias: u64,
 }
 
-/// The value that `expression` leaves on top of its stack, which starts with `first` where there is one: the rules for
+/// The value that `expression` leaves on top of its stack, which starts with `first` if there is one: the rules for
 /// a register start with the CFA, the rule for the CFA with nothing.
 pub(super) fn evaluate(expression: &[u8], first: Option<Addr>, around: Surroundings<'_>) -> Option<u64> {
     let mut stack = Stack::default();
@@ -46,8 +46,8 @@ pub(super) fn evaluate(expression: &[u8], first: Option<Addr>, around: Surroundi
                     rest = jump(whole, rest, target)?;
                 }
             }
-            // Not allowed by the standard, and read by libgcc as the register's value: the trampolines of wasmtime's
-            // fibers and others begin like this.
+            // The standard does not allow it, and libgcc reads it as the register's value: the trampolines of
+            // wasmtime's fibers and others begin like this.
             Operation::Register { register } if at_head => stack.push(register_value(around.registers, register)?)?,
             operation => step(operation, &mut stack, around)?,
         }
@@ -57,7 +57,7 @@ pub(super) fn evaluate(expression: &[u8], first: Option<Addr>, around: Surroundi
 
 const ENCODING: gimli::Encoding = gimli::Encoding { address_size: 8, format: Format::Dwarf32, version: 5 };
 
-/// Carries out an operation that is no jump.
+/// Carries out an operation that is not a jump.
 fn step(operation: Operation<Slice<'_>>, stack: &mut Stack, around: Surroundings<'_>) -> Option<()> {
     let value = match operation {
         Operation::Nop => return Some(()),
@@ -154,7 +154,7 @@ impl Stack {
         Some(value)
     }
 
-    /// The value that stands `below` the top.
+    /// The value that lies `below` the top.
     fn peek(&self, below: usize) -> Option<u64> {
         self.values.get(self.length.checked_sub(below)?.checked_sub(1)?).copied()
     }
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::memory::Copied;
 
-    /// Evaluates `expression` where register 7 is 0x1000, register 3 is unknown, and memory at 0x1000 holds 1, 2, 3, ….
+    /// Evaluates `expression` when register 7 is 0x1000, register 3 is unknown, and memory at 0x1000 holds 1, 2, 3, ….
     fn value_of(expression: &[u8]) -> Option<u64> {
         let mut registers = Registers::unknown();
         registers.set(Register(7), 0x1000);

@@ -1,9 +1,10 @@
-//! Guessing a frame's caller where nothing describes the code.
+//! Guesses a frame's caller if nothing describes the code.
 //!
-//! In this order: a routine that has pushed nothing yet, or never does; one that was called from right here, while the
-//! frame pointer is of another stack; the chain of frame pointers; a search of the stack for a return address: its call
-//! leads to where we are, or the rules for it lead on to another return address or to a root. Each guess is checked, and the frame that it gives is marked with how it was found.
-//! Where the checks fail there is no caller: a wrong frame is worse than a missing one.
+//! It tries, in this order: a routine that has pushed nothing yet, or never does; one that was called from right here,
+//! while the frame pointer is of another stack; the chain of frame pointers; a search of the stack for a return
+//! address: its call leads to where we are, or the rules for it lead on to another return address or to a root. Each
+//! guess is checked, and the resulting frame is marked with how it was found. If the checks fail, there is no caller: a
+//! wrong frame is worse than a missing one.
 
 use super::follow::{Lead, lead};
 use super::frame::FoundBy;
@@ -15,9 +16,10 @@ use crate::registers::Registers;
 
 /// How many words above the stack pointer are searched for a return address.
 const SCANNED_WORDS: u64 = 256;
-/// How far into a routine that nothing describes we believe to be, in bytes: hand-written ones are short.
+/// How far into a routine that nothing describes an address may lie, in bytes: hand-written routines are short.
 const LONGEST_ROUTINE: u64 = 4096;
-/// A caller's frame is rarely larger, in bytes; and where it is, its callers go missing, rather than to be another's.
+/// A caller's frame is rarely larger, in bytes. If it is, its callers are missing, which is better than another's
+/// callers.
 const LARGE_FRAME: i64 = 4096;
 
 /// Turns the registers of a frame whose code nothing describes into its caller's, and says how they were found.
@@ -45,8 +47,9 @@ pub(super) fn caller(
     Some(FoundBy::Scan)
 }
 
-/// The caller of a routine that execution stands in, where the frame pointer lies far above the place that the routine will
-/// return from. A routine that switches stacks loads the stack pointer first, and the frame pointer is of the other stack.
+/// The caller of a routine in which execution is, if the frame pointer lies far above the place that the routine will
+/// return from. A routine that switches stacks loads the stack pointer first, and the frame pointer still belongs to
+/// the other stack.
 fn beside_foreign_pointer(
     rules: &mut Rules<'_, '_>,
     pc: Pc,
@@ -63,8 +66,8 @@ fn beside_foreign_pointer(
     is_far.then_some(caller)
 }
 
-/// A routine that execution stands in, and that has left its return address where the call put it. That is taken for
-/// true where the call leads right there, or where there is no code at all (a call of a bad pointer).
+/// A routine in which execution is, and that has left its return address where the call put it. That is taken for
+/// true if the call leads right there, or if there is no code at all (a call of a bad pointer).
 fn leaf(rules: &mut Rules<'_, '_>, pc: Pc, registers: &mut Registers, memory: &dyn Memory) -> Option<()> {
     let arch = rules.tables().arch();
     let sp = registers.addr(arch.sp)?;
@@ -84,7 +87,7 @@ fn leaf(rules: &mut Rules<'_, '_>, pc: Pc, registers: &mut Registers, memory: &d
 
 /// The caller by the chain of frame pointers: `pc = *(fp + 8)`, `fp = *fp`.
 ///
-/// On x86_64 the CFA is `fp + 16`. On aarch64 the pair of registers stands at the bottom of a frame, and the caller's
+/// On x86_64 the CFA is `fp + 16`. On aarch64 the pair of registers is at the bottom of a frame, and the caller's
 /// stack pointer stays unknown.
 pub(super) fn frame_pointer(rules: &mut Rules<'_, '_>, registers: &mut Registers, memory: &dyn Memory) -> Option<()> {
     let arch = rules.tables().arch();
@@ -134,7 +137,7 @@ fn scan(
     None
 }
 
-/// Whether `address` stands behind a call.
+/// Whether `address` lies directly after a call.
 fn is_return_address(rules: &mut Rules<'_, '_>, address: Addr, memory: &dyn Memory) -> bool {
     let row = rules.row(Pc::After(address), memory);
     row.kind != Kind::NotCode && matches!(row.standing, Standing::Ordinary | Standing::Doubtful | Standing::Signal)

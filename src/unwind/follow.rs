@@ -1,4 +1,4 @@
-//! Following a row of any kind, in earnest or on trial.
+//! Follows a row of any kind, for real or on trial.
 
 use super::rules::{Kind, Row, Standing, Step, Window};
 use super::signal;
@@ -7,14 +7,14 @@ use crate::addr::{Addr, Pc};
 use crate::memory::Memory;
 use crate::registers::Registers;
 
-/// What following a row would come to.
+/// Where following a row leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lead {
-    /// To a place behind a call, or a signal trampoline.
+    /// To a place after a call, or a signal trampoline.
     On,
     /// To the end of the chain.
     Root,
-    /// To nothing that makes sense.
+    /// To a place that makes no sense.
     Astray,
 }
 

@@ -1,11 +1,11 @@
 //! Walking a stack: from the registers of one context to the frames of its callers.
 //!
-//! You give registers and memory, and [`Tables`] of the rules that the program's images carry; you get frames, innermost
-//! first, each with every register that can be known there, and the reason why there are no more.
+//! From registers, memory, and [`Tables`] of the rules that the program's images carry, it makes frames, innermost
+//! first, each with every register that can be known there, and a reason why there are no more.
 //!
 //! Nothing here talks to the operating system, and nothing knows what a stack is: a CFA may go up or down, and a step
-//! that leads to another stack is a step like any other. Whether that makes sense is for the layers above.
-//! Everything read is taken for hostile: work and memory are bounded, and no input makes it panic.
+//! that leads to another stack is a step like any other. The layers above decide whether that makes sense.
+//! Everything that is read is hostile: work and memory are bounded, and no input makes it panic.
 //!
 //! *CFA* (canonical frame address): the stack pointer that the caller had before the call.
 //! *Row*: the rules for one program counter. *Root*: the outermost frame, which has no caller.

@@ -1,4 +1,4 @@
-//! The frames that a walk has passed, to know one that it comes by again.
+//! The frames that a walk has passed, to recognize one that it reaches again.
 
 use foldhash::HashSet;
 
@@ -6,15 +6,15 @@ use crate::addr::Addr;
 
 /// Frames, each known by its program counter and its CFA.
 ///
-/// As long as the CFA rises nothing can repeat, and a list is all that is kept; so it is where one frame, as the outermost
+/// While the CFA rises nothing can repeat, and only a list is kept. The same holds if one frame, as the outermost
 /// often does, has no CFA of its own and is known by its callee's. From the first step down on, which in the stacks of
-/// threads alone never comes, frames are looked up in a set.
+/// threads alone never happens, frames are looked up in a set.
 #[derive(Default)]
 pub(super) struct Passed {
     rising: Vec<(Addr, Addr)>,
     /// What the next CFA must lie above to go into the list.
     last: Addr,
-    /// Whether one has stayed where it was.
+    /// Whether one has had the CFA of the frame before.
     has_stayed: bool,
     all: HashSet<(Addr, Addr)>,
 }
@@ -29,7 +29,7 @@ impl Passed {
         }
     }
 
-    /// Notes a frame; says whether it was there before.
+    /// Adds a frame; returns whether it was there before.
     #[inline]
     pub(super) fn again(&mut self, pc: Addr, cfa: Addr) -> bool {
         if cfa <= self.last {
@@ -48,7 +48,7 @@ impl Passed {
             self.rising.push((pc, cfa));
             return is_same;
         }
-        // Nothing lies above this: from here on all go into the set.
+        // Nothing lies above this: from here on all frames go into the set.
         self.last = Addr(u64::MAX);
         self.all.extend(self.rising.drain(..));
         !self.all.insert((pc, cfa))

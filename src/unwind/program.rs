@@ -43,7 +43,7 @@ pub(super) struct RuleSet<'d> {
     pub(super) cfa: Cfa<'d>,
     /// The registers that have a rule, a bit for each.
     pub(super) defined: u64,
-    /// By register number; those of registers that have none are left over from before.
+    /// By register number; those of registers without a rule are left over from before.
     rules: [Rule<'d>; Registers::LIMIT],
 }
 
@@ -207,7 +207,7 @@ fn execute<'d>(
         }
         I::Expression { register, expression } => state.set(*register, Rule::AtExpression(bytes(expression)?)),
         I::ValExpression { register, expression } => state.set(*register, Rule::ValueExpression(bytes(expression)?)),
-        // Arguments on the stack matter to who throws an exception. A signature is removed wherever it stands.
+        // Arguments on the stack matter only to a thrown exception. A signature is removed wherever there is one.
         I::ArgsSize { .. } | I::NegateRaState | I::Nop => {}
         _ => return None,
     }

@@ -1,8 +1,8 @@
 //! Rows: how to get from a frame to its caller, compiled from call frame information for one program counter.
 //!
-//! Nearly every row says "the CFA is this register plus that offset, and these registers are saved at these offsets from
-//! it". Such a row fits a cache line ([`Row`]). What needs more (expressions, values kept in other registers) is kept
-//! aside as a [`FullRow`] and named by its number.
+//! Nearly every row says "the CFA is this register plus that offset, and these registers are saved at these offsets
+//! from it". Such a row fits a cache line ([`Row`]). What does not fit (expressions, values kept in other registers) is
+//! kept aside as a [`FullRow`] and named by its number.
 
 use super::expr::{Surroundings, evaluate};
 use super::program::{Cfa, Rule, RuleSet};
@@ -48,14 +48,14 @@ pub(super) enum Kind {
     Root,
     /// See the [`FullRow`] whose number is `offset`.
     Full,
-    /// The kernel's signal return trampoline: the registers stand where [`Arch::sigframe`] says.
+    /// The kernel's signal return trampoline: the registers are where [`Arch::sigframe`] says.
     Trampoline,
 }
 
 /// What an address that was taken for a return address turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// What it was taken for: a place after a call; or where execution stands.
+    /// What it was taken for: a place after a call; or the place where execution is.
     Ordinary,
     /// The start of a signal trampoline, put there by the kernel.
     Signal,
@@ -64,11 +64,11 @@ pub(super) enum Standing {
     Planted,
     /// After a call that ends a routine, and the first byte of the next one: either of the two above.
     Doubtful,
-    /// In the middle of a routine, and not after a call.
+    /// In the middle of a routine, but not after a call.
     Stray,
 }
 
-/// How many saved registers fit a [`Row`]: x86_64 has 7 to save, aarch64 12, the return address among them.
+/// How many saved registers fit in a [`Row`]: x86_64 has 7 to save, aarch64 12, including the return address.
 const MOST_SAVED: usize = 12;
 /// How far apart, in words, they may lie.
 const MOST_WORDS: usize = 32;
@@ -84,7 +84,7 @@ pub(super) struct Row {
     keeps: u64,
     /// The registers that are saved, a bit for each.
     saves: u64,
-    /// What is added to the register to give the CFA; of a `Full` row its number.
+    /// What is added to the register for the CFA; of a `Full` row its number.
     offset: i32,
     /// The lowest saved word, counted in words from the CFA.
     lowest: i16,
@@ -94,7 +94,7 @@ pub(super) struct Row {
     base: Register,
     pub(super) kind: Kind,
     pub(super) standing: Standing,
-    /// How many groups of saved registers there are: a loop that nearly always runs as often is quick.
+    /// How many groups of saved registers there are: a loop whose count rarely changes is fast.
     groups: u8,
     /// The saved registers, the return address first; the last group is filled up with copies of it.
     registers: [[Register; GROUP]; MOST_SAVED / GROUP],
@@ -104,7 +104,7 @@ pub(super) struct Row {
 
 const _: () = assert!(size_of::<Row>() == 64, "one cache line");
 
-/// What a row gives for the frame itself and for its caller.
+/// What a row says of the frame itself and of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     /// The registers are the caller's now, and this is the address that it returns to.
@@ -151,7 +151,7 @@ impl Row {
         Row { standing, ..self }
     }
 
-    /// Whether it leads from a place behind a call to the next by saved words alone, as nearly all rows do.
+    /// Whether it leads from a place after a call to the next by saved words alone, as nearly all rows do.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.kind == Kind::Saved && self.standing == Standing::Ordinary
@@ -163,7 +163,7 @@ impl Row {
         Some(registers.addr(self.base)?.offset(i64::from(self.offset)))
     }
 
-    /// The same where the stack pointer is at hand: to read back what was just written to memory takes longer than
+    /// The same if the caller has the stack pointer: to read back what was just written to memory takes longer than
     /// all else that a step does.
     #[inline]
     pub(super) fn cfa_by(&self, arch: &Arch, sp: Option<Addr>, registers: &Registers) -> Option<Addr> {
@@ -205,7 +205,7 @@ impl Row {
         Step::Up(Addr(return_address))
     }
 
-    /// The same for memory that has to be asked.
+    /// The same for memory that does not hold the bytes ready.
     #[cold]
     fn step_by_copy(&self, arch: &Arch, cfa: Addr, registers: &mut Registers, memory: &(impl Memory + ?Sized)) -> Step {
         let mut copied = [0; 8 * MOST_WORDS];
@@ -218,7 +218,7 @@ impl Row {
         self.step_by_word(arch, cfa, registers, memory)
     }
 
-    /// The same where not all saved words can be read.
+    /// The same if not all saved words can be read.
     fn step_by_word(&self, arch: &Arch, cfa: Addr, registers: &mut Registers, memory: &(impl Memory + ?Sized)) -> Step {
         let at = |word: u8| cfa.offset(8 * (i64::from(self.lowest) + i64::from(word)));
         let return_address = match memory.read_u64(at(self.words[0][0])) {
@@ -279,7 +279,7 @@ impl<'m, M: Memory + ?Sized> Window<'m, M> {
 #[derive(Clone, Debug)]
 pub(super) struct FullRow<'d> {
     cfa: Cfa<'d>,
-    /// The registers that the ABI makes a routine keep, whatever its rules leave out.
+    /// The registers that the ABI makes a routine keep, even if its rules do not mention them.
     keeps: u64,
     rules: Box<[(Register, Rule<'d>)]>,
     /// The register whose rule is that of the return address.
@@ -289,7 +289,7 @@ pub(super) struct FullRow<'d> {
 }
 
 impl FullRow<'_> {
-    /// Whether the CFA is worked out by an expression rather than counted from a register.
+    /// Whether the CFA is the value of an expression, not a distance from a register.
     pub(super) fn cfa_is_expression(&self) -> bool {
         matches!(self.cfa, Cfa::Expression(_))
     }
@@ -328,7 +328,7 @@ impl FullRow<'_> {
 }
 
 impl Rule<'_> {
-    /// The caller's value of `register`; `None` where it has none that can be known.
+    /// The caller's value of `register`; `None` if it has none that can be known.
     fn value(&self, register: Register, cfa: Addr, around: Surroundings<'_>) -> Result<Option<u64>, Unreadable> {
         match *self {
             Rule::Undefined => Ok(None),
@@ -394,7 +394,7 @@ struct Saved {
 }
 
 impl Saved {
-    /// Adds a register that is saved at `offset` bytes from the CFA; `None` where there is no room for it.
+    /// Adds a register that is saved at `offset` bytes from the CFA; `None` if there is no room for it.
     fn push(&mut self, register: Register, offset: i64) -> Option<()> {
         if offset % 8 != 0 {
             return None;
@@ -405,7 +405,7 @@ impl Saved {
         Some(())
     }
 
-    /// Writes them into `row`; `None` where they lie too far apart to be read in one piece.
+    /// Writes them into `row`; `None` if they lie too far apart to be read in one piece.
     fn fill(&self, row: &mut Row) -> Option<()> {
         let words = self.words.get(..self.count)?;
         row.lowest = *words.iter().min()?;

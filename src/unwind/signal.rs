@@ -1,8 +1,8 @@
 //! Signal trampolines: the code that a signal handler returns to, and the registers that the kernel left there.
 //!
-//! They are known by their instructions, of which there is one form for each CPU, in [`Arch::sigreturn`]. That holds
-//! where nothing describes them (musl, Go), and it is better than what describes them on aarch64, where the vdso's
-//! entry gives two registers of 33.
+//! They are recognized by their instructions, of which there is one form for each CPU, in [`Arch::sigreturn`]. That
+//! works if nothing describes them (musl, Go), and it is better than the description on aarch64, where the vdso's entry
+//! has two registers of 33.
 
 use super::rules::Step;
 use super::tables::Tables;
@@ -27,7 +27,7 @@ pub(super) fn contains(tables: &Tables<'_>, memory: &dyn Memory, at: Addr) -> bo
         .any(|back| starts_at(tables, memory, Addr(at.0.wrapping_sub(back))))
 }
 
-/// The stack pointer of the interrupted code: what stands for the CFA of a trampoline's frame.
+/// The stack pointer of the interrupted code: it takes the place of the CFA of a trampoline's frame.
 pub(super) fn cfa(arch: &Arch, registers: &Registers, memory: &dyn Memory) -> Option<Addr> {
     let frame = registers.addr(arch.sp)?;
     let (_, offset) = arch.sigframe.iter().find(|(register, _)| *register == arch.sp)?;

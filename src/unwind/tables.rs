@@ -14,12 +14,12 @@ use crate::memory::Memory;
 /// The smallest unit of memory that can be mapped, on all CPUs known here.
 const PAGE: u64 = 4096;
 
-/// The code of a program, as far as unwinding needs to see it.
+/// What unwinding needs to see of a program's code.
 pub trait Code: Sync {
-    /// Whether a program may run what stands at `at`.
+    /// Whether a program may run the code at `at`.
     fn is_executable(&self, at: Addr) -> bool;
 
-    /// Fills `into` with the code at `at` as its file holds it; `false` where no file does.
+    /// Fills `into` with the code at `at` as its file holds it; `false` if no file does.
     fn code(&self, at: Addr, into: &mut [u8]) -> bool;
 }
 
@@ -61,7 +61,7 @@ struct Image<'d> {
 impl<'d> Tables<'d> {
     /// The rules of a target's modules.
     ///
-    /// Builds the indexes that walks will surely need: for an image without `.eh_frame_hdr`, and for `.debug_frame`,
+    /// Builds the indexes that walks are certain to need: for an image without `.eh_frame_hdr`, and for `.debug_frame`,
     /// that takes some 60 ns for each function. Call it before the target is stopped.
     pub fn new(arch: &'static Arch, modules: &'d Modules) -> Tables<'d> {
         let placed = modules.iter().filter_map(|module| {
@@ -101,8 +101,8 @@ impl<'d> Tables<'d> {
         FunctionStarts { tables: self, cies: RefCell::default() }
     }
 
-    /// The program counter that has a debugger name a context's function rightly: it looks it up as it stands. Where a
-    /// call was the last instruction of its function, that is on the call.
+    /// The program counter by which a debugger names a context's function rightly: it looks it up unchanged. If a
+    /// call was the last instruction of its function, that is within the call.
     pub(crate) fn shown_pc(&self, pc: Pc) -> Addr {
         let (at, looked_up) = (pc.addr(), pc.lookup());
         if self.function_start(at) == self.function_start(looked_up) { at } else { looked_up }
@@ -112,12 +112,12 @@ impl<'d> Tables<'d> {
         self.image_at(at).is_some() || self.code.is_executable(at)
     }
 
-    /// Fills `into` with the code at `at`: from the file that holds it, or from memory where no file does.
+    /// Fills `into` with the code at `at`: from the file that holds it, or from memory if no file does.
     pub(super) fn code(&self, memory: &dyn Memory, at: Addr, into: &mut [u8]) -> bool {
         self.code.code(at, into) || memory.read(at, into).is_ok()
     }
 
-    /// The code that ends at `at`, as much as is needed to see a call in it; less at the start of a page whose
+    /// The code that ends at `at`, as many bytes as are needed to see a call in it; fewer at the start of a page whose
     /// neighbour can't be read.
     pub(super) fn code_before<'b>(&self, memory: &dyn Memory, at: Addr, into: &'b mut [u8; 16]) -> &'b [u8] {
         let in_page = at.offset(-1).0 % PAGE + 1;

@@ -1,4 +1,4 @@
-//! Programs and stacks put together by hand, with names in place of numbers.
+//! Programs and stacks put together by hand, with names instead of numbers.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -26,7 +26,7 @@ pub(super) struct Cfi {
 }
 
 impl Cfi {
-    /// Adds a CIE (version 1, factors 1 and -8) and gives its offset.
+    /// Adds a CIE (version 1, factors 1 and -8) and returns its offset.
     pub(super) fn cie(&mut self, augmentation: &str, return_address: Register, instructions: &[u8]) -> usize {
         let mut body = vec![0, 0, 0, 0, 1];
         body.extend_from_slice(augmentation.as_bytes());
@@ -38,7 +38,7 @@ impl Cfi {
         self.append(&body)
     }
 
-    /// Adds an FDE of the CIE at offset `cie` and gives its own.
+    /// Adds an FDE of the CIE at offset `cie` and returns its own offset.
     pub(super) fn fde(&mut self, cie: usize, start: u64, length: u64, instructions: &[u8]) -> usize {
         let pointer = self.bytes.len() + 4 - cie;
         let mut body = u32::try_from(pointer).unwrap().to_le_bytes().to_vec();
@@ -74,7 +74,7 @@ pub(super) fn header(lines: &[(u64, usize)]) -> Vec<u8> {
     bytes
 }
 
-/// A program: routines that stand one behind the other, each with the rules that it is given.
+/// A program: routines that lie one after the other, each with its rules.
 pub(crate) struct Program {
     arch: &'static Arch,
     code: Vec<u8>,
@@ -84,8 +84,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// No routines yet. Rules begin as `CFA = sp + 8` with the return address at `CFA - 8` where calls push it, and as
-    /// `CFA = sp` elsewhere.
+    /// No routines yet. Rules begin as `CFA = sp + 8` with the return address at `CFA - 8` if calls push it, and as
+    /// `CFA = sp` otherwise.
     pub(crate) fn new(arch: &'static Arch) -> Program {
         let mut cfi = Cfi::default();
         let (column, initial) = match arch.link {
@@ -96,7 +96,8 @@ impl Program {
         Program { arch, code: Vec::new(), cfi, routines: HashMap::new(), cies }
     }
 
-    /// Adds a routine without rules. All its bytes are calls, the last ones too, so that all its addresses stand behind one.
+    /// Adds a routine without rules. All its bytes are calls, the last ones too, so that all its addresses lie after
+    /// one.
     pub(crate) fn bare(&mut self, name: &'static str) -> u64 {
         let start = CODE + self.code.len() as u64;
         let calls: &[u8] = if self.arch.link.is_none() { &[0xff, 0xd0] } else { &[0x20, 0x00, 0x3f, 0xd6] };
@@ -128,7 +129,7 @@ impl Program {
         self.routines[name] + offset
     }
 
-    /// Walks from `start` and gives each frame as `name+offset`, with a mark for what is special about it.
+    /// Walks from `start` and returns each frame as `name+offset`, with a mark for what is special about it.
     pub(super) fn walk(&self, start: Registers, stack: &Stack, limit: usize) -> (Vec<String>, Ended) {
         let (frames, ended) = self.frames(start, stack, limit);
         (frames.iter().map(|(frame, _)| self.describe(frame)).collect(), ended)
@@ -145,7 +146,7 @@ impl Program {
         (frames, ended)
     }
 
-    /// Does something with its rules.
+    /// Calls `then` with its rules.
     pub(crate) fn with_tables<T>(&self, then: impl FnOnce(&Tables<'_>) -> T) -> T {
         let range = [AddrRange::new(Addr(CODE), Addr(CODE + self.code.len() as u64))];
         let eh_frame = Some(SectionBytes { svma: EH_FRAME, bytes: &self.cfi.bytes });

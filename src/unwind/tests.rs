@@ -129,7 +129,7 @@ fn a_return_address_behind_the_end_of_a_routine_belongs_to_it() {
 #[test]
 fn an_address_that_was_planted_is_a_root() {
     let leaf = |program: &mut Program| program.routine("leaf", &frame_of(8));
-    // What makecontext does: the address of a routine stands where a return address is expected; nothing leads on.
+    // What makecontext does: the address of a routine is where a return address is expected; nothing leads on.
     let mut first_byte = program(&X86_64);
     first_byte.bare("padding");
     first_byte.write("padding", 0xf8, &[0x90; 8]);
@@ -141,7 +141,7 @@ fn an_address_that_was_planted_is_a_root() {
     second.write("planted", 0, &[0x90]);
     second.write("main", 0xf8, &[0x90; 8]);
     leaf(&mut second);
-    // A call stands before it, and nothing but the routine itself makes sense.
+    // There is a call before it, and only the routine itself makes sense.
     let mut after_call = program(&X86_64);
     after_call.routine("before", &frame_of(64));
     after_call.routine("planted", &frame_of(8));
@@ -179,7 +179,7 @@ fn what_is_no_return_address_is_never_shown() {
     let mut program = program(&X86_64);
     program.routine("leaf", &frame_of(8));
     program.write("main", 0x20, &[0x90; 32]);
-    // No code; the middle of a routine and not behind a call; the kernel's half.
+    // No code; the middle of a routine, not after a call; the kernel's half.
     for address in [0x1234, program.at("main", 0x30), 0xffff_8000_0000_1000] {
         let stack = Stack::default().label("sp").word(address).skip(8);
         let (names, ended) = program.walk(start(&X86_64, program.at("leaf", 4), stack.at("sp")), &stack, 9);
@@ -213,7 +213,7 @@ fn another_stack_may_lie_above_or_below() {
     let mut program = program(&X86_64);
     program.routine("switch", &SWITCH);
     let code = |offset| program.at("switch", offset);
-    // The walk begins in the middle, goes down, and then up. A return address stands just below each CFA.
+    // The walk begins in the middle, goes down, and then up. A return address lies just below each CFA.
     let stack = Stack::default().word(code(2)).label("low").address_of("high").skip(4).label("middle");
     let stack = stack.address_of("low").skip(4).word(program.at("main", 2)).label("high");
     let (names, ended) = program.walk(start(&X86_64, code(0), stack.at("middle")), &stack, 9);
@@ -272,7 +272,7 @@ fn a_signal_trampoline_is_known_by_its_code() {
 fn a_signal_trampoline_is_known_by_its_rules() {
     let mut program = program(&X86_64);
     program.routine("handler", &frame_of(8));
-    // Other code than the kernel's: each register by its place in the signal frame.
+    // Code other than the kernel's: each register by its place in the signal frame.
     let rules = X86_64.sigframe.iter().flat_map(|(register, offset)| {
         let [low, high] = [(*offset as u8 & 0x7f) | 0x80, (*offset >> 7) as u8];
         [DW_CFA_expression.0, register.0, 3, DW_OP_breg7.0, low, high]
@@ -284,7 +284,8 @@ fn a_signal_trampoline_is_known_by_its_rules() {
     check_signal(&program, program.at("restorer", 0), "at restorer+0 Cfi signal");
 }
 
-/// A handler was called by the kernel at the first instruction of `interrupted`, which is not looked up one byte before.
+/// A handler was called by the kernel at the first instruction of `interrupted`, which is not looked up one byte
+/// before.
 fn check_signal(program: &Program, restorer: u64, trampoline: &str) {
     let interrupted = program.at("interrupted", 0);
     let mut stack = Stack::default().label("handler").word(restorer).label("frame");
@@ -377,7 +378,7 @@ fn a_search_takes_only_what_leads_on() {
     let (names, ended) = program.walk(start(&X86_64, program.at("bare", 7), stack.at("sp")), &stack, 9);
     assert_eq!(names, ["at bare+7 Context", "caller+2 Scan", "main+2 Cfi"]);
     assert_eq!(ended, Ended::Root);
-    // A return address that was left behind: its rules lead to nothing.
+    // A stale return address: its rules lead to nothing.
     let stack = Stack::default().label("sp").skip(3).word(program.at("caller", 2)).skip(8);
     let (names, ended) = program.walk(start(&X86_64, program.at("bare", 7), stack.at("sp")), &stack, 9);
     assert_eq!((names.len(), ended), (1, Ended::NoRule));

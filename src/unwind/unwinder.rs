@@ -1,4 +1,4 @@
-//! The rows of one program, compiled as walks come by them and kept.
+//! The rows of one program, compiled when walks first need them, and kept.
 
 use super::cache::Cache;
 use super::entry::Cies;
@@ -14,7 +14,7 @@ use crate::registers::Registers;
 /// How many rows may be kept that do not fit a cache line.
 const MOST_FULL: usize = 1 << 14;
 
-/// Compiled rows. One serves any number of walks, one after another; threads of ours have one each.
+/// Compiled rows. One serves any number of walks, one after another; each of our threads has its own.
 pub struct Rules<'t, 'd> {
     tables: &'t Tables<'d>,
     cache: Cache,
@@ -55,8 +55,8 @@ impl<'t, 'd> Rules<'t, 'd> {
         }
     }
 
-    /// Whether the rules at `entry` are those of any function that is called there: so far only the return address is on
-    /// its stack.
+    /// Whether the rules at `entry` are those of any function that is called there: so far only the return address is
+    /// on its stack.
     pub fn is_entry_of_called(&mut self, entry: Addr, memory: &dyn Memory) -> bool {
         let arch = self.tables.arch();
         let pushed = if arch.link.is_some() { 0 } else { 8 };
@@ -95,7 +95,7 @@ impl<'t, 'd> Rules<'t, 'd> {
         self.cache.insert(row.keyed(key))
     }
 
-    /// The row for a place where execution stands.
+    /// The row for a place where execution is.
     fn compile_place(&mut self, addr: Addr, memory: &dyn Memory) -> Row {
         if !self.tables.is_executable(addr) {
             return Row::of_kind(Kind::NotCode);
@@ -108,7 +108,7 @@ impl<'t, 'd> Rules<'t, 'd> {
         self.compile(found, addr, if is_signal { Standing::Signal } else { Standing::Ordinary })
     }
 
-    /// The row for an address that stands where a return address is expected.
+    /// The row for an address that lies where a return address is expected.
     fn compile_return(&mut self, addr: Addr, memory: &dyn Memory) -> Row {
         let tables = self.tables;
         let call = addr.offset(-1);
@@ -158,7 +158,7 @@ impl<'t, 'd> Rules<'t, 'd> {
     }
 }
 
-/// The row for an address that no call has left behind, in the routine that `here` describes. It only says so: a walk
+/// The row for an address that no call has left, in the routine that `here` describes. It only says so: a walk
 /// goes on by the row for the place itself.
 fn planted(tables: &Tables<'_>, here: Option<&Found<'_, '_>>, addr: Addr) -> Row {
     let offset = here.map_or(0, |here| addr.0.wrapping_sub(here.start().0));
@@ -166,7 +166,7 @@ fn planted(tables: &Tables<'_>, here: Option<&Found<'_, '_>>, addr: Addr) -> Row
     Row::of_kind(Kind::Missing).standing(if is_start { Standing::Planted } else { Standing::Stray })
 }
 
-/// What the code around an address tells about it.
+/// What the code around an address says about it.
 struct Around {
     is_after_call: bool,
     is_trampoline: bool,

@@ -14,7 +14,7 @@ use crate::registers::Registers;
 
 /// Walks from `start` and shows each frame to `visit` with the registers it has; at most `limit` frames.
 ///
-/// A frame whose program counter is not in code is never shown, except where a context itself stands there.
+/// A frame whose program counter is not in code is never shown, unless it is the context's own.
 pub fn walk<M: Memory + ?Sized>(
     rules: &mut Rules<'_, '_>,
     memory: &M,
@@ -26,7 +26,7 @@ pub fn walk<M: Memory + ?Sized>(
     walk_from(rules, memory, Pc::At(pc), start, limit, visit)
 }
 
-/// The same from a context that stands at `pc`, which may be a return address.
+/// The same from a context at `pc`, which may be a return address.
 pub fn walk_from<M: Memory + ?Sized>(
     rules: &mut Rules<'_, '_>,
     memory: &M,
@@ -48,12 +48,12 @@ pub fn walk_from<M: Memory + ?Sized>(
 struct Walk<'w, 't, 'd, 'm, M: ?Sized> {
     rules: &'w mut Rules<'t, 'd>,
     window: Window<'m, M>,
-    /// Those of the frame where the walk stands.
+    /// Those of the frame that the walk is at.
     registers: &'w mut Registers,
     passed: Passed,
 }
 
-/// Where a walk stands: what of it is better kept out of memory, as the next step begins with it.
+/// Where a walk is: the part that is better kept out of memory, because the next step begins with it.
 #[derive(Clone, Copy)]
 struct Place {
     pc: Pc,
@@ -64,7 +64,7 @@ struct Place {
 impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
     /// Shows the frame at `place` and its callers.
     ///
-    /// The loop holds what most frames need, and nothing else: where it stands never leaves the CPU's registers.
+    /// The loop holds only what most frames need, so that the place never leaves the CPU's registers.
     fn run(
         &mut self,
         mut place: Place,
@@ -118,7 +118,7 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         let arch = self.rules.tables().arch();
         let Settled { place, row, is_last } = self.settle(place, row)?;
         let cfa = follow::cfa(self.rules, &row, self.registers, &memory);
-        // What tells the frame from others at the same address: its CFA, or what comes nearest to it.
+        // What distinguishes the frame from others at the same address: its CFA, or what comes nearest to it.
         let mark = cfa.or(self.registers.addr(arch.sp)).or(self.registers.addr(arch.fp));
         if self.passed.again(place.pc.addr(), mark.unwrap_or_default()) {
             return Err(Ended::Repeats);
@@ -146,7 +146,7 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         if address.0 == 0 { Err(Ended::Root) } else { Ok(Place { pc: Pc::After(address), sp, found_by }) }
     }
 
-    /// Decides what an address is that does not simply stand behind a call.
+    /// Decides what an address is that does not simply lie after a call.
     fn settle(&mut self, place: Place, row: Row) -> Result<Settled, Ended> {
         let memory = self.window.memory;
         let as_it_seems = Settled { place, row, is_last: false };
@@ -171,7 +171,7 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
         Ok(Settled { place, row: here, is_last: !leads_on })
     }
 
-    /// Guesses the caller of the frame at `place`, whose row gave none.
+    /// Guesses the caller of the frame at `place`, whose row has none.
     fn guess(&mut self, place: Place, row: &Row) -> Result<(Addr, FoundBy), Ended> {
         let memory = self.window.memory;
         let arch = self.rules.tables().arch();

@@ -1,12 +1,12 @@
 //! Addresses in a target, and ranges of them.
 //!
-//! A target's address is not a pointer of ours: it may belong to another process, to a core file, or to another CPU.
-//! All of them are 64 bits wide here; a 32-bit target is refused where it is opened.
+//! A target's address is not one of our pointers: it may belong to another process, to a core file, or to another CPU.
+//! All of them are 64 bits wide here; a 32-bit target is rejected when it is opened.
 
 use std::fmt;
 
-/// The unit in bytes in which stacks, guards and touched pages are measured: the page of x86_64, and the smallest of aarch64.
-/// What the kernel of this machine maps in one piece may be larger (sysconf(3), `_SC_PAGESIZE`).
+/// The unit in bytes in which stacks, guards and touched pages are measured: the page of x86_64, and the smallest of
+/// aarch64. What the kernel of this machine maps in one piece may be larger (sysconf(3), `_SC_PAGESIZE`).
 pub const PAGE: u64 = 4096;
 
 /// The addresses of programs on any CPU known here: the kernel's own begin above.
@@ -29,7 +29,7 @@ impl Addr {
         Addr(self.0 & !(unit - 1))
     }
 
-    /// This address rounded up to a multiple of `unit`, a power of two; the last multiple where there is none above.
+    /// This address rounded up to a multiple of `unit`, a power of two; the last multiple if there is none above.
     #[must_use]
     pub fn align_up(self, unit: u64) -> Addr {
         Addr(self.0.saturating_add(unit - 1)).align_down(unit)
@@ -58,7 +58,7 @@ pub struct AddrRange {
 }
 
 impl AddrRange {
-    /// The range from `low` up to, not including, `high`; empty where `high` is not above `low`.
+    /// The range from `low` up to, not including, `high`; empty if `high` is not above `low`.
     pub fn new(low: Addr, high: Addr) -> AddrRange {
         AddrRange { low, high: high.max(low) }
     }
@@ -78,7 +78,7 @@ impl AddrRange {
         self.low <= addr && addr < self.high
     }
 
-    /// The part that both ranges have; `None` where that is empty.
+    /// The part that both ranges have; `None` if that is empty.
     pub fn intersection(self, other: AddrRange) -> Option<AddrRange> {
         let low = self.low.max(other.low);
         let high = self.high.min(other.high);
@@ -92,12 +92,12 @@ impl fmt::Display for AddrRange {
     }
 }
 
-/// Where execution stands in a frame, and what that says about the instruction to look up.
+/// Where execution is in a frame, and which instruction to look up for that.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
     /// The instruction at this address is the next to run: the innermost frame, or one that a signal interrupted.
     At(Addr),
-    /// A return address: the call stands *before* it, and may be the last instruction of its function.
+    /// A return address: the call lies *before* it, and may be the last instruction of its function.
     After(Addr),
 }
 

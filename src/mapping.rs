@@ -6,7 +6,8 @@ use crate::addr::{Addr, AddrRange};
 
 /// A range of a target's address space whose pages have one origin and one protection.
 ///
-/// Live: a line of `/proc/PID/maps` (proc(5)). Core file: a `PT_LOAD` segment, with the file that `NT_FILE` names for it.
+/// Live: a line of `/proc/PID/maps` (proc(5)). Core file: a `PT_LOAD` segment, with the file that `NT_FILE` names for
+/// it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mapping {
     /// Where it lies.
@@ -45,7 +46,7 @@ pub enum Origin {
     File(MappedFile),
 }
 
-/// The file behind a mapping, as the kernel names it.
+/// The file of a mapping, as the kernel names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MappedFile {
     /// Its path in the target's mount namespace, without the kernel's mark of a deleted file.
@@ -61,9 +62,9 @@ pub struct MappedFile {
 /// The device and inode numbers of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FileIdentity {
-    /// As `st_dev` gives it. On overlay file systems it may differ from what `stat` of the path gives.
+    /// `st_dev`. On overlay file systems it may differ from that of the path (`stat`).
     pub device: u64,
-    /// As `st_ino` gives it.
+    /// `st_ino`.
     pub inode: u64,
 }
 
@@ -76,7 +77,7 @@ impl Mapping {
         }
     }
 
-    /// Whether its pages are memory alone: of no file, or of one that only names memory which processes may share
+    /// Whether its pages are only memory: of no file, or of one that only names memory that processes may share
     /// (`MAP_SHARED | MAP_ANONYMOUS`, `memfd_create`, `shmat`, `shm_open`).
     pub fn is_memory(&self) -> bool {
         self.file().is_none_or(MappedFile::is_memory)

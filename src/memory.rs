@@ -1,7 +1,7 @@
 //! Reading a target's memory.
 //!
-//! [`Memory`] is all that unwinding needs to know of a target. [`Copied`] is memory kept from a moment when the target
-//! stood still; it is what a survey leaves behind for later work, and what tests assemble by hand.
+//! Unwinding needs only [`Memory`] of a target. [`Copied`] is memory kept from a moment when the target
+//! stood still; a survey leaves it for later work, and tests assemble it by hand.
 
 use std::cell::Cell;
 
@@ -15,7 +15,7 @@ pub struct Unreadable {
     pub at: Addr,
 }
 
-/// A target's memory. You give an address; you get bytes, whole, or [`Unreadable`].
+/// A target's memory. A read at an address returns all of its bytes, or [`Unreadable`].
 pub trait Memory {
     /// Fills `into` with the bytes at `at`. On an error the content of `into` is unspecified.
     fn read(&self, at: Addr, into: &mut [u8]) -> Result<(), Unreadable>;
@@ -27,7 +27,7 @@ pub trait Memory {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// Bytes from `at` on that are held ready, as many as follow each other in one piece; empty where none are.
+    /// The bytes from `at` on that are held ready in one piece; empty if none are.
     /// What is not held may still be readable.
     fn held(&self, at: Addr) -> &[u8] {
         let _ = at;
@@ -57,7 +57,7 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Adds the bytes that stood at `at`. A piece that overlaps an earlier one is dropped: the first copy stays.
+    /// Adds the bytes that were at `at`. A piece that overlaps an earlier one is dropped: the first copy stays.
     pub fn insert(&mut self, at: Addr, bytes: Box<[u8]>) {
         let end = at.0.saturating_add(bytes.len() as u64);
         let position = self.pieces.partition_point(|(start, _)| *start < at);
@@ -115,7 +115,7 @@ impl<'a> Slices<'a> {
         Slices::within(pieces, Vec::new())
     }
 
-    /// The same in memory of which `known` is known: what no piece holds of that is zero.
+    /// The same in memory of which `known` is known: the parts of it that no piece holds are zero.
     pub fn within(mut pieces: Vec<(Addr, &'a [u8])>, mut known: Vec<AddrRange>) -> Slices<'a> {
         pieces.sort_by_key(|(at, _)| *at);
         let mut end = 0;
@@ -153,7 +153,7 @@ impl<'a> Slices<'a> {
         self.known_around(at).is_some()
     }
 
-    /// The bytes from `at` to the end of the piece that holds it; empty where none does.
+    /// The bytes from `at` to the end of the piece that holds it; empty if none does.
     pub fn tail(&self, at: Addr) -> &'a [u8] {
         let position = self.pieces.partition_point(|(start, _)| *start <= at);
         let Some((start, bytes)) = position.checked_sub(1).and_then(|position| self.pieces.get(position)) else {
@@ -173,7 +173,7 @@ impl<'a> Slices<'a> {
         })
     }
 
-    /// All pieces in `count` lists of about as many bytes each, pieces cut at whole words where they are long.
+    /// All pieces in `count` lists of about as many bytes each, long pieces cut at whole words.
     pub fn shared_out(&self, count: usize) -> Vec<Vec<(Addr, &'a [u8])>> {
         let all: usize = self.pieces.iter().map(|(_, bytes)| bytes.len()).sum();
         let share = all.div_ceil(count.max(1)).next_multiple_of(8).max(8);
@@ -267,8 +267,8 @@ impl<'s, 'a> Nearby<'s, 'a> {
         }
     }
 
-    /// Reads `length` bytes from `at` on, as far as they are held, so that they are in the processor's cache: read in order,
-    /// many lines come at once, where a walk waits for one before it knows the next.
+    /// Reads those of the `length` bytes from `at` on that are held, so that they are in the processor's cache: read in
+    /// order, many cache lines come at once, while a walk waits for one before it knows the next.
     pub(crate) fn warm(&self, at: Addr, length: usize) {
         const LINE: usize = 64;
         let ahead = self.tail(at);
@@ -346,7 +346,7 @@ mod tests {
         assert!(slices.tail(Addr(u64::MAX)).is_empty());
     }
 
-    /// Two pieces of a page of which the rest is zero, and a page of zeros behind.
+    /// Two pieces of a page of which the rest is zero, and a page of zeros after it.
     fn with_zeros<'a>(low: &'a [u8], high: &'a [u8]) -> Slices<'a> {
         let known = vec![AddrRange::new(Addr(0x2000), Addr(0x3000)), AddrRange::new(Addr(0x1000), Addr(0x2000))];
         Slices::within(vec![(Addr(0x1f00), high), (Addr(0x1040), low)], known)

@@ -1,4 +1,4 @@
-//! One's own process: every stack of the program that this library is part of, shown from within.
+//! Our own process: every stack of the program that this library is part of, shown from within.
 //!
 //! [`dump_self`] writes what `stackscope dump` would, without another process: each thread, each coroutine of
 //! [`crate::switch`] with its name, and the backtraces stitched from a coroutine to whoever resumed it.
@@ -44,7 +44,7 @@ pub enum DumpError {
 /// as a `fork` takes. Threads that block the signal are listed without frames.
 ///
 /// # Errors
-/// Where the process can't be looked at.
+/// If the process can't be looked at.
 pub fn snapshot_self() -> Result<Snapshot, FreezeError> {
     Frozen::with(|frozen| Looker::new().own(frozen, Wish::all(Lines::Cheap)))
 }
@@ -52,7 +52,7 @@ pub fn snapshot_self() -> Result<Snapshot, FreezeError> {
 /// Writes every stack of our own process to standard error.
 ///
 /// # Errors
-/// Where the process can't be looked at, or standard error is closed.
+/// If the process can't be looked at, or standard error is closed.
 pub fn dump_self() -> Result<(), DumpError> {
     dump_self_to(io::stderr())
 }
@@ -73,17 +73,17 @@ pub fn dump_self_to(mut out: impl Write) -> Result<(), DumpError> {
 /// From now on, writes every stack of our own process to `out` whenever `signal` (its number) arrives; at most once for
 /// several that arrive together.
 ///
-/// The handler only wakes a thread, made here, that does the rest. Where a dump fails, the reason is written instead.
+/// The handler only wakes a thread, made here, that does the rest. If a dump fails, the reason is written instead.
 ///
 /// # Errors
-/// Where the signal can't be handled, as SIGKILL, or the thread can't be made.
+/// If the signal can't be handled, as SIGKILL, or the thread can't be made.
 pub fn dump_on_signal(signal: i32, mut out: impl Write + Send + 'static) -> io::Result<()> {
     let mut requests = Requests::by_signal(signal)?;
     let dump = move || {
         loop {
             requests.wait();
             if let Err(error) = dump_self_to(&mut out) {
-                // Where not even that can be written, there is nobody to tell.
+                // If not even that can be written, there is nowhere to report it.
                 let _ = writeln!(out, "stackscope: {error}");
             }
         }

@@ -1,6 +1,7 @@
 //! The registers of one context, each known or unknown.
 //!
-//! Registers are numbered as the platform's DWARF supplement numbers them; [`crate::arch`] says which numbers a CPU has.
+//! Registers are numbered as the platform's DWARF supplement numbers them; [`crate::arch`] says which numbers a CPU
+//! has.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use crate::addr::Addr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Register(pub u8);
 
-/// The values of a context's general registers, as far as they are known.
+/// The values of those of a context's general registers that are known.
 ///
 /// Unknown is not zero: a register that a callee was free to change, and that nobody saved, has no value.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,7 +23,8 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// One more than the highest register number that is kept (aarch64: x0–x30, sp, pc and two of pointer authentication).
+    /// One more than the highest register number that is kept (aarch64: x0–x30, sp, pc and two of pointer
+    /// authentication).
     pub const LIMIT: usize = 35;
 
     /// A context of which no register is known.
@@ -37,7 +39,7 @@ impl Registers {
         (self.known >> register.0 & 1 == 1).then_some(value)
     }
 
-    /// Sets `register` to `value`. A number that is not kept is passed over: vector and float registers are not needed.
+    /// Sets `register` to `value`. A number that is not kept is skipped: vector and float registers are not needed.
     #[inline]
     pub fn set(&mut self, register: Register, value: u64) {
         if let Some(slot) = self.values.get_mut(usize::from(register.0)) {
@@ -46,8 +48,8 @@ impl Registers {
         }
     }
 
-    /// Forgets every register but those in `keeps`, and takes those in `saves` for known (bit number = register number):
-    /// their values are given next, by [`Registers::set_known`].
+    /// Forgets every register but those in `keeps`, and takes those in `saves` for known (bit number = register
+    /// number): the caller then sets their values by [`Registers::set_known`].
     #[inline]
     pub(crate) fn change(&mut self, keeps: u64, saves: u64) {
         self.known = self.known & keeps | saves;

@@ -1,22 +1,22 @@
-//! Shares work among threads of our own.
+//! Shares work among our own threads.
 
 use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 
-/// More threads than this find nothing faster: each compiles the rules that it meets anew, and memory has its limits.
+/// More threads than this are not faster: each compiles the rules that it meets for itself, and memory has its limits.
 const MOST_THREADS: usize = 4;
 
 /// How many threads are worth starting for so much work, if each should have at least `worth_one`.
 pub(crate) fn threads(work: usize, worth_one: usize) -> usize {
     match work.div_ceil(worth_one).min(MOST_THREADS) {
-        // To ask for the processors takes some calls of the kernel's.
+        // To ask for the number of processors takes some system calls.
         0 | 1 => 1,
         worth => worth.min(thread::available_parallelism().map_or(1, NonZero::get)),
     }
 }
 
-/// Does `work` on parts of `all`, on as many threads as are worth it, and gives what came of them in their order.
+/// Does `work` on parts of `all`, on as many threads as are worth it, and returns what came of them in their order.
 pub(crate) fn in_parts<T: Sync, R: Send>(all: &[T], work: impl Fn(&[T]) -> Vec<R> + Sync) -> Vec<R> {
     /// A thread is not worth starting for fewer than this.
     const FEWEST_EACH: usize = 4096;
@@ -33,7 +33,7 @@ pub(crate) fn joined<T>(lists: Vec<Vec<T>>) -> Vec<T> {
     all
 }
 
-/// Does two things at once, or one after the other where no thread can be started.
+/// Does two things at once, or one after the other if no thread can be started.
 pub(crate) fn both<L: Send, R>(left: impl Fn() -> L + Sync, right: impl FnOnce() -> R) -> (L, R) {
     thread::scope(|scope| {
         let thread = thread::Builder::new().spawn_scoped(scope, &left);
@@ -44,18 +44,19 @@ pub(crate) fn both<L: Send, R>(left: impl Fn() -> L + Sync, right: impl FnOnce()
 
 /// Frees what is large on a thread of its own: the kernel takes a while to take hundreds of megabytes back.
 pub(crate) fn free<T: Send + 'static>(large: T) {
-    // Where there is no thread for it, it is freed here.
+    // If there is no thread for it, it is freed here.
     let _ = thread::Builder::new().name("stackscope-free".into()).spawn(move || drop(large));
 }
 
-/// Does `work` on each part, each on a thread of its own, and gives what came of them in the order of the parts.
+/// Does `work` on each part, each on a thread of its own, and returns what came of them in the order of the parts.
 pub(crate) fn among<T: Send, R: Send>(parts: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let threads = parts.len();
     worked_off(parts, threads, work)
 }
 
-/// Has up to so many threads, this one among them, work off the parts, first come first served, and gives what came of
-/// them in the order of the parts. Threads that can't be started, as there may be no more, are done without.
+/// Does `work` on the parts on at most `threads` threads, including this one, first come first served, and returns the
+/// results in the order of the parts. If a thread can't be started, because there may be no more, the others do its
+/// share.
 pub(crate) fn worked_off<T: Send, R: Send>(parts: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let waiting = Mutex::new(parts.into_iter().enumerate());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -77,7 +78,7 @@ pub(crate) fn worked_off<T: Send, R: Send>(parts: Vec<T>, threads: usize, work: 
     done.into_iter().map(|(_, done)| done).collect()
 }
 
-/// What a thread of ours made. A panic there would be a mistake of ours, and goes on here.
+/// What one of our threads made. A panic there is our own mistake, and continues here.
 fn came_of<R>(thread: ScopedJoinHandle<'_, R>) -> R {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -23,7 +23,7 @@ const fn all_words() -> [Option<Register>; 33] {
 }
 
 /// The signal frame begins at the stack pointer with `siginfo` (128 bytes), then `ucontext`, whose `uc_mcontext`
-/// stands 176 bytes in and begins with the fault address: x0 is 312 bytes above the stack pointer.
+/// lies 176 bytes in and begins with the fault address: x0 is 312 bytes above the stack pointer.
 const fn signal_words() -> [(Register, u64); 33] {
     let mut words = [(PC, 0); 33];
     let mut word = 0;
@@ -42,7 +42,7 @@ pub static AARCH64: Arch = Arch {
     pc: PC,
     fp: FP,
     link: Some(LR),
-    // x19–x29; the stack pointer is given by the CFA.
+    // x19–x29; the stack pointer follows from the CFA.
     callee_saved: 0x7ff << 19,
     red_zone: 0,
     instruction_unit: 4,
@@ -56,7 +56,7 @@ pub static AARCH64: Arch = Arch {
     sigframe_uc_stack: 128 + 16,
     ends_with_call,
     direct_call_target,
-    // Such a call takes three instructions here, of which the last alone tells nothing.
+    // Such a call takes three instructions here, of which the last alone says nothing.
     call_slot: |_, _| None,
     longest_call: 4,
     address_bits: 48,
@@ -68,7 +68,7 @@ fn ends_with_call(before: &[u8]) -> bool {
     word >> 26 == 0b100101 || word & 0xfefff000 == 0xd63f0000
 }
 
-/// `BL`: 26 bits count words from the instruction itself, which stands before the return address.
+/// `BL`: 26 bits count words from the instruction itself, which lies before the return address.
 fn direct_call_target(before: &[u8], return_address: Addr) -> Option<Addr> {
     let word = before.last_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))?;
     let words = i64::from((word << 6).cast_signed() >> 6);

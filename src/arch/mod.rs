@@ -1,7 +1,8 @@
 //! What differs by CPU, as one constant table each, chosen at run time.
 //!
 //! A core file of one CPU is read on a machine of another, so nothing here depends on what we were built for.
-//! To add a CPU: fill in an [`Arch`], name the standard that gives the numbers, and list it in [`Arch::of_elf_machine`].
+//! To add a CPU: fill in an [`Arch`], name the standard that defines the numbers, and list it in
+//! [`Arch::of_elf_machine`].
 
 mod aarch64;
 mod x86_64;
@@ -23,11 +24,11 @@ pub struct Arch {
     pub sp: Register,
     /// Where the address of the next instruction is kept.
     pub pc: Register,
-    /// The frame pointer, where a function keeps one.
+    /// The frame pointer, if a function keeps one.
     pub fp: Register,
-    /// The register in which a call leaves its return address; `None` where it is pushed on the stack.
+    /// The register in which a call leaves its return address; `None` if it is pushed on the stack.
     pub link: Option<Register>,
-    /// Registers that a called function must give back unchanged, a bit for each DWARF number.
+    /// Registers that a called function must preserve, a bit for each DWARF number.
     pub callee_saved: u64,
     /// Bytes below the stack pointer that the current function may use.
     pub red_zone: u64,
@@ -38,12 +39,12 @@ pub struct Arch {
     pub prstatus: &'static [Option<Register>],
     /// How many words that block has.
     pub prstatus_words: usize,
-    /// Which word of that block is the thread pointer; `None` where another note holds it.
+    /// Which word of that block is the thread pointer; `None` if another note holds it.
     pub thread_pointer_word: Option<usize>,
     /// Whether the word at the thread pointer holds the thread pointer, in whatever keeps to the ABI (ELF Handling For
     /// Thread-Local Storage, section 3.4.6: variant II, x86-64).
     pub thread_pointer_points_to_itself: bool,
-    /// The instructions of the kernel's signal return trampoline, by which it is known where no rules describe it.
+    /// The instructions of the kernel's signal return trampoline, by which it is recognized if no rules describe it.
     pub sigreturn: &'static [u8],
     /// How far above the stack pointer, in the signal trampoline, the kernel keeps the interrupted registers,
     /// each as (DWARF register, offset in bytes from the stack pointer): `rt_sigframe` in the kernel's `sigframe.h`.
@@ -52,13 +53,13 @@ pub struct Arch {
     pub sigframe_uc_stack: u64,
     /// Whether the bytes that end at a return address end with a call instruction.
     pub ends_with_call: fn(&[u8]) -> bool,
-    /// Where the call instruction that ends at a return address goes, given the bytes before it; `None` for a call
-    /// through a register or memory, and where there is no call.
+    /// Where the call instruction that ends at a return address goes, by the bytes before it; `None` for a call
+    /// through a register or memory, and if there is no call.
     pub direct_call_target: fn(&[u8], Addr) -> Option<Addr>,
-    /// Where the word lies from which the call instruction that ends at a return address took its target; `None` for
-    /// any call but one through memory at a fixed place, as calls through the global offset table are.
+    /// Where the word lies that the call instruction that ends at a return address took its target from; `None` for
+    /// any call except one through memory at a fixed place, such as calls through the global offset table.
     pub call_slot: fn(&[u8], Addr) -> Option<Addr>,
-    /// How many bytes before a return address `ends_with_call` and `direct_call_target` want to see.
+    /// How many bytes before a return address `ends_with_call` and `direct_call_target` need.
     pub longest_call: usize,
     /// Bits of an address in use; those above are a signature or a tag and are removed from return addresses.
     pub address_bits: u32,
@@ -91,7 +92,7 @@ impl Arch {
     }
 
     /// A return address without its signature or tag (pointer authentication, aarch64). A CPU without them keeps all
-    /// bits: there an address that has the upper ones set is no address.
+    /// bits: there, an address with the upper ones set is not valid.
     pub fn strip(&self, address: Addr) -> Addr {
         match self.link {
             Some(_) => Addr(address.0 & ((1 << self.address_bits) - 1)),
@@ -99,7 +100,8 @@ impl Arch {
         }
     }
 
-    /// Takes registers out of an `NT_PRSTATUS` register block of little-endian words. A short block leaves the rest unknown.
+    /// Reads registers from an `NT_PRSTATUS` register block of little-endian words. A short block leaves the rest
+    /// unknown.
     pub fn registers_from_prstatus(&self, block: &[u8]) -> Registers {
         let mut registers = Registers::unknown();
         for (word, register) in block.chunks_exact(8).zip(self.prstatus) {

@@ -59,7 +59,7 @@ pub static X86_64: Arch = Arch {
     thread_pointer_points_to_itself: true,
     // mov $15, %rax; syscall: glibc's and musl's __restore_rt, Go's runtime.sigreturn.
     sigreturn: &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
-    // In the trampoline the handler's return address is popped, so the stack pointer stands at `uc`; its
+    // In the trampoline the handler's return address is popped, so the stack pointer is at `uc`; its
     // `uc_mcontext` begins 40 bytes in: r8–r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
     sigframe: &[
         (r(8), 40),
@@ -88,7 +88,8 @@ pub static X86_64: Arch = Arch {
     address_bits: 57,
 };
 
-/// `E8 rel32`, or `FF /2` in each length its ModRM byte allows, with an optional REX prefix (which needs no look).
+/// `E8 rel32`, or `FF /2` in each length its ModRM byte allows, with an optional REX prefix (which need not be
+/// checked).
 fn ends_with_call(before: &[u8]) -> bool {
     let from_end = |back: usize| before.get(before.len().checked_sub(back)?).copied();
     if from_end(5) == Some(0xe8) {
@@ -100,7 +101,7 @@ fn ends_with_call(before: &[u8]) -> bool {
     })
 }
 
-/// The length in bytes of an `FF /2` with this ModRM byte and the byte after it, a SIB byte where there is one.
+/// The length in bytes of an `FF /2` with this ModRM byte and the byte after it, a SIB byte if there is one.
 fn indirect_call_length(modrm: u8, sib: Option<u8>) -> usize {
     let (mode, rm) = (modrm >> 6, modrm & 7);
     let has_sib = mode != 3 && rm == 4;

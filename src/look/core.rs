@@ -12,7 +12,7 @@ use crate::process::{Core, Target};
 use crate::snapshot::{Snapshot, Warning};
 use crate::unwind::{Rules, Tables};
 
-/// One look at a core file, to which the files that were mapped are given where they are the right ones.
+/// One look at a core file, which is supplied with those of the mapped files that are the right ones.
 pub(super) fn look(looker: &mut Looker, core: &mut Core, wish: Wish) -> Snapshot {
     let modules = Modules::load(core.mappings(), core, core);
     for (path, content) in modules.verified_files() {

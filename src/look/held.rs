@@ -1,4 +1,4 @@
-//! A process that was looked at and still stands.
+//! A process that was looked at and still stands still.
 
 use crate::addr::Addr;
 use crate::memory::{Memory, Unreadable};
@@ -19,7 +19,7 @@ impl<'l> Held<'l> {
         Held { snapshot, stopped }
     }
 
-    /// The registers with which execution goes on on a stack, by the stack's id; `None` where no execution stands there.
+    /// The registers with which execution continues on a stack, by the stack's id; `None` if there is no context on it.
     pub fn registers(&self, stack: usize) -> Option<&Registers> {
         self.snapshot.stacks.get(stack)?.registers.as_deref()
     }

@@ -13,7 +13,7 @@ use crate::process::{Live, StopError, Stopped, Target, TouchedCopy};
 use crate::share;
 use crate::snapshot::{Snapshot, Warning};
 
-/// One look, after whose stop the process runs on; and what is left for a core file, if the wish is for that.
+/// One look, after whose stop the process runs on; and what a core file needs, if the wish is for that.
 pub(super) fn look(looker: &mut Looker, live: &Live, wish: Wish) -> Result<(Snapshot, Remains), StopError> {
     let (mut survey, stopped, copy) = take(looker, live, wish)?;
     let released = stopped.release();
@@ -31,7 +31,7 @@ pub(super) fn look(looker: &mut Looker, live: &Live, wish: Wish) -> Result<(Snap
     Ok((snapshot, remains))
 }
 
-/// One look, after which the process still stands: until what is returned beside the snapshot is dropped.
+/// One look, after which the process stands still until what is returned with the snapshot is dropped.
 pub(super) fn hold<'l>(looker: &mut Looker, live: &'l Live, wish: Wish) -> Result<(Snapshot, Stopped<'l>), StopError> {
     let (mut survey, stopped, copy) = take(looker, live, wish)?;
     survey.pages = survey.pages.or_else(|_| stopped.pages(EVERYTHING));
@@ -69,7 +69,7 @@ fn take<'l>(
     Ok((survey, stopped, copy))
 }
 
-/// Finds out what it all means, and keeps what the next look can use.
+/// Works out what it all means, and keeps what the next look can use.
 fn look_through(
     looker: &mut Looker,
     live: &Live,

@@ -1,8 +1,8 @@
 //! One look at a target, put together: prepare, stop, survey, find, name.
 //!
-//! You give a [`Looker`] a live process, a core file or the moment of our own process, and say by a [`Wish`] what you want to
-//! know; you get an owned [`Snapshot`]. The three are thin sources of one [`Survey`], and all else is the same for all of
-//! them. A process is stopped for its survey alone, unless it is asked to be held ([`Looker::hold`]).
+//! A [`Looker`] takes a live process, a core file or the moment of our own process, and a [`Wish`] that says what is
+//! wanted; it returns an owned [`Snapshot`]. The three are thin sources of one [`Survey`], and all else is the same for
+//! all of them. A process is stopped only for its survey, unless the caller asks to hold it ([`Looker::hold`]).
 
 mod core;
 mod held;
@@ -43,7 +43,7 @@ pub struct Wish {
 /// Which contexts a look is to find.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Contexts {
-    /// Those that threads are on. That is for a process at its end, where threads that have ended leave what looks like
+    /// Those that threads are on. That is for a process at its end, when threads that have ended leave what looks like
     /// suspended contexts.
     OfThreads,
     /// Those that no thread runs as well.
@@ -55,7 +55,7 @@ pub enum Contexts {
 pub enum Naming {
     /// Nothing.
     Nothing,
-    /// Functions, and lines where these say.
+    /// Functions, and lines where [`Lines`] says.
     Names(Lines),
 }
 
@@ -65,7 +65,7 @@ impl Wish {
         Wish { contexts: Contexts::All, names: Naming::Names(lines), keeps_all: false }
     }
 
-    /// The threads' stacks alone, measured and without names.
+    /// Only the threads' stacks, measured and without names.
     pub fn threads() -> Wish {
         Wish { contexts: Contexts::OfThreads, names: Naming::Nothing, keeps_all: false }
     }
@@ -90,7 +90,7 @@ impl Naming {
     }
 }
 
-/// Looks at a target, once or again and again: what one look reads of files serves the next one.
+/// Looks at a target, once or repeatedly: what one look reads of files serves the next one.
 #[derive(Default)]
 pub struct Looker {
     modules: Modules,
@@ -109,7 +109,7 @@ impl Looker {
         Looker { derived: Derived::in_folder(folder), ..Looker::default() }
     }
 
-    /// One that tells `progress` how far its naming has come.
+    /// One that reports to `progress` how far its naming has come.
     pub fn telling(progress: Progress) -> Looker {
         Looker { progress, ..Looker::default() }
     }
@@ -117,12 +117,12 @@ impl Looker {
     /// One look at a running process, which is stopped for a moment and goes on as it was.
     ///
     /// # Errors
-    /// Where the process can't be stopped. What can't be read of it is a warning in the snapshot.
+    /// If the process can't be stopped. What can't be read of it is a warning in the snapshot.
     pub fn live(&mut self, live: &Live, wish: Wish) -> Result<Snapshot, StopError> {
         live::look(self, live, wish).map(|(snapshot, _)| snapshot)
     }
 
-    /// One look at a running process, which stands until the result is dropped.
+    /// One look at a running process, which stands still until the result is dropped.
     ///
     /// # Errors
     /// As [`Looker::live`].
@@ -131,7 +131,7 @@ impl Looker {
         Ok(Held::new(snapshot, stopped))
     }
 
-    /// One look at a running process that keeps what a core file is made of.
+    /// One look at a running process, which keeps what a core file is made of.
     ///
     /// # Errors
     /// As [`Looker::live`].
@@ -140,12 +140,12 @@ impl Looker {
         Ok(Whole::of_live(live, snapshot, remains))
     }
 
-    /// One look at a core file, to which the files that were mapped are given where they are the right ones.
+    /// One look at a core file, which is supplied with those of the mapped files that are the right ones.
     pub fn core(&mut self, core: &mut Core, wish: Wish) -> Snapshot {
         core::look(self, core, wish)
     }
 
-    /// The same that keeps what a core file is made of.
+    /// The same, which keeps what a core file is made of.
     pub fn core_whole<'c>(&mut self, core: &'c mut Core, wish: Wish) -> Whole<'c> {
         let snapshot = core::look(self, core, wish.keeping_all());
         Whole::of_core(core, snapshot)

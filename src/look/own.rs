@@ -1,4 +1,4 @@
-//! Our own process as a source of a look: a copy of it that stands still for as long as that takes.
+//! Our own process as a source of a look: a copy of it that stands still while the look lasts.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::process::{Frozen, Target, TouchedCopy};
 use crate::snapshot::Snapshot;
 use crate::unwind::{Rules, Tables};
 
-/// One look at our own process as it was at the moment of `frozen`. What its files say is not read from a cache, nor kept
-/// in one: the program that this library is part of may have no business with files of ours.
+/// One look at our own process as it was at the moment of `frozen`. What its files say is not read from a cache, nor
+/// kept in one: the program that this library is part of may not expect our files.
 pub(super) fn look(looker: &mut Looker, frozen: &Frozen, wish: Wish) -> Snapshot {
-    // What is mapped besides images, data files say, need not be opened to see that it is none.
+    // Other mapped files, such as data files, need not be opened to see that they are not images.
     let is_image = |mapping: &&Mapping| frozen.images().iter().any(|image| image.intersection(mapping.range).is_some());
     let of_images: Vec<Mapping> = frozen.mappings().iter().filter(is_image).cloned().collect();
     let modules = Modules::load(&of_images, frozen, frozen);

@@ -12,23 +12,23 @@ use crate::process::{KnownMap, Live, TouchedCopy};
 use crate::share;
 use crate::unwind::Tables;
 
-/// So many bytes are made ready for a copy only when it is known that there will be one: most programs have no more, and
-/// no coroutines.
+/// Room of at most this many bytes is made ready for a copy only once a copy is certain: most programs have no more,
+/// and no coroutines.
 const LITTLE_ROOM: u64 = 8 << 20;
 
 /// What was made ready for a stop.
 pub(super) struct Prepared {
     pub(super) sites: Sites,
-    /// `None` where nothing is to be copied.
+    /// `None` if nothing is to be copied.
     pub(super) copy: Option<TouchedCopy>,
     pub(super) map: KnownMap,
 }
 
-/// Reads the code for what a suspended context looks like, makes room for a copy of the memory to look for them in, and
+/// Reads the code for what a suspended context looks like, makes room for a copy of the memory to search, and
 /// brings the map that is known up to date.
 ///
-/// The room takes about as long as the others, so it has a thread of its own, unless it is little; where the code switches
-/// no stacks, there is no copy but one that is to be kept.
+/// The room takes about as long as the rest, so it has a thread of its own, unless it is small; if the code switches
+/// no stacks, the only copy is one that is to be kept.
 pub(super) fn prepare(
     live: &Live,
     known: &KnownMap,
@@ -52,7 +52,7 @@ pub(super) fn prepare(
         let sites = sites_of(modules, tables, &live.memory(), derived);
         let is_worth_it = wish.keeps_all || worth_a_look(&sites);
         given_up.store(!is_worth_it, Ordering::Relaxed);
-        // It is not listened to where there is more to copy.
+        // Nobody listens if there is more to copy.
         let _ = say.send(is_worth_it);
         (sites, is_worth_it, live.known_map_after(known))
     };

@@ -29,7 +29,7 @@ pub(super) fn add(snapshot: &mut Snapshot, threads: &[Thread], tables: &Tables<'
     }
 }
 
-/// The registers in those frames of a chain, given by place in the chain, stack, and code address.
+/// The registers in those frames of a chain, which are named by place in the chain, stack, and code address.
 fn at_frames(
     rules: &mut Rules<'_, '_>,
     tables: &Tables<'_>,

@@ -17,10 +17,10 @@ use crate::unwind::{Rules, Tables};
 /// How long a process's threads are waited for before they are listed as not stopped.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 
-/// From the stack pointer of each thread on, so many bytes are read before the walk asks for them: a few frames.
+/// Bytes from the stack pointer of each thread on that are read before the walk asks for them: a few frames.
 const READ_AT_ONCE: i64 = 1024;
 
-/// No more than so many bytes are read that way.
+/// At most this many bytes are read that way.
 const MOST_READ_AT_ONCE: usize = 256 << 20;
 
 /// How often a process is stopped whose code changes between what is prepared for the stop and the stop.
@@ -31,16 +31,16 @@ pub(super) struct Taken<'l> {
     pub(super) stopped: Stopped<'l>,
     pub(super) chains: Vec<ThreadChain>,
     pub(super) modules: Modules,
-    /// Of the whole address space; unknown also where nothing was copied.
+    /// Of the whole address space; unknown also if nothing was copied.
     pub(super) pages: Result<Pages, PagesUnknown>,
     pub(super) sites: Sites,
-    /// `None` where there is nothing to look for in it.
+    /// `None` if there is nothing to look for in it.
     pub(super) copy: Option<TouchedCopy>,
 }
 
-/// Stops the process, walks its threads' chains, and copies its memory if contexts are to be searched for. Where its code
-/// is not what `modules` was made of any more, as while it starts, it goes on meanwhile and is stopped again; at last that
-/// is done while it stands.
+/// Stops the process, walks its threads' chains, and copies its memory if contexts are to be searched for. If its code
+/// is no longer what `modules` was made of, as while it starts, it runs on and is stopped again; in the last try, the
+/// code is read again while the process stands still.
 pub(super) fn stop<'l>(
     live: &'l Live,
     mut map: KnownMap,
@@ -71,7 +71,7 @@ pub(super) fn stop<'l>(
     Ok(Taken { stopped, chains, modules, pages, sites, copy })
 }
 
-/// What came of one stop.
+/// The result of one stop.
 enum Tried<'l> {
     /// It fits what was prepared.
     Seen(Box<Taken<'l>>),
@@ -79,7 +79,7 @@ enum Tried<'l> {
     Changed(Modules),
 }
 
-/// Prepares all that can be before the stop, and stops the process once.
+/// Prepares all that can be done before the stop, and stops the process once.
 fn try_stop<'l>(
     live: &'l Live,
     known: &KnownMap,
@@ -100,9 +100,9 @@ fn try_stop<'l>(
     Ok(Tried::Seen(Box::new(Taken { stopped, chains, modules, pages, sites, copy })))
 }
 
-/// Copies the memory that was ever touched to where there is room for it; gives the pages.
+/// Copies the memory that was ever touched, if room was made for that; returns the pages.
 fn copied(stopped: &Stopped<'_>, copy: &mut Option<TouchedCopy>) -> Result<Pages, PagesUnknown> {
-    // Where nothing is to be copied, the pages can wait until the program runs on.
+    // If nothing is to be copied, the pages can wait until the program runs on.
     let copy = copy.as_mut().ok_or(PagesUnknown)?;
     let pages = stopped.copy_touched(copy);
     let (read, held) = copy.bytes();

@@ -1,8 +1,8 @@
 //! A snapshot with all that a core file needs: the registers of every context, and the memory of the same moment.
 //!
-//! You get a [`Whole`]; it writes a core file with one thread for each context, so that debuggers, which know of threads
-//! alone, show every coroutine. A context without a thread gets a made-up number: [`process::FIRST_MADE_UP_TID`] and the
-//! number of its stack. Memory shared with other processes is not in it, nor what the files still hold.
+//! A [`Whole`] writes a core file with one thread for each context, so that debuggers, which know only
+//! threads, show every coroutine. A context without a thread gets a made-up number: [`process::FIRST_MADE_UP_TID`] and
+//! the number of its stack. Memory shared with other processes is not in it, nor what the files still hold.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -16,7 +16,7 @@ use crate::memory::{Memory, Slices};
 use crate::process::{self, Core, CoreContent, CoreThread, Live, Target, Thread, TouchedCopy};
 use crate::snapshot::Snapshot;
 
-/// A longer mapping of the kernel's own code is not the kernel's.
+/// A mapping longer than this, in bytes, is not the kernel's own code.
 const LONGEST_VDSO: u64 = 64 << 10;
 
 /// A snapshot of which a core file can be written.
@@ -38,7 +38,7 @@ enum Kind<'t> {
     Core(&'t Core),
 }
 
-/// What a look leaves behind for a core file.
+/// What a look keeps for a core file.
 #[derive(Debug, Default)]
 pub(super) struct Remains {
     pub(super) copy: Option<TouchedCopy>,
@@ -62,7 +62,7 @@ pub enum SaveError {
     },
 }
 
-/// The pages that nobody wrote to and that debuggers want nevertheless: the first one of each file, and the kernel's code.
+/// The pages that nobody wrote to and that debuggers still need: the first one of each file, and the kernel's code.
 fn first_pages(mappings: &[Mapping], memory: &dyn Memory) -> Vec<(Addr, Vec<u8>)> {
     let wanted = mappings.iter().filter_map(|mapping| match &mapping.origin {
         Origin::File(file) if file.offset == 0 => Some((mapping.range.low, PAGE.min(mapping.range.len()))),
@@ -101,8 +101,8 @@ impl<'t> Whole<'t> {
         }
     }
 
-    /// Writes the core file, for its owner's eyes only; gives the number of its threads. `progress` is told how many bytes of
-    /// how many are written.
+    /// Writes the core file, readable only by its owner; returns the number of its threads. `progress` gets the bytes
+    /// written so far, and the bytes in all.
     ///
     /// # Errors
     /// [`SaveError`]. What was written of a file by then is left.
@@ -132,7 +132,7 @@ impl<'t> Whole<'t> {
         Ok(content.threads.len())
     }
 
-    /// A thread for each context: those that run first, that which a signal ended before all others.
+    /// A thread for each context: first those that run, and of these the one that a signal ended.
     fn threads(&self) -> Vec<CoreThread> {
         let contexts = self.snapshot.stacks.iter().enumerate().filter_map(|(id, stack)| {
             let thread = stack.thread.and_then(|tid| self.threads.iter().find(|thread| thread.tid == tid));

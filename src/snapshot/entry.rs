@@ -1,7 +1,8 @@
-//! What a stack was started for, and where it is now: the outermost and the innermost function of the program's own code.
+//! What a stack was started for, and where it is now: the outermost and the innermost function of the program's own
+//! code.
 //!
 //! Outside it lie the ways in: the C library's start, the language's thread start, a coroutine library's trampoline.
-//! They are known by where their code comes from, not by a list of their names: a system library, the language's
+//! They are recognized by where their code comes from, not by a list of their names: a system library, the language's
 //! standard library, or a package that a build tool fetched.
 
 use std::collections::HashSet;
@@ -47,12 +48,12 @@ const FOREIGN_NAMES: &[&str] = &[
     "<stackscope::switch::",
 ];
 
-/// Packages that the build tool fetched, by the first part of their functions' names. Those of their functions that are
-/// written in assembly have no source file to know them by.
+/// Packages that the build tool fetched, by the first part of their functions' names: their functions
+/// in assembly have no source file to recognize them by.
 struct Fetched(HashSet<String>);
 
 impl Fetched {
-    /// Those that functions of a snapshot belong to.
+    /// Those that the functions of a snapshot belong to.
     fn of(places: &Places) -> Fetched {
         let names = places.iter().flat_map(|(_, place)| &place.names).filter(|name| has_foreign_source(name));
         Fetched(names.filter_map(|name| package(name.function.as_ref()?)).map(str::to_owned).collect())
@@ -68,10 +69,10 @@ fn package(function: &str) -> Option<&str> {
     Some(function.trim_start_matches(['<', '&']).split_once("::")?.0)
 }
 
-/// What counts of each place when the outermost function of a stack is looked for.
+/// What matters of each place when the outermost function of a stack is searched for.
 pub(crate) struct Entries<'p>(HashMap<Pc, Facts<'p>>);
 
-/// What counts of one place.
+/// What matters of one place.
 #[derive(Clone, Copy)]
 struct Facts<'p> {
     is_system: bool,
@@ -95,8 +96,9 @@ impl<'p> Entries<'p> {
         Entries(places.iter().map(|(pc, place)| (pc, facts(place))).collect())
     }
 
-    /// The outermost function of the program's own code on a stack. Where all code is the system's, as under an interpreter
-    /// that is a library, the outermost function that is no way in; `None` where the program's own code has no names.
+    /// The outermost function of the program's own code on a stack. If all code is the system's, as under an
+    /// interpreter that is a library, the outermost function that is no way in; `None` if the program's own code has no
+    /// names.
     pub(crate) fn entry(&self, frames: &[StackFrame]) -> Option<Arc<str>> {
         let facts = |frame: &StackFrame| self.0.get(&frame.frame.pc);
         // The outermost function has no source file, but the one that it called has: it is a trampoline.
@@ -114,7 +116,7 @@ impl<'p> Entries<'p> {
     }
 }
 
-/// The innermost function of the program's own code; the innermost known function where none is its own.
+/// The innermost function of the program's own code; the innermost known function if none is its own.
 pub(super) fn top<'p>(frames: &[StackFrame], places: &'p Places) -> Option<&'p Arc<str>> {
     let names = || frames.iter().flat_map(|frame| named(frame, places));
     let is_own = |(place, name): &(&Place, &Name)| !place.system && is_named(name) && !has_foreign_source(name);
@@ -137,7 +139,7 @@ fn is_worth_naming(name: &Name, fetched: &Fetched) -> bool {
     is_named(name) && !has_foreign_source(name) && !name.function.as_ref().is_some_and(is_fetched)
 }
 
-/// Whether it has a name, which is not that of a language's way in.
+/// Whether it has a name that is not that of a language's way in.
 fn is_named(name: &Name) -> bool {
     let is_way_in = |function: &Arc<str>| FOREIGN_NAMES.iter().any(|start| function.starts_with(start));
     name.function.as_ref().is_some_and(|function| !is_way_in(function))

@@ -1,7 +1,8 @@
-//! One consistent, immutable picture of a target: its stacks, the frames on them, and their names.
+//! A snapshot: one consistent, immutable picture of a target, with its stacks, the frames on them, and their names.
 //!
-//! The model alone: [`crate::find`] says which stacks there are, [`crate::look`] puts a snapshot together; reports and screens read it.
-//! Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then not `complete`.
+//! The model alone: [`crate::find`] says which stacks there are, [`crate::look`] puts a snapshot together; reports and
+//! screens read it. Nothing here prints. What could not be read is a warning in the snapshot, and the snapshot is then
+//! not `complete`.
 
 mod bounds;
 pub(crate) mod entry;
@@ -33,7 +34,7 @@ pub use warning::{BlindSpot, BlindSpotKind, Warning};
 /// One look at a target.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Which process it is.
+    /// The process.
     pub process: Process,
     /// The CPU that it is made for.
     pub arch: &'static Arch,
@@ -45,15 +46,15 @@ pub struct Snapshot {
     pub stacks: Vec<Stack>,
     /// What the code addresses of all frames mean.
     pub places: Places,
-    /// By stack, whether it moved since an earlier look; empty where there was none ([`Snapshot::compare_with`]).
+    /// By stack, whether it moved since an earlier look; empty if there was none ([`Snapshot::compare_with`]).
     pub(crate) moved: Vec<Option<bool>>,
-    /// By stack, the id that it had in the look; empty where all of its stacks are here.
+    /// By stack, the id that it had in the look; empty if all of its stacks are here.
     pub(crate) ids: Vec<usize>,
     /// What could not be read or was found wrong.
     pub warnings: Vec<Warning>,
-    /// What is known not to be seen.
+    /// What is known to be not seen.
     pub blind_spots: Vec<BlindSpot>,
-    /// Whether there is neither.
+    /// Whether there are no warnings and no blind spots.
     pub complete: bool,
 }
 
@@ -62,7 +63,7 @@ pub struct Snapshot {
 pub struct ThreadEntry {
     /// The kernel's number for it.
     pub tid: i32,
-    /// Its name, where it is known.
+    /// Its name, if it is known.
     pub name: Option<String>,
     /// The stack that its registers are on: an index into [`Snapshot::stacks`].
     pub stack: usize,
@@ -77,7 +78,7 @@ pub struct Stack {
     pub kind: Kind,
     /// What the program calls it, or else the name of the thread that it belongs to.
     pub name: Option<String>,
-    /// How it was made, where the program says so.
+    /// How it was made, if the program says so.
     pub source: Option<String>,
     /// Whether anything runs on it.
     pub state: State,
@@ -85,7 +86,7 @@ pub struct Stack {
     pub thread: Option<i32>,
     /// Where it lies, and what lies below.
     pub bounds: Bounds,
-    /// The stack pointer, where execution stands on it.
+    /// The stack pointer, if it has a context.
     pub sp: Option<Addr>,
     /// The most bytes that it ever held.
     pub peak: Option<Peak>,
@@ -99,7 +100,7 @@ pub struct Stack {
     pub resumed_by: Option<usize>,
     /// How sure it is that the stack is there, and in this state.
     pub confidence: Confidence,
-    /// The registers with which execution goes on here, of a snapshot that keeps them.
+    /// The registers with which execution continues here, if the snapshot keeps them.
     pub registers: Option<Box<Registers>>,
 }
 
@@ -108,13 +109,13 @@ pub struct Stack {
 pub enum Kind {
     /// A thread began on it.
     Thread,
-    /// A thread runs on it that began on another.
+    /// A thread that began on another stack runs on it.
     Coroutine,
-    /// A called function was given it by its caller, to have more room.
+    /// A function was called on it, to have more room.
     Segment,
     /// Signal handlers run on it (`sigaltstack`).
     Signal,
-    /// It can't be told whether a thread began on it.
+    /// It is not known whether a thread began on it.
     Unknown,
 }
 
@@ -138,14 +139,14 @@ pub enum State {
 pub struct StackFrame {
     /// What the walk found.
     pub frame: Frame,
-    /// The bytes between its own and its caller's stack pointer; `None` where that lies on another stack.
+    /// The bytes between its own and its caller's stack pointer; `None` if that lies on another stack.
     pub bytes: Option<u64>,
 }
 
 /// How sure it is that a context is one, and in that state. The words are those of the JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Confidence {
-    /// Nothing speaks against it.
+    /// Nothing contradicts it.
     Certain,
     /// There was more than one way to read memory, or nothing to compare it with.
     Likely,
@@ -197,19 +198,19 @@ impl Stack {
         self.bounds.high?.0.checked_sub(self.sp?.0)
     }
 
-    /// The most bytes it is known to have held: its peak, or what is in use now where there is none or that is more.
+    /// The most bytes it is known to have held: its peak, or what is in use now if the peak is unknown or less.
     pub fn most_used(&self) -> Option<u64> {
         self.peak.map(|peak| peak.bytes).max(self.used())
     }
 
-    /// How close it is to its end; `None` where its size or use is unknown.
+    /// How close it is to its end; `None` if its size or use is unknown.
     pub fn level(&self) -> Option<Level> {
         Some(Level::of(self.most_used()?, self.size()?))
     }
 }
 
 impl Level {
-    /// How close a stack of `size` bytes is to its end that holds `used` bytes.
+    /// How close a stack of `size` bytes that holds `used` bytes is to its end.
     pub fn of(used: u64, size: u64) -> Level {
         let percent = |of: u64| u128::from(used) * 100 >= u128::from(size) * u128::from(of);
         match () {
@@ -244,15 +245,15 @@ impl Snapshot {
         self.places.get(pc)
     }
 
-    /// The innermost function of the program's own code on a stack: where it runs or waits. The innermost known function
-    /// where none is its own.
+    /// The innermost function of the program's own code on a stack: where it runs or waits. The innermost known
+    /// function if none is its own.
     pub fn top(&self, stack: usize) -> Option<&Arc<str>> {
         entry::top(&self.stacks.get(stack)?.frames, &self.places)
     }
 
     /// The stack ids of a stitched backtrace, from `stack` to whoever resumed it, and on to the end.
     pub fn stitched(&self, stack: usize) -> impl Iterator<Item = usize> {
-        // No chain visits a stack twice, but a snapshot read back from elsewhere might; the count bounds the walk.
+        // No chain visits a stack twice; the count bounds the walk nevertheless.
         std::iter::successors(Some(stack), |id| self.stacks.get(*id)?.resumed_by).take(self.stacks.len())
     }
 }

@@ -1,6 +1,6 @@
 //! Which contexts did not move between two looks at one process.
 //!
-//! A context that was resumed in between and came back to the very same place can't be told from one that stood still:
+//! A context that was resumed in between and returned to exactly the same place looks like one that stood still:
 //! nothing counts its switches.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ impl Snapshot {
         self.moved = self.stacks.iter().map(moved).collect();
     }
 
-    /// Whether a context moved between two looks; `None` where there was one look, or the context was not in the first.
+    /// Whether a context moved between two looks; `None` if there was one look, or the context was not in the first.
     pub fn moved(&self, stack: usize) -> Option<bool> {
         self.moved.get(stack).copied().flatten()
     }

@@ -1,11 +1,11 @@
-//! Part of a snapshot: one stitched backtrace, kept when the rest of what may be very many stacks is let go.
+//! Part of a snapshot: one stitched backtrace, kept when the rest, which may be very many stacks, is dropped.
 
 use super::{Snapshot, Stack, ThreadEntry};
 
 impl Snapshot {
-    /// A snapshot of nothing but the stitched backtrace that begins at `stack`, which is its stack 0.
+    /// A snapshot of only the stitched backtrace that begins at `stack`, which is its stack 0.
     ///
-    /// Of its stacks [`Snapshot::id`] tells which ones they were; whatever is said of the whole look is not in it.
+    /// [`Snapshot::id`] returns which stacks they were; what concerns the whole look is not in it.
     pub(crate) fn part(&self, stack: usize) -> Snapshot {
         let chain: Vec<usize> = self.stitched(stack).collect();
         let place = |id: usize| chain.iter().position(|other| *other == id);

@@ -15,9 +15,9 @@ use crate::image::{Module, Modules};
 pub struct Place {
     /// The file name of the module that holds it.
     pub module: Option<Arc<str>>,
-    /// Whether that module is the system's rather than the program's own.
+    /// Whether that module is the system's, not the program's own.
     pub system: bool,
-    /// The function that it lies in, after those inlined there, innermost first; empty where nothing is known.
+    /// The function that it lies in, after those inlined there, innermost first; empty if nothing is known.
     pub names: Vec<Name>,
 }
 
@@ -47,17 +47,17 @@ impl Places {
         Places { by_pc, ..Places::default() }
     }
 
-    /// What `pc` means; a place without module and names where nothing is known of it.
+    /// What `pc` means; a place without module and names if nothing is known of it.
     pub fn get(&self, pc: Pc) -> &Place {
         self.by_pc.get(&pc).unwrap_or(&self.nowhere)
     }
 
-    /// All of them, in no order.
+    /// All of them, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Pc, &Place)> {
         self.by_pc.iter().map(|(pc, place)| (*pc, place))
     }
 
-    /// What is wrong with the files of the modules that frames lie in.
+    /// The faults of the files of the modules that frames lie in.
     pub(crate) fn problems(&self, modules: &Modules) -> Vec<Warning> {
         let used: BTreeSet<usize> = self.by_pc.keys().filter_map(|pc| modules.index_of(pc.lookup())).collect();
         let used = modules.iter().enumerate().filter(|(index, _)| used.contains(index));

@@ -18,7 +18,7 @@ pub(crate) struct Draft {
     places: HashMap<Pc, Place>,
 }
 
-/// A function, its line, and the bytes of its frame. One in square brackets is the system's.
+/// A function, its line, and the bytes of its frame. A name in square brackets is a system function's.
 pub(crate) type Call = (&'static str, u32, u64);
 
 impl Draft {
@@ -27,7 +27,7 @@ impl Draft {
         Draft { threads: Vec::new(), stacks: Vec::new(), places: HashMap::new() }
     }
 
-    /// Adds a stack of `size` bytes that once held `peak` more bytes than its frames take; gives its id.
+    /// Adds a stack of `size` bytes that once held `peak` more bytes than its frames take; returns its id.
     pub(crate) fn stack(&mut self, kind: Kind, state: State, size: u64, peak: u64, calls: &[Call]) -> usize {
         let id = self.stacks.len();
         let high = 0x7f00_0000_0000 + (id as u64 + 1) * (1 << 24);

@@ -1,4 +1,4 @@
-//! What could not be read or was found wrong, and what is known not to be seen. Their words are for [`crate::report`].
+//! What could not be read or was found wrong, and what is known to be not seen. [`crate::report`] puts them into words.
 
 use std::path::PathBuf;
 
@@ -27,13 +27,13 @@ pub enum Warning {
     },
     /// Some of the memory that was to be copied could not be read.
     MemoryUnreadable,
-    /// More places look like contexts than are looked at.
+    /// More places look like contexts than are examined.
     TooManyPlaces,
     /// Not all of the list that the program keeps of its own stacks could be read.
     RosterCut,
     /// The file of an image that frames lie in is not what was mapped.
     Image {
-        /// Its path, or its name where it has none.
+        /// Its path, or its name if it has none.
         path: String,
         /// What is wrong with it.
         problem: ImageProblem,
@@ -44,7 +44,7 @@ pub enum Warning {
     Core(CoreWarning),
 }
 
-/// Something that is known not to be seen. A snapshot with one is not complete.
+/// Something that is known to be not seen. A snapshot with one is not complete.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BlindSpot {
     /// What is not seen.
@@ -70,7 +70,7 @@ pub enum BlindSpotKind {
     MemoryLimit,
     /// Stacks are copied away while they are suspended.
     CopiedStacks,
-    /// A context stands inside code of another language's runtime that hides its frames.
+    /// A context is inside the code of another language's runtime, which hides its frames.
     InsideForeignCode,
 }
 

@@ -1,10 +1,10 @@
 //! The language in which people pick stacks from a snapshot: `kind:coroutine peak>80% !fn:decode`.
 //!
-//! You give a text ([`Filter::parse`]), you get a [`Filter`] that tells of each stack whether it fits, or the column and
-//! the sentence to show below it. Nothing here reads more than the snapshot.
+//! [`Filter::parse`] makes a [`Filter`] of a text, which says of each stack whether it fits; or it returns the column
+//! and the sentence to show below the text. Nothing here reads anything but the snapshot.
 //!
 //! A *filter* is *terms* with spaces between them; a stack must fit all. A term is a key, an operator and a value; `!`
-//! before it turns it round. A value with spaces stands in double quotes.
+//! before it negates it. A value with spaces is in double quotes.
 //!
 //! | keys | operators | value |
 //! |---|---|---|
@@ -15,9 +15,9 @@
 //! | `id` `thread` | `:` `=` `<` `<=` `>` `>=` | a number |
 //! | `used` `peak` `size` `free` | `:` `=` `<` `<=` `>` `>=` | bytes, with K, M or G for powers of 1,024; or `%` of the stack's size |
 //!
-//! `top` is the innermost function of the program's own code, `entry` the outermost, and `fn` any function in a frame of
-//! the stack itself. `free` is what the peak, or else what is in use, leaves of the size. What is not known of a stack fits no term; so it fits
-//! each term with `!`.
+//! `top` is the innermost function of the program's own code, `entry` the outermost, and `fn` any function in a frame
+//! of the stack itself. `free` is what the peak, or else what is in use, leaves of the size. What is not known of a
+//! stack fits no term, so the stack fits each term with `!`.
 
 mod parse;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use crate::snapshot::{Level, Snapshot, Stack};
 
 pub use parse::{FilterError, Problem};
 
-/// Which stacks are wanted. The default is all of them. It is shown as the text that it was read from.
+/// Which stacks are wanted. The default is all of them. It displays as the text that it was read from.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Filter {
     text: String,
@@ -94,7 +94,7 @@ enum SizeKey {
 /// How a text must fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Match {
-    /// It begins with the value, where it is a word; it holds the value, where it is a text.
+    /// A word begins with the value; a text contains the value.
     Part,
     Whole,
 }
@@ -121,7 +121,7 @@ impl Filter {
     /// Reads a filter. An empty text wants all stacks.
     ///
     /// # Errors
-    /// Where the text is no filter: at which column, and why.
+    /// If the text is no filter: at which column, and why.
     pub fn parse(text: &str) -> Result<Filter, FilterError> {
         parse::terms(text).map(|terms| Filter { text: text.trim().to_owned(), terms })
     }
@@ -170,7 +170,7 @@ impl Test {
 }
 
 impl Amount {
-    /// How a stack's number stands to this one.
+    /// How a stack's number compares to this one.
     fn compare(self, key: SizeKey, stack: &Stack) -> Option<Ordering> {
         let bytes = size(key, stack)? as f64;
         match self {

@@ -1,15 +1,15 @@
-//! From the text of a filter to its terms.
+//! Parses the text of a filter into its terms.
 
 use std::fmt;
 
 use super::{Amount, Compare, Match, NumberKey, SizeKey, Term, Test, TextKey, WordKey};
 use crate::snapshot::{Confidence, Guard, Kind, Level, State};
 
-/// A text that is no filter.
+/// A text that is not a filter.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("column {column}: {problem}")]
 pub struct FilterError {
-    /// Where it goes wrong, in characters from 1.
+    /// Where the fault is, in characters from 1.
     pub column: usize,
     /// What is wrong there.
     pub problem: Problem,
@@ -20,7 +20,7 @@ pub struct FilterError {
 pub enum Problem {
     /// There is no such key.
     Key(String),
-    /// This key stands without an operator.
+    /// This key has no operator.
     NoOperator(&'static str),
     /// The operator does not fit this key.
     Operator(&'static str),
@@ -32,9 +32,9 @@ pub enum Problem {
     AfterQuote,
     /// The key has no such word.
     Word(WordKey, String),
-    /// This is no number.
+    /// This is not a number.
     Number(String),
-    /// This is no number of bytes.
+    /// This is not a number of bytes.
     Size(String),
 }
 
@@ -65,7 +65,7 @@ enum Key {
     Size(SizeKey),
 }
 
-/// The operators; one that begins with another stands before it.
+/// The operators; one that begins with another comes before it.
 const OPERATORS: [(&str, Operator); 6] = [
     ("<=", Operator::Compare(Compare::AtMost)),
     (">=", Operator::Compare(Compare::AtLeast)),
@@ -97,7 +97,7 @@ pub(super) fn terms(text: &str) -> Result<Vec<Term>, FilterError> {
 
 struct Reader<'t> {
     text: &'t str,
-    /// How far it is read, in bytes.
+    /// How much of it is read, in bytes.
     at: usize,
 }
 
@@ -106,7 +106,7 @@ impl<'t> Reader<'t> {
         &self.text[self.at..]
     }
 
-    /// Goes to the next term; whether there is one.
+    /// Goes to the next term; returns whether there is one.
     fn skip_spaces(&mut self) -> bool {
         self.at = self.text.len() - self.rest().trim_start().len();
         !self.rest().is_empty()
@@ -139,7 +139,7 @@ impl<'t> Reader<'t> {
         let end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
         let found = KEYS.iter().find(|(name, _)| name.eq_ignore_ascii_case(&rest[..end]));
         let Some((name, key)) = found else {
-            // All of the word, so that who wrote `12` or `größe` sees it again.
+            // All of the word, so that the message shows `12` or `größe` as it was written.
             let word = rest.split(|c: char| c.is_whitespace() || "!:=<>".contains(c)).next().unwrap_or_default();
             return Err(self.error(self.at, Problem::Key(word.to_owned())));
         };

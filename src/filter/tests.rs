@@ -1,10 +1,10 @@
-//! Filters on a made-up snapshot, and what is said of texts that are none.
+//! Filters on a made-up snapshot, and the errors for texts that are not filters.
 
 use super::*;
 use crate::snapshot::testing::Draft;
 use crate::snapshot::{Kind, State};
 
-/// A thread that resumed a coroutine, two that wait, and one of nothing but a size.
+/// A thread that resumed a coroutine, two that wait, and one of which only the size is known.
 fn snapshot() -> Snapshot {
     let mut draft = Draft::new();
     let main = draft.stack(Kind::Thread, State::Resuming, 8 << 20, 8 << 10, &[("run", 5, 96), ("main", 7, 160)]);

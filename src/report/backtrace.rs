@@ -17,7 +17,7 @@ pub(crate) enum Row {
     Frame(FrameRow),
     /// The backtrace goes on on another stack.
     Crossing {
-        /// How it comes there, and where that is.
+        /// How it gets there, and where that is.
         words: String,
         /// The other stack, by its index in the snapshot.
         stack: usize,
@@ -29,7 +29,7 @@ pub(crate) enum Row {
 /// A function of a backtrace, or several rounds of a recursion through it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct FrameRow {
-    /// The bytes that its frames take; 0 where it is inlined.
+    /// The bytes that its frames take; 0 if it is inlined.
     pub(crate) bytes: Option<u64>,
     /// Whether it was inlined into the one that follows.
     pub(crate) inlined: bool,
@@ -37,7 +37,7 @@ pub(crate) struct FrameRow {
     pub(crate) function: String,
     /// Its source line, or else its module.
     pub(crate) place: Option<String>,
-    /// What else there is to know of it.
+    /// A remark on it.
     pub(crate) note: Option<&'static str>,
     /// How many rounds of the recursion this row stands for.
     pub(crate) times: usize,
@@ -66,12 +66,12 @@ pub(crate) fn rows(snapshot: &Snapshot, id: usize) -> Vec<Row> {
 struct Part<'s> {
     frame: &'s StackFrame,
     place: &'s Place,
-    /// `None` where nothing is known of the frame's code.
+    /// `None` if nothing is known of the frame's code.
     name: Option<&'s Name>,
 }
 
 impl<'s> Part<'s> {
-    /// By what two parts are the same for folding.
+    /// What must be equal for two parts to fold.
     fn key(self) -> (Code<'s>, bool, FoundBy) {
         let function = self.name.and_then(|name| name.function.as_deref());
         let code = function.map_or(Code::Address(self.frame.frame.pc), Code::Function);
@@ -102,12 +102,12 @@ impl<'s> Part<'s> {
         FrameRow { bytes, inlined: self.inlined(), function, place: self.location(), note, times }
     }
 
-    /// `src/proto.rs:88`; the module's name where there are no lines.
+    /// `src/proto.rs:88`; the module's name if there are no lines.
     fn location(self) -> Option<String> {
         let Some(file) = self.name.and_then(|name| name.file.as_ref()) else {
             return self.place.module.as_deref().map(|module| printable(module).into_owned());
         };
-        // An absolute path is mostly the build machine's; its last part is what people know the file by.
+        // An absolute path is mostly the build machine's; people know the file by its last part.
         let short = if file.starts_with('/') { file.rsplit('/').next().unwrap_or(file) } else { file };
         Some(match self.name.and_then(|name| name.line) {
             Some(line) => format!("{}:{line}", printable(short)),

@@ -1,9 +1,9 @@
-//! Folds recursion: rows that repeat one after the other are shown once, with how often.
+//! Folds recursion: rows that repeat one after the other are shown once, with a count.
 
 /// The longest cycle of calls that is folded: `a b c a b c …` has three.
 const LONGEST_CYCLE: usize = 8;
 
-/// A stretch of rows: `length` of them from `first`, which then repeat so that they stand there `times` in all.
+/// A stretch of rows: `length` of them from `first`, repeated so that they occur `times` times in all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Fold {
     pub(super) first: usize,
@@ -11,10 +11,10 @@ pub(super) struct Fold {
     pub(super) times: usize,
 }
 
-/// Splits rows into stretches; two rows are the same where their keys are.
+/// Splits rows into stretches; two rows are the same if their keys are.
 ///
 /// A single row folds from two in a row, a cycle of several from three rounds. Of the cycles that fit, the one that
-/// takes in most rows is taken, and of those the shortest.
+/// covers most rows is taken, and of those the shortest.
 pub(super) fn fold<K: PartialEq>(keys: &[K]) -> Vec<Fold> {
     let mut folds = Vec::new();
     let mut first = 0;
@@ -30,7 +30,7 @@ pub(super) fn fold<K: PartialEq>(keys: &[K]) -> Vec<Fold> {
     folds
 }
 
-/// How many times the first `length` keys stand one after the other at the front.
+/// How many times the first `length` keys repeat, one after the other, from the front on.
 fn rounds<K: PartialEq>(keys: &[K], length: usize) -> usize {
     if keys.len() < length {
         return 0;

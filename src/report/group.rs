@@ -1,4 +1,4 @@
-//! Puts stacks together that are equal in something: their stitched backtraces, what they were started for, where they are.
+//! Groups stacks that are equal in something: their stitched backtraces, what they were started for, where they are.
 
 use std::cmp::Reverse;
 #[cfg(feature = "tui")]
@@ -13,7 +13,7 @@ use crate::share;
 use crate::snapshot::{Confidence, Kind, Snapshot, Stack, StackFrame, State};
 use crate::unwind::{Ended, FoundBy};
 
-/// By what stacks are put together.
+/// What stacks are grouped by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GroupBy {
     /// Equal stitched backtraces, function by function.
@@ -33,7 +33,7 @@ pub(crate) struct Group {
     pub(crate) stacks: Vec<usize>,
 }
 
-/// What must be equal for two stacks to stand in one group, for each stack of the stitched backtrace.
+/// What must be equal for two stacks to be in one group, for each stack of the stitched backtrace.
 #[derive(PartialEq, Eq, Hash)]
 struct Shape<C> {
     kind: Kind,
@@ -43,14 +43,15 @@ struct Shape<C> {
     frames: Vec<(C, FoundBy)>,
 }
 
-/// A function, or the bare address where no function is known.
+/// A function, or only the address if no function is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Code<'s> {
     Function(&'s str),
     Address(Pc),
 }
 
-/// The backtraces to show of those stacks that are wanted, each alone: one for each stack that no other of them leads to.
+/// The backtraces to show of those stacks that are wanted, each alone: one for each stack that no other of them leads
+/// to.
 pub(super) fn singly(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
     let stacks = sorted(snapshot, starts(snapshot, filter));
     stacks.into_iter().map(|id| Group { stacks: vec![id] }).collect()
@@ -67,7 +68,7 @@ pub(crate) fn by(snapshot: &Snapshot, filter: &Filter, key: GroupBy) -> Vec<Grou
     }
 }
 
-/// What the stacks of a group have in common; `None` where it is not known, or a whole backtrace.
+/// What the stacks of a group have in common; `None` if it is not known, or a whole backtrace.
 pub(super) fn common<'s>(snapshot: &'s Snapshot, group: &Group, key: GroupBy) -> Option<&'s str> {
     let first = *group.stacks.first()?;
     match key {
@@ -84,7 +85,7 @@ fn by_backtrace(snapshot: &Snapshot, filter: &Filter) -> Vec<Group> {
     gathered(sorted.into_iter(), |id| shape_of[id])
 }
 
-/// A number for the backtrace of each of `starts`, the same where they are equal; by stack.
+/// A number for the backtrace of each of `starts`, the same if they are equal; by stack.
 fn numbered_shapes(snapshot: &Snapshot, starts: &[usize]) -> Vec<usize> {
     let mut numbers = Numbers::default();
     let (mut known, mut by_address) = (HashMap::default(), HashMap::default());
@@ -98,7 +99,8 @@ fn numbered_shapes(snapshot: &Snapshot, starts: &[usize]) -> Vec<usize> {
     shape_of
 }
 
-/// A stitched backtrace, compared by code addresses. Equal ones are equal in functions as well, and most have many equals.
+/// A stitched backtrace, compared by code addresses. Equal ones are equal in functions as well, and most have many
+/// equals.
 struct Backtrace<'s> {
     snapshot: &'s Snapshot,
     id: usize,
@@ -131,7 +133,7 @@ impl Hash for Backtrace<'_> {
     }
 }
 
-/// A number for each function, to compare by. Names would be read anew for each of a hundred thousand stacks.
+/// A number for each function, to compare by. Names would be read again for each of a hundred thousand stacks.
 #[derive(Default)]
 struct Numbers<'s> {
     by_pc: HashMap<Pc, usize>,
@@ -155,7 +157,7 @@ fn largest_first<K: Eq + Hash>(snapshot: &Snapshot, filter: &Filter, key: impl F
     groups
 }
 
-/// Puts stacks with equal keys together, in the order in which the first of each comes.
+/// Groups stacks with equal keys, in the order in which the first of each comes.
 fn gathered<K: Eq + Hash>(stacks: impl Iterator<Item = usize>, key: impl Fn(usize) -> K) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut known: HashMap<K, usize> = HashMap::default();
@@ -183,7 +185,7 @@ pub(crate) fn fingerprint(snapshot: &Snapshot, id: usize, key: GroupBy) -> u64 {
     hasher.finish()
 }
 
-/// What the stacks of a stitched backtrace are like, functions told by `code`.
+/// What the stacks of a stitched backtrace are like; `code` identifies functions.
 fn shapes<C>(snapshot: &Snapshot, id: usize, mut code: impl FnMut(Pc) -> C) -> Vec<Shape<C>> {
     snapshot.stitched(id).map(|id| shape(&snapshot.stacks[id], &mut code)).collect()
 }
@@ -197,7 +199,7 @@ fn starts(snapshot: &Snapshot, filter: &Filter) -> Vec<usize> {
     let mut is_reached = vec![false; snapshot.stacks.len()];
     for id in wanted(snapshot, filter) {
         let mut next = snapshot.stacks[id].resumed_by;
-        // Beyond one that was reached before, all are.
+        // After one that was reached before, all were.
         while let Some(slot) = next.and_then(|id| is_reached.get_mut(id)).filter(|is_reached| !**is_reached) {
             *slot = true;
             next = next.and_then(|id| snapshot.stacks[id].resumed_by);

@@ -22,14 +22,14 @@ pub(super) fn heading(snapshot: &Snapshot, group: &Group, key: GroupBy) -> Strin
     }
 }
 
-/// What its stacks do, where that differs: `suspended 1 200, new (likely) 60`.
+/// What its stacks do, if that differs: `suspended 1 200, new (likely) 60`.
 pub(super) fn states_line(snapshot: &Snapshot, group: &Group) -> Option<String> {
     let states = states(snapshot, group);
     let parts = states.iter().map(|(word, count)| format!("{word} {}", units::count(*count)));
     (states.len() > 1).then(|| parts.collect::<Vec<_>>().join(", "))
 }
 
-/// Which of its stacks did not move between two looks; `None` where there was one look.
+/// Which of its stacks did not move between two looks; `None` if there was one look.
 pub(super) fn moved_line(snapshot: &Snapshot, group: &Group) -> Option<String> {
     let known = || group.stacks.iter().filter_map(|id| snapshot.moved(*id));
     let still = known().filter(|moved| !moved).count();
@@ -55,7 +55,7 @@ fn of_one(snapshot: &Snapshot, id: usize) -> String {
     }
 }
 
-/// The mark of what memory does not tell for certain.
+/// The mark of what is not certain from memory.
 fn doubt(confidence: Confidence) -> &'static str {
     match confidence {
         Confidence::Certain => "",
@@ -64,7 +64,8 @@ fn doubt(confidence: Confidence) -> &'static str {
     }
 }
 
-/// `19 threads "python3", same stack: 1107 1013 … (--all)`, `1 268 coroutines, suspended, in chatd::read: 17 23 … (--all)`.
+/// `19 threads "python3", same stack: 1107 1013 … (--all)`, `1 268 coroutines, suspended, in chatd::read: 17 23 …
+/// (--all)`.
 fn of_several(snapshot: &Snapshot, group: &Group, key: GroupBy) -> String {
     let members = || group.stacks.iter().map(|id| &snapshot.stacks[*id]);
     let first = &snapshot.stacks[group.stacks[0]];
@@ -95,7 +96,7 @@ fn of_several(snapshot: &Snapshot, group: &Group, key: GroupBy) -> String {
     format!("{count} {kind}{name}{state}{common}: {}{more} (--all)", listed.join(" "))
 }
 
-/// What the stacks of a group do, each with how many do: the most first.
+/// What the stacks of a group do, each with a count: the most frequent first.
 fn states(snapshot: &Snapshot, group: &Group) -> Vec<(String, usize)> {
     let mut counts: BTreeMap<(State, Confidence), usize> = BTreeMap::new();
     for id in &group.stacks {
@@ -136,7 +137,7 @@ pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -
     let (mut least_sure, mut level, mut same_guard) = (None, None, true);
     let mut apart: Option<Apart> = None;
     let guard = snapshot.stacks[group.stacks[0]].bounds.guard;
-    // Once over all of them: a hundred thousand do not fit a processor's cache.
+    // One pass over all of them: a hundred thousand do not fit in a processor's cache.
     for stack in group.stacks.iter().map(|id| &snapshot.stacks[*id]) {
         used.add(stack.used());
         size.add(stack.size());
@@ -159,7 +160,7 @@ pub(super) fn group_measures(snapshot: &Snapshot, group: &Group, style: Style) -
     parts.join("  ")
 }
 
-/// Whether two guards are called the same.
+/// Whether two guards have the same word.
 fn same_kind(left: Guard, right: Guard) -> bool {
     match (left, right) {
         (Guard::Ok(left), Guard::Ok(right)) => left.len() == right.len(),

@@ -19,7 +19,7 @@ use crate::snapshot::{
 };
 use crate::unwind::{Ended, FoundBy};
 
-/// The version of the format; it changes only where a key is renamed or its meaning changes.
+/// The version of the format; it changes only if a key is renamed or its meaning changes.
 const SCHEMA_VERSION: u32 = 1;
 
 /// Writes `snapshot` as one JSON object and a line end.
@@ -57,24 +57,24 @@ struct Dump<'s> {
     instant: &'static str,
     totals: Totals,
     threads: Vec<Thread<'s>>,
-    /// Without a filter, all there are.
+    /// How many there are, whatever the filter picks.
     stacks_total: usize,
     stacks: Vec<Stack<'s>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<Group<'s>>>,
 }
 
-/// Stacks that are equal in what they were to be grouped by.
+/// Stacks that are equal in what they are grouped by.
 #[derive(Serialize)]
 struct Group<'s> {
     kind: &'static str,
-    /// The function or the word; `null` for whole backtraces, and where it is not known.
+    /// The function or the word; `null` for whole backtraces, and if it is not known.
     common: Option<&'s str>,
     count: usize,
     stacks: Vec<usize>,
 }
 
-/// Something that is known not to be seen.
+/// Something that is known to be not seen.
 #[derive(Serialize)]
 struct BlindSpot<'s> {
     kind: &'static str,
@@ -303,7 +303,7 @@ impl<'s> Stack<'s> {
     }
 }
 
-/// The link to the stack that a stitched backtrace goes on with. The rules lead to it, or, where its context was found in
+/// The link to the stack that a stitched backtrace goes on with. The rules lead to it, or, if its context was found in
 /// memory, what its switch routine saved there.
 fn resumed_by(snapshot: &Snapshot, stack: usize) -> ResumedBy {
     let first = snapshot.stacks.get(stack).and_then(|stack| stack.frames.first());

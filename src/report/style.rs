@@ -11,7 +11,7 @@ pub struct Style {
     pub ascii: bool,
 }
 
-/// A meaning that text can have; colour never is its only sign.
+/// A meaning that text can have; colour is never its only sign.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tone {
     /// A heading.
@@ -25,7 +25,7 @@ pub enum Tone {
 }
 
 impl Style {
-    /// `text` in `tone`, or as it is where there are no colours.
+    /// `text` in `tone`, or as it is if there are no colours.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         if !self.color {
             return text.to_owned();
@@ -39,7 +39,7 @@ impl Style {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// The mark of a number that was told by touched pages: true to a page, and at most too high.
+    /// The mark of a number that is known by touched pages: true to a page, and at most too high.
     pub fn about(self) -> &'static str {
         if self.ascii { "~" } else { "≈" }
     }
@@ -77,7 +77,7 @@ impl Style {
         if self.ascii { ['@', '#', '.'] } else { ['█', '▒', '·'] }
     }
 
-    /// At the end of a bar: whether an overflow would be stopped there, where that is known.
+    /// At the end of a bar: whether an overflow would be stopped there, if that is known.
     pub fn guard_sign(self, guarded: Option<bool>) -> char {
         match (guarded, self.ascii) {
             (Some(true), false) => '┃',
@@ -88,7 +88,7 @@ impl Style {
         }
     }
 
-    /// `text` in at most `width` characters; where it is longer, its end gives way to a sign.
+    /// `text` in at most `width` characters; if it is longer, a sign replaces its end.
     pub fn shorten(self, text: &str, width: usize) -> String {
         if text.chars().count() <= width {
             return text.to_owned();
@@ -98,7 +98,7 @@ impl Style {
         text.chars().take(kept).chain(sign.chars()).take(width).collect()
     }
 
-    /// The same, but the start gives way: of a path of modules, the function remains.
+    /// The same, but the sign replaces the start: of a path of modules, the function remains.
     pub fn tail(self, text: &str, width: usize) -> String {
         let length = text.chars().count();
         if length <= width {
@@ -114,12 +114,12 @@ impl Style {
         if self.ascii { "..." } else { "…" }
     }
 
-    /// The sign between a thing and how often it stands there.
+    /// The sign between a thing and how often it occurs.
     pub fn times(self) -> &'static str {
         if self.ascii { "x" } else { "×" }
     }
 
-    /// `text` with every character that is not ASCII replaced, where only ASCII may be used.
+    /// `text` with every character that is not ASCII replaced, if only ASCII may be used.
     pub fn fit(self, text: &str) -> String {
         if !self.ascii || text.is_ascii() {
             return text.to_owned();

@@ -14,15 +14,15 @@ use crate::filter::Filter;
 use crate::image::printable;
 use crate::snapshot::{Kind, Snapshot, State};
 
-/// The most groups of stacks without a thread that are shown: who wants more asks for every stack.
+/// The most groups of stacks without a thread that are shown; a user who wants more asks for every stack.
 const MOST_GROUPS: usize = 40;
 
-/// Which stacks are shown, and what stands together.
+/// Which stacks are shown, and how they are grouped.
 #[derive(Clone, Debug)]
 pub struct Listing {
     /// Which stacks are wanted.
     pub filter: Filter,
-    /// By what stacks stand together, each group shown once with how many there are; `None` for every stack by itself.
+    /// What stacks are grouped by, each group shown once with a count; `None` for every stack by itself.
     pub group: Option<GroupBy>,
 }
 

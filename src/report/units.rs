@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A number of bytes in at most five characters: `96B`, `1.1K`, `64K`, `1.42M`, `8M`, `3.7G`.
 ///
-/// K is 1,024 bytes. Whole multiples stand without a fraction; others are rounded to the nearest.
+/// K is 1,024 bytes. Whole multiples have no fraction; others are rounded to the nearest.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [char; 5] = ['K', 'M', 'G', 'T', 'P'];
     if bytes < 1000 {
@@ -49,7 +49,7 @@ pub fn clock(time: Duration) -> String {
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// A count with a space between each three digits: `1 304`.
+/// A count with a space before every three digits: `1 304`.
 pub fn count(count: usize) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -62,7 +62,7 @@ pub fn count(count: usize) -> String {
     text
 }
 
-/// What percentage `part` is of `whole`, rounded down; 0 of nothing.
+/// What percentage `part` is of `whole`, rounded down; 0 if `whole` is 0.
 pub fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 { 0 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
 }

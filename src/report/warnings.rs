@@ -7,7 +7,7 @@ use crate::process::TooBusy;
 use crate::snapshot::{BlindSpot, BlindSpotKind, Warning};
 use crate::watch::{Missed, NotFollowed};
 
-/// What is said where following would take a program's rights from it.
+/// What is said if following would take a program's rights from it.
 const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
                                  user: only its end is seen; run stackscope as root to see more";
 

@@ -37,7 +37,7 @@ pub(super) fn thread_words(tid: Option<i32>, snapshot: &Snapshot) -> String {
     thread.map_or("a thread".to_owned(), |thread| format!("thread {}{}", thread.tid, quoted(&thread.name)))
 }
 
-/// A space and the name in quotes; nothing where there is none.
+/// A space and the name in quotes; nothing if there is none.
 pub(super) fn quoted(name: &Option<String>) -> String {
     name.as_ref().map_or(String::new(), |name| format!(" \"{}\"", printable(name)))
 }
@@ -68,7 +68,7 @@ pub(super) fn crossing_words(kind: Kind) -> &'static str {
     }
 }
 
-/// Why there are no more frames; `None` where nothing is missing.
+/// Why there are no more frames; `None` if nothing is missing.
 pub(super) fn ended_words(ended: Ended) -> Option<String> {
     match ended {
         Ended::Root => None,

@@ -1,8 +1,8 @@
-//! A watch on a program that runs already, and is not ours.
+//! A watch on a program that runs already, and that we did not launch.
 //!
-//! It is looked at from time to time and not followed in between: its signals, its new processes and how it ended are not
-//! seen, and threads that come and go between two looks neither. In return nothing slows it down, and whatever becomes
-//! of us, it runs on: only during a look are we its tracer, and the kernel ends that with us.
+//! It is looked at from time to time and not followed in between: its signals, its new processes and how it ended are
+//! not seen, nor are threads that come and go between two looks. In return nothing slows it down, and whatever happens
+//! to us, it runs on: we are its tracer only during a look, and the kernel ends that with us.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
@@ -21,7 +21,7 @@ pub enum AttachError {
     /// It can't be looked at.
     #[error(transparent)]
     Look(#[from] LookError),
-    /// Nothing would tell us of its end.
+    /// We would not learn of its end.
     #[error("cannot wait for the end of process {pid}")]
     Wait {
         /// The process.
@@ -43,7 +43,7 @@ impl Attached {
     /// Takes a first look at process `pid`, without names, which shows that it can be watched.
     ///
     /// # Errors
-    /// It can't be looked at, or its end not be waited for.
+    /// It can't be looked at, or its end can't be waited for.
     pub fn open(pid: i32, interval: Duration) -> Result<Attached, AttachError> {
         let (sender, inputs) = mpsc::channel();
         let mut watch = Watch::new(pid, Vec::new(), interval, sender.clone());
@@ -74,12 +74,12 @@ impl Attached {
         self.watch.looked(Arc::clone(&self.first))
     }
 
-    /// Watches until the program has ended or its `Control` leaves it, and tells what there is to see,
+    /// Watches until the program has ended or its `Control` leaves it, and reports what there is to see,
     /// from the second look on, to `tell`.
     pub fn watch(mut self, tell: &mut dyn FnMut(News)) -> Watched {
         let end: End = self.watch.watch_to_end(&self.inputs, tell);
         if end == End::Left && self.watch.looks == 1 {
-            // The report is to have names, however soon we were to leave.
+            // The report needs names, however soon we leave.
             self.watch.round(&mut |_| {});
         }
         self.watch.finish(end)

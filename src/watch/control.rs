@@ -1,4 +1,4 @@
-//! What one who watches along may ask for.
+//! What may be asked for while a watch runs.
 
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl Control {
         self.ask(Input::Interval(interval));
     }
 
-    /// Has the program stand still until [`Control::resume`], or until we end, however that is.
+    /// Stops the program until [`Control::resume`], or until we end, in whatever way.
     pub fn pause(&self) {
         self.ask(Input::Pause);
     }
@@ -40,7 +40,7 @@ impl Control {
         self.ask(Input::Resume);
     }
 
-    /// Tells that we were sent a signal, which is passed on to a program that we launched.
+    /// Reports that we were sent a signal, which is passed on to a program that we launched.
     pub fn signal(&self, received: Received) {
         self.ask(Input::Signal(received));
     }
@@ -50,13 +50,13 @@ impl Control {
         self.ask(Input::Send(signal));
     }
 
-    /// Has told what was seen so far.
+    /// Asks for what was seen so far.
     pub fn report(&self) {
         self.ask(Input::Report);
     }
 
     fn ask(&self, input: Input) {
-        // Nobody there means that the watch has ended.
+        // If nobody receives it, the watch has ended.
         let _ = self.0.send(input);
     }
 }

@@ -1,4 +1,4 @@
-//! What happened to the program, as the report tells it.
+//! What happened to the program, for the report.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const MOST: usize = 1000;
 /// The events that were kept, and how many there were.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
-    /// The first ones, by time, and every one that ended a process.
+    /// The first ones, by time, and those that ended a process.
     pub kept: Vec<Event>,
     /// How many there were in all.
     pub total: usize,
@@ -39,7 +39,7 @@ pub struct Event {
     pub killed: bool,
 }
 
-/// A stack in a snapshot, which holds nothing but the stitched backtrace that begins there.
+/// A stack in a snapshot, which holds only the stitched backtrace that begins there.
 #[derive(Clone, Debug)]
 pub struct Sight {
     /// The snapshot.
@@ -58,7 +58,7 @@ impl Sight {
 /// The kinds of events. The words are those of the JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum EventKind {
-    /// A signal was given to the program.
+    /// A signal was delivered to the program.
     Signal,
     /// A process started another.
     Fork,
@@ -84,7 +84,7 @@ impl EventKind {
 }
 
 impl Events {
-    /// Notes an event. Of very many, only those that ended a process are kept.
+    /// Adds an event. Once [`MOST`] are kept, only those that ended a process are.
     pub(super) fn add(&mut self, event: Event) {
         self.total += 1;
         if self.kept.len() < MOST || (event.killed && self.kept.len() < 2 * MOST) {
@@ -112,7 +112,7 @@ pub(super) fn signal_message(signal: i32, from: Option<i32>) -> String {
     }
 }
 
-/// That a stack has come close to its end, or past it; and so many others with it.
+/// That a stack has come close to its end, or past it; and that `others` have with it.
 pub(super) fn high_message(id: usize, stack: &Stack, others: usize) -> String {
     let what = stack.name.as_deref().or(stack.entry.as_deref()).unwrap_or("a stack without a name");
     let (used, size) = (stack.most_used().unwrap_or(0), stack.size().unwrap_or(0));
@@ -120,7 +120,8 @@ pub(super) fn high_message(id: usize, stack: &Stack, others: usize) -> String {
     format!("{} {id} ({what}): {used} of {size} bytes were in use{more}", stack.kind.word())
 }
 
-/// Whether a signal is one that we sent, or passed on, to have the program end: where it was then is of no interest.
+/// Whether a signal is one that we sent, or passed on, to end the program: where the program was then is of no
+/// interest.
 pub(super) fn is_wanted_end(Signalled { signal, from, .. }: Signalled) -> bool {
     from == Some(std::process::id() as i32) && matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP)
 }

@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 /// What to run, and how often to look.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The program, looked for in `PATH` unless its name holds a slash.
+    /// The program, searched for in `PATH` unless its name holds a slash.
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
@@ -26,7 +26,7 @@ pub struct Options {
 
 /// Launches a program and watches it to its end.
 ///
-/// To be called before any other thread is started, since it blocks signals for all of them.
+/// Call it before any other thread starts, because it blocks signals for all of them.
 ///
 /// # Errors
 /// The program could not be started or followed. What goes wrong later is a warning in the result.
@@ -51,17 +51,17 @@ impl Launched {
     /// Starts a process that is to become the program, and follows it. It has our streams and our terminal.
     ///
     /// # Errors
-    /// There is no process to be had, or it can't be followed.
+    /// No process can be made, or it can't be followed.
     pub fn prepare(options: &Options, inbox: &Inbox) -> Result<Launched, RunError> {
         let launched = process::launch(&options.program, &options.arguments, inbox.inherited())?;
         Launched::follow(options, launched)
     }
 
-    /// The same, with a terminal of its own in the place of ours. Signals that we are sent are then all passed on: none of
+    /// The same, with a terminal of its own instead of ours. Signals that we are sent are then all passed on: none of
     /// them reaches the program otherwise.
     ///
     /// # Errors
-    /// As for [`Launched::prepare`], or there is no terminal to be had.
+    /// As for [`Launched::prepare`], or no terminal can be made.
     pub fn prepare_on_terminal(
         options: &Options,
         inbox: &Inbox,
@@ -110,13 +110,13 @@ impl Launched {
         self.watch.progress.clone()
     }
 
-    /// What is seen before the first look: nothing but which program it is.
+    /// What is known before the first look: only which program it is.
     pub fn unseen(&self) -> Looked {
         let command = self.watch.command.clone();
         self.watch.looked(Arc::new(Snapshot::of_nothing(self.watch.pid, command)))
     }
 
-    /// Watches until the program has ended or its `Control` leaves it, and tells what there is to see to `tell`.
+    /// Watches until the program has ended or its `Control` leaves it, and reports what there is to see to `tell`.
     pub fn watch(mut self, tell: &mut dyn FnMut(News)) -> Watched {
         let end = self.watch.watch_to_end(&self.inputs, tell);
         self.watch.finish(end)

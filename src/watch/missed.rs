@@ -1,4 +1,4 @@
-//! What a watch could not see. The words are for [`crate::report`].
+//! What a watch could not see. [`crate::report`] puts it into words.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ pub enum Missed {
     NotFollowed {
         /// Why.
         why: NotFollowed,
-        /// Since when, counted from the start of the watch.
+        /// From when on, counted from the start of the watch.
         since: Duration,
     },
-    /// A look failed, for a reason that the system told.
+    /// A look failed, for this reason.
     NoLook(String),
     /// A look did not see all.
     InLook(Warning),
@@ -24,7 +24,7 @@ pub enum Missed {
 /// Why a program is not followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotFollowed {
-    /// The kernel would take from it the rights that its file gives (execve(2), set-user-ID).
+    /// The kernel would withhold the rights that its file has (execve(2), set-user-ID).
     WouldLoseRights,
     /// Following would slow it down.
     TooBusy(TooBusy),

@@ -1,8 +1,8 @@
 //! Watches every stack that a program uses: one that is launched, until it ends, or one that runs already.
 //!
-//! You give a command line ([`run()`], [`Launched`]) or a process ([`Attached`]); you get a [`Watched`]: how the watch ended, what the
-//! program's stacks needed, and what happened. The program keeps its streams and its terminal, and what signals it gets
-//! is what it would get without us. Nothing here prints.
+//! From a command line ([`run()`], [`Launched`]) or a process ([`Attached`]) comes a [`Watched`]: how the watch ended,
+//! what the program's stacks needed, and what happened. The program keeps its streams and its terminal, and it gets the
+//! signals that it would get without us. Nothing here prints.
 //!
 //! Words: a *look* is one snapshot of one process; a process is looked at each *period*, and once more before it ends.
 
@@ -44,11 +44,11 @@ pub struct Watched {
     pub duration: Duration,
     /// How many looks there were.
     pub looks: usize,
-    /// The time between two looks, as it came out on average; `None` where there were fewer than two.
+    /// The average time between two looks; `None` if there were fewer than two.
     pub period: Option<Duration>,
     /// How long its processes stood still for all looks together.
     pub stopped: Duration,
-    /// Since when forks, threads and fatal signals were not all seen; `None` where they were to the end.
+    /// From when on not all forks, threads and fatal signals were seen; `None` if all were.
     pub exact_until: Option<Duration>,
     /// What its stacks needed.
     pub usage: Usage,
@@ -70,7 +70,7 @@ impl Watched {
 pub enum End {
     /// The program ended.
     Ended(Outcome),
-    /// The program ended, and nobody told us how: it was not ours.
+    /// The program ended, and we do not know how: it was not our child.
     Vanished,
     /// We were asked to leave; the program runs on.
     Left,
@@ -91,7 +91,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// What the user can do about it, where something is known.
+    /// What the user can do about it, if that is known.
     pub fn remedy(&self) -> Option<String> {
         match self {
             RunError::Follow(StopError::NoPermission { why, .. }) => Some(why.remedy_at_launch()),

@@ -1,4 +1,4 @@
-//! When to look next: each interval, but so seldom that the program stands still at most 1 % of the time.
+//! When to look next: once an interval, but so seldom that the program stands still at most 1 % of the time.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ const FIRST: Duration = Duration::from_millis(50);
 pub(super) struct Pace {
     interval: Duration,
     due: Instant,
-    /// How long looks have had the program stand still.
+    /// How long looks have stopped the program.
     pub(super) stopped: Duration,
-    /// How long the last round of looks had it stand still.
+    /// How long the last round of looks stopped it.
     last: Duration,
-    /// How long the look before the first round had it stand still, until a round makes up for it.
+    /// How long the look before the first round stopped it, until a round makes up for that.
     owed: Duration,
-    /// How many looks there were in rounds of their own, and when the first and the last of these were.
+    /// How many rounds there were, and when the first and the last of them were.
     rounds: Option<(u32, Instant, Instant)>,
 }
 
 impl Pace {
-    /// A pace of one look each `interval`, from now on.
+    /// A pace of one look every `interval`, from now on.
     pub(super) fn new(interval: Duration) -> Pace {
         Pace {
             interval,
@@ -41,7 +41,7 @@ impl Pace {
         self.due
     }
 
-    /// From now on, one look each `interval`; the next one comes no later than that.
+    /// From now on, one look every `interval`; the next one comes within that time.
     pub(super) fn set_interval(&mut self, interval: Duration) {
         self.interval = interval;
         self.due = self.due.min(Instant::now() + self.current());
@@ -52,7 +52,7 @@ impl Pace {
         self.interval.max(self.last * RUN_PER_STOP)
     }
 
-    /// Notes a round of looks that ends now and had the program stand for `stopped`.
+    /// Counts a round of looks that ends now and stopped the program for `stopped`.
     pub(super) fn round(&mut self, stopped: Duration) {
         let now = Instant::now();
         self.stopped += stopped;
@@ -62,14 +62,14 @@ impl Pace {
         self.rounds = Some((count + 1, first, now));
     }
 
-    /// Notes the look that shows whether there is anything to watch. The first round follows it at once, and the one after
-    /// that makes up for both: people wait for the first round, which has everything on it.
+    /// Counts the look that shows whether there is anything to watch. The first round follows it at once, and the one
+    /// after that makes up for both: people wait for the first round, which has everything on it.
     pub(super) fn first(&mut self, stopped: Duration) {
         self.stopped += stopped;
         self.owed = stopped;
     }
 
-    /// Notes a look out of turn.
+    /// Counts a look out of turn.
     pub(super) fn extra(&mut self, stopped: Duration) {
         self.stopped += stopped;
         self.due = self.due.max(Instant::now() + stopped * RUN_PER_STOP);
@@ -80,7 +80,7 @@ impl Pace {
         self.stopped * RUN_PER_STOP <= duration
     }
 
-    /// The time from one round to the next, as it came out on average.
+    /// The average time from one round to the next.
     pub(super) fn period(&self) -> Option<Duration> {
         let (count, first, last) = self.rounds?;
         (count > 1).then(|| last.duration_since(first) / (count - 1))

@@ -1,6 +1,6 @@
-//! Has processes stand still for as long as somebody wants to look at them.
+//! Stops processes for as long as somebody wants to look at them.
 //!
-//! They are kept as a look keeps them, by a thread for each: if we are killed, the kernel lets them go.
+//! They are held as a look holds them, by a thread for each: if we are killed, the kernel lets them go.
 
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -21,7 +21,7 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// Has these processes stand. When this returns they do, but for those that can't be stopped.
+    /// Stops these processes. When this returns they stand still, except those that can't be stopped.
     pub(super) fn of(processes: impl Iterator<Item = Live>) -> Pause {
         Pause { _held: processes.filter_map(hold).collect() }
     }

@@ -2,19 +2,19 @@
 //!
 //! A key of the terminal reaches all processes of the foreground group, so the program has it already. The same holds
 //! if somebody sends a signal to our whole group: therefore a signal is passed on a moment later, and only if the
-//! program was not given the same one by the same sender.
+//! program did not get the same one from the same sender.
 
 use std::time::{Duration, Instant};
 
 use crate::process::Received;
 
-/// How far apart the same signal may come to the program and to us to count as one.
+/// How far apart in time the same signal may reach the program and us to count as one.
 const SAME: Duration = Duration::from_millis(50);
 
 /// The signals by which job control stops a process.
 const JOB_STOPS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
-/// How long after the terminal told us to stop the program may take to do so.
+/// How long the program may take to stop after the terminal told us to.
 const STOP_TOGETHER: Duration = Duration::from_secs(5);
 
 /// Signals on their way from us to the program.
@@ -31,7 +31,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// From now on every signal is passed on at once, but for those of job control: the program has another terminal.
+    /// From now on every signal is passed on at once, except those of job control: the program has another terminal.
     pub(super) fn pass_all(&mut self) {
         self.passes_all = true;
     }
@@ -58,7 +58,7 @@ impl Relay {
         }
     }
 
-    /// The program was given a signal.
+    /// The program got a signal.
     pub(super) fn seen(&mut self, signal: Received, now: Instant) {
         if signal.from.is_none() || self.passes_all {
             return;
@@ -79,7 +79,8 @@ impl Relay {
         }
     }
 
-    /// Whether we are to stop as well: the terminal told both of us, and the program has done so. Asked once a stop.
+    /// Whether we are to stop as well: the terminal told both of us, and the program has done so. Call it once for each
+    /// stop.
     pub(super) fn stops_us(&mut self) -> bool {
         let stops = self
             .told_to_stop

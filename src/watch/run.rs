@@ -1,4 +1,5 @@
-//! The course of a watch: take in what happens, look when it is due, and see the program to its end or leave it.
+//! The course of a watch: receive what happens, look when a look is due, and stay until the program ends or we leave
+//! it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::snapshot::Snapshot;
 /// How many processes are looked at in one round.
 const PROCESSES_PER_ROUND: usize = 16;
 
-/// How many stacks of one look are told to have come close to their end.
+/// How many stacks of one look are reported to have come close to their end.
 const MOST_RISEN: usize = 20;
 
 /// How many different things that could not be seen are kept.
@@ -37,13 +38,13 @@ pub(super) enum Input {
     Program(Happened),
     /// A signal was sent to us.
     Signal(Received),
-    /// The program, which is not ours, has ended.
+    /// The program, which we did not launch, has ended.
     Vanished,
     /// We are to leave the program alone.
     Leave,
     /// We are to stop ourselves until somebody continues us.
     Suspend,
-    /// The time from one look to the next is another.
+    /// The time from one look to the next changes.
     Interval(Duration),
     /// The program is to stand still.
     Pause,
@@ -51,22 +52,22 @@ pub(super) enum Input {
     Resume,
     /// It is to be sent a signal.
     Send(i32),
-    /// What was seen so far is to be told.
+    /// What was seen so far is to be reported.
     Report,
 }
 
-/// A look that was taken, for those who watch along.
+/// A look that was taken, for whoever shows it.
 #[derive(Clone, Debug)]
 pub struct Looked {
     /// What was seen.
     pub snapshot: Arc<Snapshot>,
     /// When, from the start of the watch.
     pub time: Duration,
-    /// The time to the next look: the interval, or more where that would stop the program for over 1 % of the time.
+    /// The time to the next look: the interval, or more if that would stop the program for over 1 % of the time.
     pub next: Duration,
 }
 
-/// What there is to see for those who watch along.
+/// What there is to see, for whoever shows it.
 #[derive(Clone, Debug)]
 pub enum News {
     /// A look was taken.
@@ -87,14 +88,14 @@ pub(super) struct Watch {
     sender: Sender<Input>,
     /// Whether the process has become the program.
     pub(super) launched: bool,
-    /// `None` where the program is not followed, or was let go.
+    /// `None` if the program is not followed, or was let go.
     pub(super) tracees: Option<Tracees>,
     /// The processes to look at; the first of the next round is the first above `looked_at`.
     processes: BTreeSet<i32>,
     looked_at: i32,
     /// What was read of the files of each process.
     lookers: HashMap<i32, Looker>,
-    /// How far the naming of the look has come that is being taken.
+    /// How far the naming of the present look has come.
     pub(super) progress: Progress,
     pace: Pace,
     pub(super) relay: Relay,
@@ -102,7 +103,7 @@ pub(super) struct Watch {
     pause: Option<Pause>,
     usage: Usage,
     events: Events,
-    /// Events that were not told yet.
+    /// Events that were not reported yet.
     untold: Vec<Event>,
     pub(super) looks: usize,
     pub(super) exact_until: Option<Duration>,
@@ -135,7 +136,7 @@ impl Watch {
         }
     }
 
-    /// Watches until the program has ended, or until we are to leave it. What there is to see is told to `tell`.
+    /// Watches until the program has ended, or until we are to leave it. What there is to see is reported to `tell`.
     pub(super) fn watch_to_end(&mut self, inputs: &Receiver<Input>, tell: &mut dyn FnMut(News)) -> End {
         loop {
             let due = self.relay.due().map_or(self.pace.due(), |relay| relay.min(self.pace.due()));
@@ -182,12 +183,12 @@ impl Watch {
         None
     }
 
-    /// Takes in a signal that was sent to us.
+    /// Handles a signal that was sent to us.
     fn received(&mut self, received: Received) {
         let now = Instant::now();
         self.relay.received(received, now);
         if self.tracees.is_none() {
-            // Nobody tells us whether the program has stopped as well.
+            // We do not learn whether the program has stopped as well.
             self.relay.program_stopped(received.signal, now);
         }
     }
@@ -203,7 +204,7 @@ impl Watch {
         }
     }
 
-    /// Takes in what happened; gives the program's outcome once it has ended.
+    /// Handles what happened; returns the program's outcome once it has ended.
     fn happened(&mut self, happened: Happened) -> Option<Outcome> {
         let time = happened.at.saturating_duration_since(self.start);
         match happened.what {
@@ -213,7 +214,7 @@ impl Watch {
                 self.note(EventKind::Fork, time, parent, format!("started process {child}"));
             }
             Happening::Executed { pid } => {
-                // That the process that we launched becomes the program is no news.
+                // It is no event that the process that we launched becomes the program.
                 if std::mem::replace(&mut self.launched, true) {
                     self.note(EventKind::Exec, time, pid, format!("became {}", program_name(pid)));
                     self.usage.process_ended(pid);
@@ -272,7 +273,7 @@ impl Watch {
         self.release(pid);
     }
 
-    /// A last look at a process; at processes that the program started, only as far as the budget goes.
+    /// A last look at a process; at processes that the program started, only if the budget allows it.
     fn look_before_end(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
         if pid != self.pid && !self.pace.allows_extra(self.start.elapsed()) {
             return None;
@@ -347,12 +348,13 @@ impl Watch {
         Ok(snapshot)
     }
 
-    /// A look of ours as it is told to others.
+    /// One of our looks, for whoever shows it.
     pub(super) fn looked(&self, snapshot: Arc<Snapshot>) -> Looked {
         Looked { snapshot, time: self.start.elapsed(), next: self.pace.current() }
     }
 
-    /// Looks at the processes whose turn it is. Each look is told before it is gathered: those who show it need not wait.
+    /// Looks at the processes whose turn it is. Each look is reported before it is gathered, so that its viewers need
+    /// not wait.
     pub(super) fn round(&mut self, tell: &mut dyn FnMut(News)) {
         let turn: Vec<i32> = self.processes.range(self.looked_at + 1..).chain(&self.processes).copied().collect();
         let count = self.processes.len().min(PROCESSES_PER_ROUND);
@@ -377,8 +379,8 @@ impl Watch {
         }
     }
 
-    /// Looks at one process. One that can't be looked at has ended, in nearly all cases; what it is otherwise, the report
-    /// tells.
+    /// Looks at one process. If one can't be looked at, it has nearly always ended; if not, the report says
+    /// why.
     fn look(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
         let looked = self.try_look(pid, named).inspect_err(|error| debug!("no look at {pid}: {error}"));
         if let Err(error) = &looked
@@ -396,7 +398,7 @@ impl Watch {
         }
     }
 
-    /// Looks at one process, or tells why that is not possible.
+    /// Looks at one process, or returns why that is not possible.
     fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
         let live = self.open(pid)?;
         let looker = self.lookers.entry(pid).or_insert_with(|| Looker::telling(self.progress.clone()));
@@ -418,7 +420,7 @@ impl Watch {
         debug!("{} stacks are gathered in {:?}", snapshot.stacks.len(), began.elapsed());
     }
 
-    /// Notes which stacks have come close to their end since the last look; of very many only the first ones.
+    /// Adds events for the stacks that have come close to their end since the last look, at most [`MOST_RISEN`].
     fn note_risen(&mut self, snapshot: &Snapshot, risen: &[usize]) {
         for id in risen.iter().take(MOST_RISEN) {
             let Some(stack) = snapshot.stacks.get(*id) else { continue };
@@ -442,7 +444,7 @@ impl Watch {
         }
     }
 
-    /// What was seen, as if we left now.
+    /// What was seen so far, as if we left now.
     fn so_far(&self) -> Watched {
         let mut usage = self.usage.clone();
         usage.finish();

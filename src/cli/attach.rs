@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     }
 }
 
-/// Watches with a screen where there is a terminal for it.
+/// Watches with a screen if there is a terminal for it.
 #[cfg(feature = "tui")]
 fn watch(args: &Args, common: &Common, attached: Attached, inbox: &Inbox) -> Result<Watched, ExitCode> {
     let screen = args.screen.options(common, args.watching.interval(), args.watching.margin());

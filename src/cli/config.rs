@@ -1,6 +1,6 @@
 //! The configuration of the screen: `stackscope/config.toml` in `$XDG_CONFIG_HOME`, or in `~/.config`.
 //!
-//! Options of the command line win over it. A file that is wrong is told in one sentence, and nothing is started.
+//! Options on the command line take precedence. A faulty file is reported in one sentence, and nothing is started.
 
 use std::io;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub(super) struct Config {
 /// The configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfigError {
-    /// The file is there and can't be read.
+    /// The file exists and can't be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
     /// It is not what it should be.
@@ -47,7 +47,7 @@ fn one_line(error: &toml::de::Error) -> String {
 }
 
 impl Config {
-    /// Reads the file; where there is none, nothing is configured.
+    /// Reads the file; if there is none, returns an empty configuration.
     pub(super) fn read() -> Result<Config, ConfigError> {
         let Some(path) = path() else { return Ok(Config::default()) };
         match std::fs::read_to_string(&path) {

@@ -1,4 +1,4 @@
-//! The program that `run` watches where none is named: coroutines of different depth, one that resumes another,
+//! The program that `run` watches if none is named: coroutines of different depth, one that resumes another,
 //! and one whose panic crosses into its resumer and is caught there.
 
 use std::hint::black_box;
@@ -84,10 +84,10 @@ fn resume_another(yielder: &Yielder<(), ()>) {
     }
 }
 
-/// Has a coroutine panic; gives the message that its resumer caught.
+/// Has a coroutine panic; returns the message that its resumer caught.
 fn catch_across() -> Result<String, StackError> {
     let mut coroutine = Coroutine::new(|_: &Yielder<(), ()>, ()| fail_deep(8))?;
-    // The message is shown in the end; where it came from is what the demo is about.
+    // The message is shown at the end; the demo is about where it came from.
     panic::set_hook(Box::new(|_| {}));
     let caught = panic::catch_unwind(AssertUnwindSafe(|| coroutine.resume(())));
     let message = caught.err().and_then(|payload| payload.downcast_ref::<String>().cloned());

@@ -1,6 +1,6 @@
 //! `stackscope doctor`: what works on this machine, what does not, and the remedy.
 //!
-//! What can be tried is tried, on a child of our own; the rest is what the kernel says of itself.
+//! What can be tried is tried, on our own child; the rest is what the kernel says of itself.
 
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -85,7 +85,7 @@ fn launch() -> Check {
     let name = "launch";
     let looked = child().and_then(|mut child| {
         let looked = look(&child);
-        // It ends when its stdin does; what it then answers does not matter.
+        // It ends when its stdin does; its exit status does not matter.
         drop(child.stdin.take());
         let _ = child.wait();
         looked

@@ -139,7 +139,7 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
         None => match take(args) {
             Ok(snapshot) => {
                 let code = shown(args, common, &snapshot);
-                // The process ends: all at once is quicker given back than list by list.
+                // The process ends: the kernel frees all memory at once faster than we free each list.
                 std::mem::forget(snapshot);
                 code
             }
@@ -190,12 +190,12 @@ fn wait(time: Duration) {
     let _ = nothing.recv_timeout(time);
 }
 
-/// A looker with what earlier runs left for it.
+/// A looker with what earlier runs stored for it.
 fn looker(args: &Args) -> Looker {
     Looker::in_folder(if args.no_cache { None } else { CacheFolder::of_user() })
 }
 
-/// Does something with a look that keeps what a core file is made of.
+/// Calls `then` with a look that keeps what a core file is made of.
 fn with_whole<T>(args: &Args, then: impl FnOnce(&Whole<'_>) -> T) -> Result<T, LookError> {
     Ok(match args.target.parse() {
         Ok(pid) => then(&looker(args).live_whole(&Live::open(pid)?, wish(args))?),

@@ -32,7 +32,7 @@ pub(super) fn start(common: &Common) -> Result<(), LogError> {
         None => return Ok(()),
     };
     let logger = Logger { out: Mutex::new(out), start: Instant::now() };
-    // A program that uses us as a library may have its own logger, which then stays.
+    // A program that uses us as a library may have its own logger, which stays in place.
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(LevelFilter::Debug);
     }

@@ -1,4 +1,4 @@
-//! The `stackscope` command: verbs, options and exit codes as `docs/CLI.md` promises them.
+//! The `stackscope` command: verbs, options and exit codes.
 
 mod attach;
 #[cfg(feature = "tui")]
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-/// What the command ends with where it is not 0.
+/// The exit codes other than 0.
 pub(crate) mod exit {
     /// Something could not be read; the output says what.
     pub(crate) const PARTIAL: u8 = 3;
@@ -28,7 +28,7 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 125;
     /// Wrong usage, of every verb but `run`.
     pub(crate) const USAGE: u8 = 2;
-    /// `run`: the program is there and can't be executed.
+    /// `run`: the program exists and can't be executed.
     pub(crate) const NOT_EXECUTABLE: u8 = 126;
     /// `run`: there is no such program.
     pub(crate) const NOT_FOUND: u8 = 127;
@@ -79,7 +79,7 @@ struct Common {
 /// The hidden verb of the child that `doctor` starts.
 const STAND: &str = "stand";
 
-/// The hidden verb of the program that `run` watches where none is named.
+/// The hidden verb of the program that `run` watches if none is named.
 const DEMO: &str = "demo";
 
 /// When to colour text.
@@ -87,9 +87,9 @@ const DEMO: &str = "demo";
 enum Color {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// In any case.
+    /// Always.
     Always,
-    /// In no case.
+    /// Never.
     Never,
 }
 
@@ -117,7 +117,7 @@ enum Verb {
     Stand,
 }
 
-/// Runs the command with the words it was given; the answer is its exit code.
+/// Runs the command with its words; returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -140,14 +140,14 @@ pub fn main() -> ExitCode {
 }
 
 fn stand() -> ExitCode {
-    // However it ends, the one who waits for us has closed it.
+    // However this ends, the process that waits for us has closed its end.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     ExitCode::SUCCESS
 }
 
 /// Help and version go to stdout and are no error; wrong usage goes to stderr.
 fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is the only way this can fail, and then nobody reads it.
+    // Only a closed pipe can make this fail, and then nobody reads it.
     let _ = error.print();
     let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
     let wrong = if is_run { exit::FAILED } else { exit::USAGE };

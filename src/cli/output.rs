@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use super::{Color, Common, exit};
 use crate::report::style::Style;
 
-/// Writes `content` to `file`, or to stdout where there is none.
+/// Writes `content` to `file`, or to stdout if there is none.
 ///
-/// A reader that closes our stdout has read all it wants; that is no error.
+/// A reader that closes our stdout has read all it wants; that is not an error.
 pub(super) fn write(file: Option<&Path>, content: &[u8]) -> Result<(), OutputError> {
     let written = match file {
         Some(path) => File::create(path).and_then(|mut file| file.write_all(content)),
@@ -46,7 +46,7 @@ pub(super) fn create(path: &Path) -> Result<File, OutputError> {
     File::create(path).map_err(|error| OutputError::new(path.display().to_string(), error))
 }
 
-/// Tells what went wrong, with its causes, and gives the exit code for our own failures.
+/// Says what went wrong, with its causes, and returns the exit code for our own failures.
 pub(super) fn fail(error: &dyn Error) -> ExitCode {
     fail_with_remedy(error, None)
 }
@@ -67,24 +67,24 @@ pub(super) fn fail_with_remedy(error: &dyn Error, remedy: Option<String>) -> Exi
     ExitCode::from(exit::FAILED)
 }
 
-/// Says what is wrong with the words of the command line, and gives the exit code for that.
+/// Says what is wrong with the words of the command line, and returns the exit code for that.
 pub(super) fn wrong_usage(what: &str) -> ExitCode {
     // Where stderr is closed there is nobody to tell.
     let _ = writeln!(io::stderr(), "stackscope: {what}");
     ExitCode::from(exit::USAGE)
 }
 
-/// How text for `file`, or for stdout where there is none, may look.
+/// The style of text for `file`, or for stdout if there is none.
 pub(super) fn style(common: &Common, file: Option<&Path>) -> Style {
     style_for(common, file.is_none() && io::stdout().is_terminal())
 }
 
-/// The same for what goes to stderr where there is no file.
+/// The same for what goes to stderr if there is no file.
 pub(super) fn report_style(common: &Common, file: Option<&Path>) -> Style {
     style_for(common, file.is_none() && io::stderr().is_terminal())
 }
 
-/// The columns of the terminal that stderr is; `None` where it is none, or this build knows nothing of screens.
+/// The columns of the terminal that stderr is; `None` if it is not a terminal, or this build has no screen.
 pub(super) fn terminal_width() -> Option<usize> {
     #[cfg(feature = "tui")]
     if io::stderr().is_terminal() && has_terminal() {
@@ -116,13 +116,13 @@ fn dumb_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
-/// Whether there is a terminal that we belong to: without one, as after `setsid`, it is another's that we write to.
+/// Whether there is a terminal that we belong to: without one, as after `setsid`, we write to another session's.
 fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Whether the locale's character set is UTF-8: the first of LC_ALL, LC_CTYPE and LANG that is set decides (locale(7)).
-/// Where none is set, text is UTF-8 as nearly everywhere.
+/// If none is set, text is UTF-8, as nearly everywhere.
 fn utf8_locale() -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find(|variable| set(variable)).and_then(std::env::var_os);
     let Some(locale) = locale else { return true };

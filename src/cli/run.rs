@@ -59,13 +59,13 @@ EXAMPLES:
   stackscope run ./server --port 9000
   stackscope run --json -o stacks.json -- make test";
 
-/// How many seconds the demo lasts where there is a screen.
+/// How many seconds the demo lasts if there is a screen.
 #[cfg(feature = "tui")]
 const DEMO_ON_SCREEN: &str = "600";
 
 /// Runs the program and reports.
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
-    // A report that can't be written is to be known before the program runs.
+    // If the report can't be written, the user must know before the program runs.
     let destination = match args.watching.destination() {
         Ok(destination) => destination,
         Err(error) => return output::fail(&error),
@@ -83,13 +83,13 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
         Err(failed) => return failed,
     };
     if let Err(error) = args.watching.write(common, &watched, destination) {
-        // The program's own end counts for more than the loss of the report.
+        // The program's own end matters more than the loss of the report.
         output::fail(&error);
     }
     ExitCode::from(code(watched.end))
 }
 
-/// Watches with a screen where there is a terminal for it.
+/// Watches with a screen if there is a terminal for it.
 #[cfg(feature = "tui")]
 fn watch(args: &Args, common: &Common, options: &Options) -> Result<Watched, ExitCode> {
     let (interval, margin) = (args.watching.interval(), args.watching.margin());
@@ -97,7 +97,7 @@ fn watch(args: &Args, common: &Common, options: &Options) -> Result<Watched, Exi
         Some(screen) => {
             let mut options = options.clone();
             if args.command.is_empty() {
-                // There is time to look around; who has seen enough ends it.
+                // There is time to look around; a user who has seen enough ends it.
                 options.arguments.push(DEMO_ON_SCREEN.into());
             }
             on_screen(&options, &tui::Options { stay: args.stay || screen.stay, ..screen })
@@ -134,14 +134,14 @@ fn refused(error: &RunError) -> ExitCode {
     })
 }
 
-/// The program's exit code, as a shell tells it.
+/// The program's exit code, as a shell reports it.
 fn code(end: End) -> u8 {
     match end {
         End::Ended(Outcome::Exited(code)) => code as u8,
         End::Ended(Outcome::Killed { signal, .. }) => (128 + signal) as u8,
         // It runs on, as the user has decided.
         End::Left => 0,
-        // What we launched is ours: its end is told.
+        // What we launched is our child: its end is reported.
         End::Vanished => exit::FAILED,
     }
 }

@@ -1,4 +1,4 @@
-//! `--save-core`: writes a core file, and tells how far it is where that takes long.
+//! `--save-core`: writes a core file, and reports progress if that takes long.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::look::{SaveError, Whole};
 use crate::report::units;
 
-/// What takes less long is not talked about meanwhile.
+/// The time before progress is first reported, and between two reports of it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Writes the core file and says on stderr what is in it.
@@ -26,7 +26,7 @@ pub(super) fn save_core(whole: &Whole<'_>, path: &Path) -> Result<(), SaveError>
     Ok(())
 }
 
-/// A line on stderr; one that the next may overwrite where `passing`.
+/// Writes a line to stderr; the next one overwrites it if `passing`.
 fn tell(passing: bool, line: &str) {
     // Where stderr is closed there is nobody to tell.
     let _ = if passing { write!(io::stderr(), "\r{line}\x1b[K") } else { writeln!(io::stderr(), "{line}") };

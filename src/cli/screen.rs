@@ -55,7 +55,7 @@ impl Theme {
 }
 
 impl Screen {
-    /// What the screen is to be like; `None` where there is to be none.
+    /// What the screen is to be like; `None` if there is to be none.
     ///
     /// # Errors
     /// The configuration can't be used.

@@ -1,4 +1,4 @@
-//! What `run` and `attach` have in common: how often to look, and what becomes of the report.
+//! What `run` and `attach` have in common: how often to look, and where the report goes.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -43,13 +43,13 @@ impl Watching {
         Duration::from_millis(self.interval)
     }
 
-    /// What the suggested sizes are of the most that a stack held.
+    /// The ratio of suggested sizes to the most that a stack held.
     #[cfg(feature = "tui")]
     pub(super) fn margin(&self) -> f64 {
         self.margin
     }
 
-    /// Opens the report's file: that it can't be written is to be known before anything is watched.
+    /// Opens the report's file, so that an error is reported before anything is watched.
     pub(super) fn destination(&self) -> Result<Destination, output::OutputError> {
         self.output.as_deref().map(output::create).transpose().map(Destination)
     }

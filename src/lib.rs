@@ -1,14 +1,16 @@
 //! Sees every stack of any native Linux program, without the program's help: threads, coroutines and fibers of any
 //! library, running or suspended.
 //!
-//! - You give a process or a core file, and say by a [`Wish`] what you want to know. You get a [`Snapshot`]: each [`Stack`]
-//!   with its frames, names, bounds, guard and peak, and who resumed it. A process is stopped for that, for milliseconds,
-//!   and goes on as it was.
-//! - You give nothing but the word: [`dump_self`] and [`dump_on_signal`] show the stacks of the program that this library is
+//! - A [`Looker`] looks at a process or a core file, and a [`Wish`] says what you want to know. You get a [`Snapshot`]:
+//!   each [`Stack`] with its frames, names, bounds, guard and peak, and who resumed it. A process is stopped for that,
+//!   for milliseconds, and goes on as it was.
+//! - [`dump_self`] and [`dump_on_signal`] show the stacks of the program that this library is
 //!   part of.
-//! - [`switch`] is for those who switch stacks themselves: coroutines and more, which every debugger can see through.
+//! - [`switch`] is for programs that switch stacks themselves: coroutines and more, which every debugger can see
+//!   through.
 //!
-//! It is not for interpreters' own frames, not for profiles, and not for variables: it shows native frames, and reads.
+//! It is not for interpreters' own frames, not for profiles, and not for variables: it only reads, and shows native
+//! frames.
 //!
 //! ```
 //! use std::process::{Command, Stdio};
@@ -39,13 +41,13 @@
 //! |---|---|---|
 //! | none | the switches of [`switch`] that need no operating system | `core` |
 //! | `switch` | all of [`switch`] | `std`, `libc` |
-//! | `inspect` | all that looks at programs; Linux only | gimli, object and others |
+//! | `inspect` | everything that looks at programs; Linux only | gimli, object and others |
 //! | `cli`, `tui` | the command `stackscope`, and its screen | clap, ratatui |
 //!
 //! `docs/ARCHITECTURE.md` shows how it is built.
 
 #![cfg_attr(not(feature = "switch"), no_std)]
-// What the workshop's modules call public is so for the tests, benches and fuzz targets of this repository alone.
+// What the workshop's modules make public is only for the tests, benches and fuzz targets of this repository.
 #![cfg_attr(not(feature = "workshop"), allow(dead_code, unreachable_pub, unused_imports))]
 
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", not(windows))))]
@@ -95,7 +97,7 @@ mod watch;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 pub use front::*;
 
-/// The library's front: all names that others may rely on, beside [`switch`].
+/// The library's front: all names that users may rely on, apart from [`switch`].
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod front {
     pub use crate::addr::{Addr, AddrRange, Pc};
@@ -115,8 +117,8 @@ mod front {
     pub use crate::watch::{Attached, Launched, Options, Watched};
 }
 
-/// The parts that the library is made of, for the tests, benches and fuzz targets of this repository: nothing here is kept
-/// stable, and the feature is for nobody else.
+/// The parts that the library is made of, only for the tests, benches and fuzz targets of this repository: nothing here
+/// is stable.
 #[cfg(all(feature = "workshop", feature = "inspect", target_os = "linux"))]
 #[doc(hidden)]
 #[allow(missing_docs)]

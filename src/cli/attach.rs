@@ -27,13 +27,13 @@ pub(super) struct Args {
 }
 
 const HELP: &str = "\
-On a terminal a screen shows every stack; ? there tells its keys. It is drawn on the terminal itself, never on stdout. \
-After it, and where there is no terminal, a report says what was seen.
+On a terminal a screen shows every stack; ? there lists its keys. It is drawn on the terminal itself, never on stdout. \
+After it, or if there is no terminal, a report says what was seen.
 
 The program is looked at from time to time and let alone in between. However stackscope ends, the program runs on. \
 Processes that the program starts are not looked at.
 
-SIGINT, SIGTERM, SIGHUP and SIGQUIT end the watch; the report then tells what was seen.
+SIGINT, SIGTERM, SIGHUP and SIGQUIT end the watch; the report then says what was seen.
 
 EXIT CODE:
   0 complete, 3 something could not be read (the report says what), 125 failed, 2 wrong usage

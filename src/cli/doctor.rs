@@ -121,7 +121,7 @@ fn attach(facts: &Facts) -> Check {
         }
         Some(3) => {
             let remedy =
-                "set kernel.yama.ptrace_scope to at most 2 where it is set at boot (/etc/sysctl.d), and boot anew";
+                "set kernel.yama.ptrace_scope to at most 2 where it is set at boot (/etc/sysctl.d), and reboot";
             (Status::Off, "kernel.yama.ptrace_scope = 3, nobody may trace".to_owned(), Some(remedy.to_owned()))
         }
         _ if facts.ptrace_capability => (Status::Ok, "programs of all users can be looked at".to_owned(), None),

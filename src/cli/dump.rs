@@ -30,10 +30,10 @@ pub(super) struct Args {
     #[arg(short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Show lines and inlined functions of the system's libraries too, where debug packages are installed
+    /// Show lines and inlined functions of the system's libraries too, if debug packages are installed
     #[arg(
         long,
-        long_help = "Show lines and inlined functions of the system's libraries too, where debug packages are installed.\n\
+        long_help = "Show lines and inlined functions of the system's libraries too, if debug packages are installed.\n\
                      Their debug information is packed; unpacking that of the C library takes tens of milliseconds."
     )]
     system_lines: bool,
@@ -56,11 +56,11 @@ pub(super) struct Args {
         long,
         value_name = "KEY",
         long_help = "Show stacks together that are equal in KEY. [default: stack]\n\
-                     Of very many groups the page names the rest by their number; --json has them all, in the list 'groups'."
+                     If there are very many groups, the page only counts the rest; --json has them all, in the list 'groups'."
     )]
     group: Option<Key>,
 
-    /// Show only stacks that fit EXPR, as 'kind:coro peak>80% !fn:decode' does
+    /// Show only stacks that fit EXPR, for example 'kind:coro peak>80% !fn:decode'
     #[arg(long, value_name = "EXPR", long_help = FILTER)]
     filter: Option<Filter>,
 
@@ -70,31 +70,31 @@ pub(super) struct Args {
         value_name = "FILE",
         long_help = "Write a core file with one thread for each context too: gdb's 'thread apply all bt' and \
                      'eu-stack --core FILE' then show every coroutine.\n\
-                     A context that no thread runs has the number 10000000 and that of its stack as its thread's. The file \
-                     holds the memory that the program wrote to, and can be read by you alone."
+                     A context that no thread runs gets the thread number 10000000 plus the number of its stack. The file \
+                     holds the memory that the program wrote to, and only you can read it."
     )]
     save_core: Option<PathBuf>,
 
-    /// Look twice, SECONDS apart, and tell which contexts did not move in between
+    /// Look twice, SECONDS apart, and report which contexts did not move in between
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds,
         conflicts_with = "save_core",
-        long_help = "Look twice, SECONDS apart, and tell which contexts did not move in between: 'moved' in the JSON.\n\
-                     One that was resumed meanwhile and waits at the very same place again counts as not moved."
+        long_help = "Look twice, SECONDS apart, and report which contexts did not move in between: 'moved' in the JSON.\n\
+                     One that was resumed in between and waits at the same place again counts as not moved."
     )]
     twice: Option<Duration>,
 }
 
 const FILTER: &str = "\
-Show only stacks that fit EXPR: terms with spaces between them, all of which must fit; '!' turns a term round.
+Show only stacks that fit EXPR: terms with spaces between them, all of which must fit; '!' negates a term.
   kind: state: level: guard: confidence:   a word of the JSON or its beginning; '=' takes the whole word
   name: entry: top: fn:                    a part of the text; '=' takes all of it; fn is any function on the stack,
                                            entry and top are the outermost and innermost of the program's own
   id thread                                a number, after : = < <= > >=
   used peak size free                      bytes (64K, 1.5M) or percent of the size (80%), after the same
-A value with spaces stands in double quotes. Examples:
+A value with spaces needs double quotes. Examples:
   'kind:coro peak>80% !fn:decode'   'state:suspended top:read'   'guard:none used>=4K'";
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -63,15 +63,15 @@ struct Common {
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: Color,
 
-    /// Write only ASCII characters; the default where the locale is not UTF-8
+    /// Write only ASCII characters; the default if the locale is not UTF-8
     #[arg(long, global = true)]
     ascii: bool,
 
-    /// Tell on stderr what is being done
+    /// Log to stderr what is being done
     #[arg(short, long, global = true)]
     verbose: bool,
 
-    /// Write what is being done to FILE
+    /// Log to FILE what is being done
     #[arg(long, global = true, value_name = "FILE")]
     log: Option<std::path::PathBuf>,
 }
@@ -109,7 +109,7 @@ enum Verb {
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man,
-    /// Let coroutines take turns for some seconds: what `run` watches where no program is named
+    /// Let coroutines take turns for some seconds: what `run` watches if no program is named
     #[command(name = DEMO, hide = true)]
     Demo(demo::Args),
     /// Stand until stdin ends: what `doctor` looks at

@@ -62,14 +62,14 @@ pub(super) fn fail_with_remedy(error: &dyn Error, remedy: Option<String>) -> Exi
     if let Some(remedy) = remedy {
         text.push_str(&format!("\n  fix: {remedy}"));
     }
-    // Where stderr is closed there is nobody to tell.
+    // If stderr is closed, there is nowhere to report it.
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(exit::FAILED)
 }
 
 /// Says what is wrong with the words of the command line, and returns the exit code for that.
 pub(super) fn wrong_usage(what: &str) -> ExitCode {
-    // Where stderr is closed there is nobody to tell.
+    // If stderr is closed, there is nowhere to report it.
     let _ = writeln!(io::stderr(), "stackscope: {what}");
     ExitCode::from(exit::USAGE)
 }

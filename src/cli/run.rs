@@ -41,17 +41,17 @@ Those of the program's stdin, stdout and stderr that are a terminal are then a t
 shows and types into; files and pipes stay as they are. When the program ends, the screen does, and the program's last \
 lines and a report follow.
 
-Where there is no terminal, and with --no-tui, the program keeps its stdin, stdout, stderr and terminal; stackscope \
-writes nothing but the report, after the program has ended.
+If there is no terminal, or with --no-tui, the program keeps its stdin, stdout, stderr and terminal; stackscope \
+writes only the report, after the program has ended.
 
 Signals that processes send to stackscope are passed on to the program. If stackscope is killed, the program goes on; \
 what it writes to a terminal of its own then goes to stackscope's.
 
 The program stands still for at most 1 % of the time: if a look takes long, the next ones are farther apart, and the \
-report tells how far.
+report says how far.
 
 EXIT CODE:
-  that of the program, or 128+N where signal N ended it
+  that of the program, or 128+N if signal N ended it
   125 stackscope failed, 126 the program can't be executed, 127 it was not found
 
 EXAMPLES:

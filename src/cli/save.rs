@@ -28,6 +28,6 @@ pub(super) fn save_core(whole: &Whole<'_>, path: &Path) -> Result<(), SaveError>
 
 /// Writes a line to stderr; the next one overwrites it if `passing`.
 fn tell(passing: bool, line: &str) {
-    // Where stderr is closed there is nobody to tell.
+    // If stderr is closed, there is nowhere to report it.
     let _ = if passing { write!(io::stderr(), "\r{line}\x1b[K") } else { writeln!(io::stderr(), "{line}") };
 }

@@ -12,8 +12,8 @@ pub(super) struct Screen {
     /// Show no screen: report at the end only
     #[arg(
         long,
-        long_help = "Show no screen: report at the end only. That is so in any case where there is no terminal, where both \
-                     stdout and stderr are redirected, with TERM=dumb, where CI is set, and in the background."
+        long_help = "Show no screen: report at the end only. That is also so if there is no terminal, if both \
+                     stdout and stderr are redirected, with TERM=dumb, if CI is set, and in the background."
     )]
     no_tui: bool,
 

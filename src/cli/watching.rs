@@ -24,7 +24,7 @@ pub(super) struct Watching {
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
 
-    /// What the suggested size is of the most that a stack held
+    /// The ratio of a suggested size to the most that a stack held
     #[arg(long, value_name = "FACTOR", default_value_t = 1.5, value_parser = margin)]
     margin: f64,
 }

@@ -94,7 +94,7 @@ fn blocks(code: &[u8], any: impl Fn(usize, &Window) -> bool) -> impl Iterator<It
     starts.flat_map(|start| start..(start + BLOCK).min(code.len()))
 }
 
-/// The first bytes, with zeros where there are not enough.
+/// The first bytes, followed by zeros if there are not enough.
 fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
     std::array::from_fn(|index| bytes.get(index).copied().unwrap_or_default())
 }

@@ -171,7 +171,7 @@ impl Files for Loaded {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Nothing can be done about a folder that stays behind.
+        // Nothing can be done about a folder that can't be removed.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Remains {
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// What is in use of the program's memory is not known, so it was not copied.
-    #[error("the kernel does not tell which pages of the program are in use, so its memory was not copied")]
+    #[error("the kernel does not show which pages of the program are in use, so its memory was not copied")]
     NoCopy,
     /// The file can't be written.
     #[error("{path}: {error}", path = path.display())]

@@ -1,4 +1,4 @@
-//! What we look at: a live process, a core file, or our own process, behind one small trait.
+//! The target: a live process, a core file, or our own process, seen through one small trait.
 //!
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 

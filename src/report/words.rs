@@ -72,7 +72,7 @@ pub(super) fn crossing_words(kind: Kind) -> &'static str {
 pub(super) fn ended_words(ended: Ended) -> Option<String> {
     match ended {
         Ended::Root => None,
-        Ended::NoRule => Some("ends here: nothing tells how to unwind this code".to_owned()),
+        Ended::NoRule => Some("ends here: nothing says how to unwind this code".to_owned()),
         Ended::Unreadable(at) => Some(format!("ends here: the stack at {at} cannot be read")),
         Ended::Repeats => Some("ends here: the same frame comes again".to_owned()),
         Ended::TooDeep => Some("cut here: too many frames".to_owned()),

@@ -98,7 +98,7 @@ const SAMPLE: usize = 64;
 struct Start {
     /// The first address that the entry covers.
     start: u64,
-    /// Where the entry stands in its section.
+    /// Where the entry lies in its section.
     offset: usize,
 }
 

@@ -336,7 +336,7 @@ impl Target for Core {
     }
 }
 
-/// Files are looked for on this machine, where the core file says they were. None is known to be the same: compare
+/// Files are searched for on this machine, where the core file says they were. None is known to be the same: compare
 /// build-ids.
 impl Files for Core {
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {

@@ -12,7 +12,7 @@ use crate::process::Pages;
 /// At most this much is copied, in bytes.
 const MOST_COPIED: u64 = 4 << 30;
 
-/// How many bytes may be copied now: at most half of what this machine can give without taking it from others.
+/// How many bytes may be copied now: at most half of what this machine has available without taking it from others.
 pub(super) fn most_copied() -> u64 {
     procfs::available_memory().map_or(MOST_COPIED, |available| MOST_COPIED.min(available / 2))
 }

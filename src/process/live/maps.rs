@@ -1,6 +1,6 @@
 //! A process's memory map, from `/proc/PID/maps` (proc(5)).
 //!
-//! The kernel writes the file piece by piece while the process runs on, so lines may overlap where the map changed
+//! The kernel writes the file piece by piece while the process runs on, so lines may overlap if the map changed
 //! in between. What is returned is nevertheless sorted and free of overlaps.
 
 use std::ffi::OsStr;

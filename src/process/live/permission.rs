@@ -77,8 +77,7 @@ impl Refusal {
         match self {
             Refusal::Yama(1) => format!("sudo sysctl kernel.yama.ptrace_scope=0, or {setcap}, or {as_root}"),
             Refusal::Yama(3) => {
-                "set kernel.yama.ptrace_scope to at most 2 where it is set at boot (/etc/sysctl.d), and boot anew"
-                    .into()
+                "set kernel.yama.ptrace_scope to at most 2 where it is set at boot (/etc/sysctl.d), and reboot".into()
             }
             Refusal::Yama(_) => format!("{setcap}, or {as_root}"),
             Refusal::OtherUser { .. } | Refusal::NotDumpable | Refusal::MoreCapabilities | Refusal::Hidden => as_root,

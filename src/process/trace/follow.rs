@@ -96,7 +96,7 @@ struct Tracee {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Motion {
     Running,
-    /// It stands, and goes on as told.
+    /// It stands, and goes on in this way.
     Stands(Next),
     /// In its group's stop; the kernel reports when that ends.
     Listens,

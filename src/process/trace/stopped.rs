@@ -56,7 +56,7 @@ pub struct Released {
     pub mappings: Arc<[Mapping]>,
     /// The memory that was read in the stop.
     pub memory: Kept,
-    /// `None` if the kernel did not give it.
+    /// `None` if the kernel did not show it.
     pagemap: Option<Pagemap>,
 }
 

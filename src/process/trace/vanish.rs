@@ -10,7 +10,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Calls `tell` once process `pid` has ended, on a thread of its own; at once if there is no such process any more.
+/// Calls `tell` once process `pid` has ended, on a thread of its own; at once if there is no such process.
 /// Only its parent learns how it ended.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Names by an image's symbol tables (System V gABI, "Symbol Table").
 //!
 //! A batch of svmas is looked up in one pass over a table, without a copy of it: that is faster than any index for the
-//! few hundred svmas of a snapshot, and takes no memory for a table of a million symbols.
+//! few hundred svmas of a snapshot, and needs no memory of its own for a table of a million symbols.
 
 use std::cmp::Reverse;
 

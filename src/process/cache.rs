@@ -74,7 +74,7 @@ impl CacheFolder {
         self.maker
     }
 
-    /// What was written as `name`; `None` if the file is not ours alone, or too long.
+    /// What was written as `name`; `None` if there is no such file, or it is not ours alone, or it is too long.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         // So that a pipe in its place is not waited for.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;

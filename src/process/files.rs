@@ -70,7 +70,8 @@ fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
         .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     match openat2(&root, path, how) {
         Ok(file) => Regular::new(File::from(file)),
-        // A filter that forbids this call: links then lead through our own root directory, which is mostly the same.
+        // A filter or a kernel that does not know this call: links then lead through our own root directory, which is
+        // mostly the same.
         Err(Errno::ENOSYS | Errno::EPERM) => {
             open_regular(&directory.join("root").join(path.strip_prefix("/").unwrap_or(path)))
         }

@@ -1,4 +1,4 @@
-//! What an image imports, and where a jump through a table leads that the loader has not filled in yet.
+//! What an image imports, and where a jump through a table leads if the loader has not filled in the table yet.
 //!
 //! A program that binds its imports lazily has, until the first call of each, a slot that leads back into its own stub
 //! (System V ABI, AMD64 supplement, section 5.2, "Procedure Linkage Table"). The function that will be called is named

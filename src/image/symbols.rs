@@ -168,7 +168,7 @@ impl<'a> Table<'a> {
         name(symbol, self.names).filter(|name| !name.is_empty())
     }
 
-    /// The names of all that other files are to define.
+    /// The names of all symbols that other files are to define.
     pub(crate) fn imported(&self) -> impl Iterator<Item = &'a [u8]> {
         (0..self.symbols.len()).filter_map(|index| self.imports(index))
     }

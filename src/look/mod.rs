@@ -151,8 +151,8 @@ impl Looker {
         Whole::of_core(core, snapshot)
     }
 
-    /// How much was ever used of stacks that earlier looks found, each told by the method that told it before: for a
-    /// process that stands at its end. `None` where that is not known.
+    /// How much was ever used of stacks that earlier looks found, each by the method by which it was known before: for
+    /// a process that stands at its end. `None` if that is not known.
     pub(crate) fn last_peaks(&self, live: &Live, stacks: &[(AddrRange, Method)]) -> Vec<Option<Peak>> {
         last::peaks(self, live, stacks)
     }

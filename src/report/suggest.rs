@@ -1,7 +1,7 @@
-//! Which size to give stacks, by what they were seen to hold.
+//! Which stack size to suggest, by what stacks were seen to hold.
 //!
-//! More is suggested whatever is known. Less only where nothing speaks against it: a program that follows the suggestion
-//! must not crash by it.
+//! More is suggested whatever is known. Less is suggested only if nothing contradicts it: a program that follows the
+//! suggestion must not crash because of it.
 
 use crate::process;
 use crate::snapshot::{Kind, Method};
@@ -11,12 +11,12 @@ use crate::watch::Group;
 const PAGE: u64 = 4096;
 
 /// What a panic of a Rust program with a backtrace takes of a stack, in bytes: 23,536 in a debug build and 22,304 in a
-/// release build with Rust 1.95 on x86-64, all that is in use below the panic counted. Measured on a painted stack of
-/// corosensei whose coroutine indexes past the end of a vector, with `RUST_BACKTRACE=1` as with `full`, debug information
-/// in the program; the next smaller size in pages, 20 KiB, ends the program by a signal.
+/// release build with Rust 1.95 on x86-64, including all that is in use below the panic. Measured on a painted stack of
+/// corosensei whose coroutine indexes past the end of a vector, with `RUST_BACKTRACE=1` as with `full`, debug
+/// information in the program; the next smaller size in pages, 20 KiB, ends the program by a signal.
 const PANIC: u64 = 24 << 10;
 
-/// What a signal frame takes where the kernel does not say it: all of x86-64's registers with AVX-512, in bytes.
+/// What a signal frame takes if the kernel does not say: all of x86-64's registers with AVX-512, in bytes.
 const SIGNAL_FRAME: u64 = 4 << 10;
 
 /// The size to give to the stacks of a group.
@@ -33,13 +33,13 @@ pub(crate) enum Suggested {
 pub(crate) enum Why {
     /// Nothing is known of the size, or of what was held.
     Unknown,
-    /// They grow by themselves, and take what they need.
+    /// They grow by themselves as far as they need.
     Grows,
-    /// Their size is the kernel's business.
+    /// They are alternate signal stacks: the kernel decides what those need.
     Signal,
     /// It is as good as any.
     Fits,
-    /// What was held is known from below only.
+    /// Only a lower bound of what was held is known.
     LowerBound,
     /// Some of them ended without a look that shows what they held then.
     EndUnseen,
@@ -59,7 +59,7 @@ impl Why {
     }
 }
 
-/// The size to give to the stacks of `group`: the next page above `margin` times the most that was held, and where that is
+/// The size to give to the stacks of `group`: the next page above `margin` times the most that was held, and if that is
 /// less than today's, no less than a signal frame and a panic with a backtrace need.
 pub(crate) fn suggested(group: &Group, margin: f64) -> Suggested {
     let (Some(peaks), Some(size)) = (group.peaks, group.size) else { return Suggested::Keep(Why::Unknown) };
@@ -76,7 +76,7 @@ pub(crate) fn suggested(group: &Group, margin: f64) -> Suggested {
     }
 }
 
-/// The size that is suggested, where it is another than today's.
+/// The size that is suggested, if it differs from today's.
 pub(crate) fn suggested_size(group: &Group, margin: f64) -> Option<u64> {
     match suggested(group, margin) {
         Suggested::Size(size) => Some(size),
@@ -84,7 +84,7 @@ pub(crate) fn suggested_size(group: &Group, margin: f64) -> Option<u64> {
     }
 }
 
-/// The bytes of address space that the suggested size would save, with as many stacks at once as there were.
+/// The bytes of address space that the suggested size would save, with the most stacks that there were at one time.
 pub(crate) fn saved_bytes(group: &Group, margin: f64) -> Option<u64> {
     let saved = group.size?.checked_sub(suggested_size(group, margin)?)?;
     saved.checked_mul(u64::try_from(group.most_at_once).ok()?)

@@ -59,7 +59,7 @@ pub(crate) fn apart_words(apart: Apart) -> String {
     format!("not counted: {count} {pages} touched {bytes} down, apart from what was used")
 }
 
-/// How the chain comes from a stack of this kind to the next.
+/// How the chain gets from a stack of this kind to the next.
 pub(super) fn crossing_words(kind: Kind) -> &'static str {
     match kind {
         Kind::Signal => "interrupted",

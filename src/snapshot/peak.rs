@@ -12,7 +12,7 @@ pub struct Peak {
 }
 
 /// Touched pages of a stack that nothing shows to have been its depth: none of them joins what was used, and none holds
-/// what calls leave behind. Runtimes touch the far end of a stack to have it all, or to mark it.
+/// what calls leave behind. Runtimes touch the far end of a stack to have its memory, or to mark it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Apart {
     /// Bytes from the stack's high end down to the lowest of these pages.
@@ -42,7 +42,7 @@ impl Apart {
 }
 
 impl Peak {
-    /// A peak that was told by touched pages.
+    /// A peak that is known by touched pages.
     pub(crate) fn by_pages(bytes: u64) -> Peak {
         Peak { bytes, method: Method::Pages, apart: None }
     }

@@ -44,8 +44,8 @@ impl<'t, 'd> Rules<'t, 'd> {
         self.tables
     }
 
-    /// Whether a frame at `pc` may lead to another stack: its CFA is worked out by an expression, as a library's trampoline
-    /// does, or it is that of a signal, which may have interrupted whatever ran.
+    /// Whether a frame at `pc` may lead to another stack: its CFA is the value of an expression, as in a library's
+    /// trampoline, or it is that of a signal, which may have interrupted whatever ran.
     pub fn may_lead_elsewhere(&mut self, pc: Pc, memory: &dyn Memory) -> bool {
         let row = *self.row(pc, memory);
         match row.kind {

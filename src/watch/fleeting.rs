@@ -3,18 +3,18 @@
 use crate::addr::PAGE;
 use crate::snapshot::{Method, Peak};
 
-/// What shows that stacks other than threads' own live shorter than the time between two looks. How many of them no look
-/// showed, and what these held, is not known.
+/// What shows that stacks other than threads' own live shorter than the time between two looks. How many of them no
+/// look showed, and what these held, is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Fleeting {
-    /// Stacks that one look alone showed, and that had ended unseen by the next one.
+    /// Stacks that only one look showed, and that had ended unseen by the next one.
     pub met_once: usize,
     /// Stacks in whose place a later look showed another: memory that they had touched was given back.
     pub replaced: usize,
 }
 
-/// Whether memory that a stack had touched, by what was told of it `before`, was given back by `now`: what stands in its
-/// place then is another stack, or began anew.
+/// Whether memory that a stack had touched, as `before` says, was given back by `now`: what is in its
+/// place then is another stack, or a new user of this one.
 pub(super) fn gave_back(before: Option<Peak>, now: Option<Peak>) -> bool {
     let touched = |peak: Option<Peak>| {
         let peak = peak.filter(|peak| peak.method == Method::Pages)?;

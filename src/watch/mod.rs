@@ -59,7 +59,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// The time between two looks, or all the time that the program was watched where there were not two.
+    /// The time between two looks, or the whole time of the watch if there were not two.
     pub fn longest_unseen(&self) -> Duration {
         self.period.unwrap_or(self.duration)
     }

@@ -290,7 +290,7 @@ impl Watch {
         snapshot
     }
 
-    /// Sees how much was used to the end of the stacks that the last look of a process does not search for.
+    /// Adds how much was used, up to the end, of the stacks that the last look at a process does not search for.
     fn see_ends(&mut self, pid: i32) {
         let known = self.usage.known_places(pid);
         let (Ok(live), Some(looker)) = (self.open(pid), self.lookers.get(&pid)) else { return };

@@ -190,7 +190,8 @@ fn go_on(thread: &mut ThreadChain, chains: &Chains, known: &Known<'_>, code: Cod
 
 /// All that threads have in registers, sorted, those apart which are about to switch.
 fn in_registers(threads: &[ThreadChain], sites: &Sites, code: CodeView<'_>) -> (Vec<u64>, Vec<u64>) {
-    let switches = |chain: &&ThreadChain| chain.frames.first().is_some_and(|it| midway::is_before(sites, code, it.pc.addr()));
+    let switches =
+        |chain: &&ThreadChain| chain.frames.first().is_some_and(|it| midway::is_before(sites, code, it.pc.addr()));
     let (switching, others): (Vec<&ThreadChain>, Vec<&ThreadChain>) = threads.iter().partition(switches);
     let values = |chains: Vec<&ThreadChain>| {
         let registers = chains.into_iter().filter_map(|chain| chain.thread.registers.as_ref().ok());

@@ -8,9 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Source, has_word, identifier, report, sources};
 
 /// Circles that are known and wait to be cut: the files of each, below `src`, and why they still hang together.
-const KNOWN: [(&[&str], &str); 3] = [
+const KNOWN: [(&[&str], &str); 4] = [
     (
-        &["find/suspended/chains", "find/suspended/choose", "find/suspended/climb", "find/suspended/contexts"],
+        &[
+            "find/suspended/begun",
+            "find/suspended/chains",
+            "find/suspended/choose",
+            "find/suspended/climb",
+            "find/suspended/contexts",
+        ],
         "a segment's record stands in chains, and whether a word lies among ranges in choose",
     ),
     (
@@ -23,11 +29,13 @@ const KNOWN: [(&[&str], &str); 3] = [
             "image/modules",
             "image/names",
             "image/perf_map",
+            "image/pointers",
             "image/symbols",
             "image/unwind_sections",
         ],
         "an image keeps, once it was asked, what each of the others makes of its bytes",
     ),
+    (&["sizes/graph", "sizes/link"], "what links routines fills the graph that they are kept in"),
     (
         &["switch/owned", "switch/roster", "switch/source"],
         "a roster's line says how large the guards of the sources are",

@@ -155,12 +155,15 @@ fn frames(
         if frames.is_empty() {
             frame.found_by = FoundBy::Descriptor;
         }
-        let stays = frame.cfa.is_some_and(|cfa| range.low < cfa && cfa <= range.high);
-        let bytes = sp.zip(frame.cfa).filter(|_| stays).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
+        is_whole = !frame.cfa.is_some_and(|cfa| range.low < cfa && cfa <= range.high);
+        // The frame that leads off the stack is the link itself.
+        if is_whole {
+            return ControlFlow::Break(());
+        }
+        let bytes = sp.zip(frame.cfa).and_then(|(sp, cfa)| cfa.0.checked_sub(sp.0));
         sp = frame.cfa;
-        is_whole = !stays;
         frames.push(StackFrame { frame, bytes });
-        if stays { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        ControlFlow::Continue(())
     });
     (frames, if is_whole { Ended::Root } else { ended })
 }

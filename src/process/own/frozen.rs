@@ -10,20 +10,18 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use findshlibs::{SharedLibrary, TargetSharedLibrary};
 use nix::errno::Errno;
 
 use super::this;
-use crate::addr::{Addr, AddrRange, EVERYTHING};
+use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
 use crate::memory::{Memory, Unreadable};
 use crate::process::live::pagemap::Pagemap;
 use crate::process::live::remote::RemoteMemory;
-use crate::process::live::touched::TouchedCopy;
 use crate::process::live::{self, maps, procfs};
 use crate::process::own::capture::{Answer, Captured};
 use crate::process::own::this::Words;
@@ -108,15 +106,6 @@ impl Frozen {
     /// Where the images lie that the loader knows of: the program, its libraries, and the kernel's.
     pub fn images(&self) -> &[AddrRange] {
         &self.images
-    }
-
-    /// A copy of all memory that was ever touched, to be searched, and the pages of all memory; no copy if the kernel
-    /// does not show those.
-    pub fn copy_touched(&self) -> (Option<TouchedCopy>, Result<Pages, PagesUnknown>) {
-        let Ok(pages) = self.pages(EVERYTHING) else { return (None, Err(PagesUnknown)) };
-        let mut copy = TouchedCopy::with_room_for(&pages, &self.memory, &AtomicBool::new(false));
-        let filled = copy.fill(&self.memory, &self.mappings, &|range| self.pages(range));
-        (Some(copy), filled)
     }
 
     /// The soft `RLIMIT_STACK` in bytes; `None` if it is unlimited or unknown.

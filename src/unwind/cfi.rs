@@ -56,10 +56,15 @@ impl<'d> Entries<'d> {
     pub(super) fn find<'t>(&'t self, address: u64, cies: &mut Cies<'d>) -> Option<Entry<'t, 'd>> {
         match &self.header {
             Some(header) if self.header_is_sound.get() != Some(&false) => {
-                if let Some(line) = header.find(address) {
+                for line in header.lines_down_from(address).take(MOST_EMPTY + 1) {
                     let entry = Entry::at(&self.sections, Source::EhFrame, line.offset, cies);
-                    if entry.as_ref().is_some_and(|entry| entry.start() == line.start && entry.covers(address)) {
+                    let entry = entry.filter(|entry| entry.start() == line.start);
+                    if entry.as_ref().is_some_and(|entry| entry.covers(address)) {
                         return entry;
+                    }
+                    // Linkers write entries for nothing beside the one that counts, before or after it.
+                    if !entry.is_some_and(|entry| entry.is_empty()) {
+                        break;
                     }
                 }
                 if !self
@@ -89,6 +94,9 @@ impl<'d> Entries<'d> {
         self.debug_frame_index.get_or_init(|| Index::build(&self.sections.debug_frame, &self.sections.bases))
     }
 }
+
+/// How many entries that cover nothing are passed over before the one that covers an address.
+const MOST_EMPTY: usize = 8;
 
 /// How many lines of a header are checked before it is trusted.
 const SAMPLE: usize = 64;
@@ -128,10 +136,10 @@ impl<'d> Header<'d> {
         Some(Header { base: header.svma, table, eh_frame: eh_frame.svma })
     }
 
-    /// The last line that starts at or below `address`.
-    fn find(&self, address: u64) -> Option<Start> {
+    /// The lines that start at or below `address`, the last one first.
+    fn lines_down_from(&self, address: u64) -> impl Iterator<Item = Start> {
         let next = self.table.partition_point(|line| self.start(line) <= address);
-        self.line(self.table.get(next.checked_sub(1)?)?)
+        self.table[..next].iter().rev().map_while(|line| self.line(line))
     }
 
     fn start(&self, line: &[u8; 8]) -> u64 {
@@ -294,6 +302,22 @@ mod tests {
         assert!(entries.find(0x1000, &mut Cies::default()).is_some());
         assert!(entries.find(0x1200, &mut Cies::default()).is_none());
         assert!(entries.eh_frame_index.get().is_none(), "no index was needed");
+    }
+
+    /// As mold writes them for an empty function that a label follows.
+    #[test]
+    fn entries_for_nothing_hide_no_others() {
+        let mut cfi = Cfi::default();
+        let cie = cfi.cie("", X86_64.pc, &[DW_CFA_def_cfa.0, 7, 8, DW_CFA_offset.0 | 16, 1]);
+        let mut entry = |start, length| (start, cfi.fde(cie, start, length, &[]));
+        let (real, empty, inside) = (entry(0x1000, 0x100), entry(0x1000, 0), entry(0x1080, 0));
+        for lines in [vec![real, empty], vec![empty, real], vec![real, empty, inside], vec![empty, empty, real, inside]]
+        {
+            for address in [0x1000, 0x107f, 0x1080, 0x10ff] {
+                assert_eq!(start_of_entry(Some(&header(&lines)), &cfi.bytes, address), Some(0x1000), "{address:#x}");
+            }
+            assert_eq!(start_of_entry(Some(&header(&lines)), &cfi.bytes, 0x1100), None);
+        }
     }
 
     #[test]

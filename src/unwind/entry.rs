@@ -86,6 +86,11 @@ impl<'t, 'd> Entry<'t, 'd> {
         self.start() <= address && address < self.end
     }
 
+    /// Whether it covers no address at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.end <= self.start()
+    }
+
     /// The rules for `address`, written to `state`; `None` if the instructions are malformed.
     pub(super) fn state_at(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! You give the [`Modules`](crate::image::Modules) of a program; you get its functions with their frames and calls
 //! ([`Graph`]), what each needs together with all that it calls ([`Costs`]), and for one of them the deepest path and
-//! all that is not known on the way ([`answer`]). `docs/SIZES.md` says what that means.
+//! all that is not known on the way ([`answer()`]). `docs/SIZES.md` says what that means.
 //!
 //! An answer is a bound only where nothing is unknown below a function. What is not known is listed, never guessed.
 //! Everything read is taken for hostile: work and memory are bounded by the size of the files.

@@ -212,6 +212,7 @@ fn nothing_else_is_taken_for_a_switch() {
         "calls_scheduler",
         "hands_over",
         "block_on_entry",
+        "block_filled_late",
         "slot_below",
         "block_with_pc",
         "saves_hidden",
@@ -293,10 +294,18 @@ fn a_symbol_tells_where_a_routine_begins_that_is_not_aligned() {
 #[test]
 fn the_saving_half_may_begin_anywhere_too() {
     let Assembled { code, symbols } = assembled();
-    let both = &code[symbols["saves_open"] as usize..symbols["yields_inline"] as usize];
-    let shifted = [&[0x90; 17], both].concat();
-    let parts = [CodeBytes { svma: 0x1000, bytes: &shifted }];
-    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None, named_starts: &|_, _| vec![0x1011] });
+    let piece = |from: &str, to: &str| &code[symbols[from] as usize..symbols[to] as usize];
+    let (saves, loads) = (piece("saves_open", "loads_open"), piece("loads_open", "yields_inline"));
+    // Far apart, so that what is known around one of them says nothing of the other.
+    let far = [0x90; 512];
+    let bytes = [&[0x90; 17], saves, &far, loads].concat();
+    let starts = [0x1011, 0x1011 + (saves.len() + far.len()) as u64];
+    let named_starts = |svmas: &[u64], within: u64| {
+        let is_near = |start: &u64| svmas.iter().any(|svma| svma.checked_sub(*start).is_some_and(|far| far <= within));
+        starts.into_iter().filter(is_near).collect()
+    };
+    let parts = [CodeBytes { svma: 0x1000, bytes: &bytes }];
+    let switches = derive(&ImageCode { parts: &parts, function_start: &|_| None, named_starts: &named_starts });
     let saving: Vec<_> = switches.descriptors.iter().filter(|descriptor| descriptor.saves_only).collect();
     let [Descriptor { resume: Resume::AfterCallsOf(0x1011), .. }] = saving[..] else { panic!("{switches:#?}") };
 }

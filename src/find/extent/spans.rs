@@ -145,7 +145,8 @@ impl Slots {
     fn of(tops: &[Addr]) -> Option<Slots> {
         let apart = || tops.windows(2).map(|pair| pair[1].0 - pair[0].0).filter(|distance| *distance > 0);
         let (length, count) = most_common(apart())?;
-        if count >= SURE && 2 * count >= apart().count() {
+        // A runtime that moves stacks when they grow, as Go, has blocks of less than a page for many lengths of them.
+        if length >= PAGE && count >= SURE && 2 * count >= apart().count() {
             // Tops of stacks that are whole pages lie shortly below a page's end.
             let (unit, longest) = if length.is_multiple_of(PAGE) { (PAGE, PAGE) } else { (ALIGNED, NEAR) };
             let (end, _) = most_common(tops.iter().map(|top| top.align_up(unit).0 % length))?;

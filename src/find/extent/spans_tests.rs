@@ -59,13 +59,14 @@ fn what_lies_between_stacks_side_by_side_has_no_bounds_and_takes_none() {
     assert!(refined.iter().enumerate().all(|(index, (range, _))| range.is_some() == (index != 4)));
 }
 
+/// A runtime that moves its stacks when they grow, as Go, has blocks of several lengths side by side.
 #[test]
-fn stacks_of_less_than_a_page_are_as_long_as_they_are_far_apart() {
+fn stacks_of_less_than_a_page_have_no_bounds() {
     let (end, size) = (STACK + 0x10000, 3072);
-    let tops: Vec<(u64, Bounds)> =
-        (1..=8).map(|number| (STACK + number * size - 8, whole_mapping(STACK, end))).collect();
-    let refined = refined(&tops, &[writable(STACK, end)], &Slices::default());
-    assert_eq!(refined[2], (range(STACK + 2 * size, STACK + 3 * size), BoundsFrom::Inferred));
+    let mapping = whole_mapping(STACK, end);
+    let tops: Vec<(u64, Bounds)> = (1..=8).map(|number| (end - 16 - size * (8 - number), mapping)).collect();
+    let found = refined(&tops, &[writable(STACK, end)], &Slices::default());
+    assert!(found.iter().all(|(range, _)| range.is_none()), "{found:?}");
 }
 
 #[test]

@@ -17,7 +17,9 @@ use stackscope::workshop::find::descriptors::{ImageCode, Resume, derive};
 use stackscope::workshop::find::suspended::ends::CodeView;
 use stackscope::workshop::find::suspended::midway;
 use stackscope::workshop::find::sites::{Origin, Site, Sites};
+use stackscope::workshop::find::extent::rooms::Rooms;
 use stackscope::workshop::find::extent::spans::{Span, refine};
+use stackscope::workshop::process::PagesUnknown;
 use stackscope::workshop::image::{CodeBytes, references};
 use stackscope::workshop::mapping::{Access, Mapping, Origin as MappingOrigin};
 use stackscope::workshop::memory::Slices;
@@ -98,7 +100,7 @@ fuzz_target!(|input: Input| {
     let tables = Tables::of(&X86_64, &code, [placed]);
     let sp = Addr(STACK + u64::from(input.running));
     let running = vec![Running { sp, cfas: Vec::new(), is_whole: false }];
-    let threads = Threads { running, held: vec![sp.0] };
+    let threads = Threads { running, held: vec![sp.0], in_registers: Vec::new() };
     let view = CodeView {
         read: &|at, into| code.code(at, into),
         function_start: &|_| None,
@@ -112,7 +114,8 @@ fuzz_target!(|input: Input| {
             midway::frames(&chains, view, context, here);
         }
     }
-    let choices = choose(&chains, &sites, &mappings, &threads, view);
+    let rooms = Rooms::new(&mappings, &memory, Err(PagesUnknown));
+    let choices = choose(&chains, &sites, &mappings, &threads, view, &rooms);
     let contexts = classify(&chains, &sites, &choices, view);
     let span = |sp, top| Span { sp, top, bounds: Bounds::UNKNOWN };
     let mut spans: Vec<Span> = contexts.iter().map(|context| span(context.sp, context.top)).collect();

@@ -21,6 +21,7 @@ use super::bounds;
 use crate::addr::{Addr, AddrRange, PAGE};
 use crate::find::ground::Ground;
 use crate::image::Modules;
+use crate::mapping::mapping_at;
 use crate::memory::Memory;
 use crate::process::{PageState, Pages};
 use crate::snapshot::{Apart, Bounds, BoundsFrom, Guard, Method, Peak, Stack};
@@ -60,6 +61,10 @@ pub(crate) fn measure(stacks: &mut [Stack], ground: &Ground<'_>, traces: &Traces
         let painted = stack.bounds.from == BoundsFrom::Registered && stack.source.as_deref() == Some(PAINTED);
         let exact = if painted { stack.bounds.range().and_then(|range| unpainted(range, traces.memory)) } else { None };
         stack.peak = exact.or_else(|| {
+            // Other processes may have touched the pages of memory that they share.
+            if stack.sp.and_then(|sp| mapping_at(ground.mappings, sp)).is_some_and(|mapping| mapping.shared) {
+                return None;
+            }
             let around = || Some(bounds::page_window(bounds::home(stack.sp?, ground.mappings), ground.mappings));
             let pages = (ground.pages)(stack.bounds.range().or_else(around)?).ok()?;
             by_pages(&stack.bounds, stack.sp, &pages, traces)

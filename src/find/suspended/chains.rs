@@ -109,10 +109,16 @@ pub struct Chains {
 }
 
 impl Chains {
-    /// All frames of `chain`, those on segments too, innermost first.
-    pub fn all_frames_of(&self, chain: &Chain) -> impl Iterator<Item = &Frame> {
-        let segments = chain.segments.iter().map(|segment| self.frames_on(chain, segment));
-        segments.chain([self.frames_of(chain)]).flatten()
+    /// All frames of `chain`, those on segments too, innermost first. The last frame of a segment ends where the stack
+    /// that its function was called on goes on.
+    pub fn all_frames_of(&self, chain: &Chain) -> impl Iterator<Item = Frame> {
+        let called_on = chain.segments.iter().skip(1).map(|segment| segment.sp).chain([chain.sp]);
+        let segments = chain.segments.iter().zip(called_on).flat_map(|(segment, sp)| {
+            let (last, others) = self.frames_on(chain, segment).split_last().unzip();
+            let crossing = last.map(|frame| Frame { cfa: Some(sp), ..*frame });
+            others.unwrap_or_default().iter().copied().chain(crossing)
+        });
+        segments.chain(self.frames_of(chain).iter().copied())
     }
 
     /// The frames of `chain` on the stack that it began on.

@@ -56,7 +56,7 @@ pub fn context<'c>(
 
 /// The frames of a thread that goes on with `context`, of which the innermost was `here`.
 pub fn frames(chains: &Chains, code: CodeView<'_>, context: &Chain, here: Frame) -> Vec<Frame> {
-    let mut left = chains.all_frames_of(context).copied().peekable();
+    let mut left = chains.all_frames_of(context).peekable();
     // Code that was inlined goes on in the same function.
     let is_here = |frame: &Frame| code.function_of(frame.pc) == code.function_of(Pc::At(here.pc.addr()));
     let cfa = left.next_if(is_here).map_or(Some(context.innermost_sp()), |inlined| inlined.cfa);
@@ -72,7 +72,7 @@ pub fn frames(chains: &Chains, code: CodeView<'_>, context: &Chain, here: Frame)
 mod tests {
     use super::*;
     use crate::find::sites::Origin;
-    use crate::find::suspended::chains::Root;
+    use crate::find::suspended::chains::{Root, Segment};
     use crate::find::suspended::contexts::Hypothesis;
     use crate::find::testing::{RESUME, STACK, held_on_stack, sites};
     use crate::memory::Slices;
@@ -125,6 +125,21 @@ mod tests {
         assert_eq!(goes_on(SITE + 3, STACK + 32, &[here]), None);
         assert_eq!(goes_on(SITE, STACK, &[here]), None);
         assert_eq!(goes_on(CALLER, STACK, &[here]), None);
+    }
+
+    /// The function that was called on a segment ends where the stack goes on from which it was called.
+    #[test]
+    fn its_frames_lead_from_a_segment_to_the_stack_below() {
+        const BELOW: u64 = STACK + 0x10000;
+        let mut chains = waiting();
+        let on_segment =
+            vec![frame(CALLER, STACK + 40, FoundBy::Cfi), Frame { cfa: None, ..frame(CALLER + 8, 0, FoundBy::Cfi) }];
+        chains.frames[0].splice(0..0, on_segment);
+        let chain = &mut chains.chains[0];
+        chain.segments = vec![Segment { sp: chain.sp, frames: 0..2, top: Addr(STACK + 40) }];
+        (chain.sp, chain.frames) = (Addr(BELOW), 2..3);
+        let cfas: Vec<_> = chains.all_frames_of(&chains.chains[0]).map(|frame| frame.cfa).collect();
+        assert_eq!(cfas, [STACK + 40, BELOW, STACK + 64].map(|cfa| Some(Addr(cfa))));
     }
 
     #[test]

@@ -69,10 +69,13 @@ pub enum State<Yield, Return> {
 pub struct Coroutine<Input, Yield, Return> {
     /// On the coroutine's own stack. A pointer, so the coroutine is bound to its thread.
     control: NonNull<Control>,
+    /// What the control's `sp` holds while the coroutine is suspended. It is here as well, so that the saved frame is
+    /// read without waiting for the control: with many coroutines, neither is in the processor's nearest cache.
+    sp: *mut usize,
     marker: PhantomData<fn(Input) -> State<Yield, Return>>,
 }
 
-/// What the resumer and the coroutine share.
+/// What the resumer and the coroutine share. Its first two fields are what a switch looks at.
 #[repr(C)]
 struct Control {
     /// The first word, which the roster points to: the saved context while the coroutine is suspended; null while it runs and when it is over.
@@ -95,6 +98,13 @@ const FINISHED: u8 = 2;
 const CANCELLED: u8 = 4;
 /// The stack has a canary.
 const CANARIED: u8 = 8;
+
+/// A processor moves memory in pieces of this many bytes, aligned to as many (of 128 on some, which does no harm here).
+const CACHE_LINE: usize = 64;
+
+/// Where a control lies in its cache line: what a switch looks at is in the last bytes of the line, together with the
+/// link in the root below.
+const PLACE_IN_LINE: usize = CACHE_LINE - offset_of!(Control, stack);
 
 /// A [`Control`] and, above it, the coroutine's function, and in its place in the end what came of it.
 #[repr(C, align(16))]
@@ -161,13 +171,11 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
         F: FnOnce(&Yielder<Input, Yield>, Input) -> Return + 'static,
     {
         let range = stack.range();
-        let least = size_of::<Header<F, Return>>() + align_of::<Header<F, Return>>() + LEAST_ROOM;
+        let least = size_of::<Header<F, Return>>() + align_of::<Header<F, Return>>().max(CACHE_LINE) + LEAST_ROOM;
         if range.size() < least {
             return Err(StackError::TooSmall { size: range.size(), least });
         }
-        let below_top = range.top().wrapping_sub(size_of::<Header<F, Return>>());
-        let header =
-            below_top.wrapping_sub(below_top.addr() % align_of::<Header<F, Return>>()).cast::<Header<F, Return>>();
+        let header = place::<F, Return>(range.top());
         // SAFETY: a header's address is a multiple of 16, and below it the stack has room for the root: see `LEAST_ROOM`.
         let sp = unsafe {
             arch::init_returning(range.base(), header.cast(), run::<F, Input, Yield, Return> as *const () as usize)
@@ -185,7 +193,7 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
         // SAFETY: not null, as it points into the stack.
         let control = unsafe { NonNull::new_unchecked(header.cast::<Control>()) };
         entry.occupy(header.cast());
-        Ok(Coroutine { control, marker: PhantomData })
+        Ok(Coroutine { control, sp, marker: PhantomData })
     }
 
     /// Runs the coroutine until it suspends or returns.
@@ -265,48 +273,18 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     /// value is given away.
     #[inline]
     unsafe fn switch(&mut self, word: Word) -> Result<Word, Return> {
-        let control = self.control();
-        let sp = control.sp.replace(ptr::null_mut());
-        // SAFETY: `sp` was set by the last switch from there, and nobody resumed it since, or it would be null.
-        let (word, sp) = unsafe { arch::enter(word, sp, self.control.as_ptr().cast()) };
-        let control = self.control();
+        self.control().sp.set(ptr::null_mut());
+        // SAFETY: `sp` was set by the last switch from there, and nobody resumed it since, or the control's would be null.
+        let (word, sp, top) = unsafe { arch::enter(word, self.sp, self.control.as_ptr().cast()) };
+        self.sp = sp;
+        // SAFETY: who comes back is this coroutine, and the top that it brings is where its control lies.
+        let control = unsafe { &*top.cast::<Control>() };
         control.sp.set(sp);
         if control.flags.get() != 0 {
-            control.check_canary();
-        }
-        if sp.is_null() {
-            // SAFETY: a coroutine that cannot be resumed any more has just handed over the address of its outcome.
-            return Err(unsafe { self.finish(word) });
+            // SAFETY: a coroutine that has just finished has handed over the address of its outcome.
+            return unsafe { look_closer(control, word) };
         }
         Ok(word)
-    }
-
-    /// Takes the value that the coroutine's function returned, or goes on with its panic.
-    ///
-    /// # Safety
-    /// `word` is the address of an [`Outcome`] that nobody has taken.
-    #[inline]
-    unsafe fn finish(&mut self, word: Word) -> Return {
-        self.control().set(FINISHED);
-        self.stack().entry().set_state(state::FINISHED);
-        // SAFETY: the caller says that it is an address.
-        let outcome = unsafe { word.assume_init() };
-        // SAFETY: the outcome lies on our stack; it is read once.
-        match unsafe { ptr::with_exposed_provenance::<Outcome<Return>>(outcome).read() } {
-            Ok(result) => result,
-            Err(panic) => self.go_on(panic),
-        }
-    }
-
-    /// Goes on with a panic of the coroutine's.
-    #[cold]
-    fn go_on(&mut self, Panic { payload, backtrace }: Panic) -> ! {
-        if let Some(backtrace) = backtrace {
-            origin::goes_on(backtrace.clone(), &*payload);
-            // A coroutine ends once, so the place is free.
-            let _ = self.control().backtrace.set(backtrace);
-        }
-        resume_unwind(payload)
     }
 
     /// Resumes the suspended coroutine with a panic until it is over; gives its panic if it ended with one of its own.
@@ -435,8 +413,10 @@ impl<Input, Yield> Yielder<Input, Yield> {
         // SAFETY: this stack was entered by `enter` with this top, so its link leads to the resumer, who waits.
         let resumer = unsafe { arch::resumer(top) };
         // SAFETY: the value is given away here. The resumer's context is used once: the next resume makes another.
-        let (word, _) = unsafe { arch::leave(encode(&value), resumer) };
-        if self.control.has(CANCELLED) {
+        let (word, _, top) = unsafe { arch::leave(encode(&value), resumer, top) };
+        // SAFETY: whoever resumes this stack brings its top, where the control lies.
+        let control = unsafe { &*top.cast::<Control>() };
+        if control.has(CANCELLED) {
             resume_unwind(Box::new(Cancelled));
         }
         // SAFETY: the resumer encoded an `Input`, as the coroutine is not cancelled, and waits meanwhile.
@@ -454,13 +434,48 @@ impl Control {
         self.flags.set(self.flags.get() | flag);
     }
 
-    /// Ends the process where the stack has a canary that was overwritten: what lies below it was overwritten too.
+    /// Ends the process where the canary of the stack, which has one, was overwritten: so was what lies below it.
+    #[cold]
     fn check_canary(&self) {
         // SAFETY: a stack that says it has a canary has one at its base, and we own the stack.
-        if self.has(CANARIED) && unsafe { self.stack.range().base().cast::<usize>().read_volatile() } != CANARY {
+        if unsafe { self.stack.range().base().cast::<usize>().read_volatile() } != CANARY {
             super::fatal("a coroutine overflowed its stack: the canary at its low end was overwritten");
         }
     }
+}
+
+/// What a switch from a coroutine ended with, where its flags say that it was more than a suspend. Not inlined, so that
+/// the common way is short.
+///
+/// # Safety
+/// Where the coroutine has finished, `word` is the address of an [`Outcome`] that nobody has taken.
+#[inline(never)]
+unsafe fn look_closer<Return>(control: &Control, word: Word) -> Result<Word, Return> {
+    if control.has(CANARIED) {
+        control.check_canary();
+    }
+    if !control.has(FINISHED) {
+        return Ok(word);
+    }
+    control.stack.entry().set_state(state::FINISHED);
+    // SAFETY: the caller says that it is an address.
+    let outcome = unsafe { word.assume_init() };
+    // SAFETY: the outcome lies on the coroutine's stack; it is read once.
+    match unsafe { ptr::with_exposed_provenance::<Outcome<Return>>(outcome).read() } {
+        Ok(result) => Err(result),
+        Err(panic) => go_on(control, panic),
+    }
+}
+
+/// Goes on with a panic of the coroutine's.
+#[cold]
+fn go_on(control: &Control, Panic { payload, backtrace }: Panic) -> ! {
+    if let Some(backtrace) = backtrace {
+        origin::goes_on(backtrace.clone(), &*payload);
+        // A coroutine ends once, so the place is free.
+        let _ = control.backtrace.set(backtrace);
+    }
+    resume_unwind(payload)
 }
 
 /// The outermost function of each coroutine, called by `start_returning` with the top of its stack as a third argument.
@@ -485,6 +500,7 @@ where
         .map_err(|payload| Panic { backtrace: origin::of(&*payload), payload });
     // SAFETY: the function has been taken out, and its place is large enough for both.
     unsafe { body.cast::<Outcome<Return>>().write(outcome) };
+    control.set(FINISHED);
     body.expose_provenance()
 }
 
@@ -508,6 +524,15 @@ unsafe fn take_stack(control: NonNull<Control>) -> OwnedStack {
     // SAFETY: as above; nobody looks at it again.
     unsafe { backtrace.drop_in_place() };
     stack
+}
+
+/// Where the header lies on a stack: as high as its alignment allows, and where this leaves a choice, so that the words
+/// that each switch works with share a cache line.
+fn place<F, Return>(top: *mut u8) -> *mut Header<F, Return> {
+    let highest = top.wrapping_sub(size_of::<Header<F, Return>>());
+    let align = align_of::<Header<F, Return>>();
+    let (align, offset) = if align < CACHE_LINE { (CACHE_LINE, PLACE_IN_LINE / align * align) } else { (align, 0) };
+    highest.wrapping_sub(highest.addr().wrapping_sub(offset) % align).cast()
 }
 
 /// Where a header keeps its function or its outcome.

@@ -74,7 +74,7 @@ pub unsafe fn init(stack: Stack, f: unsafe extern "C" fn(usize, *mut usize)) -> 
 #[inline(always)]
 pub unsafe fn swap_and_link_stacks(arg: usize, new_sp: *mut usize, sp: *mut usize) -> (usize, *mut usize) {
     // SAFETY: the caller's promises are those that `enter` asks for.
-    let (word, other) = unsafe { arch::enter(MaybeUninit::new(arg), new_sp, sp) };
+    let (word, other, _) = unsafe { arch::enter(MaybeUninit::new(arg), new_sp, sp) };
     // SAFETY: whoever came here used one of the two functions of this module, and both hand over a whole word.
     (unsafe { word.assume_init() }, other)
 }
@@ -88,9 +88,8 @@ pub unsafe fn swap_and_link_stacks(arg: usize, new_sp: *mut usize, sp: *mut usiz
 /// As for [`swap_and_link_stacks`], but for what is said of `sp`.
 #[inline(always)]
 pub unsafe fn swap(arg: usize, new_sp: *mut usize, sp: *mut usize) -> (usize, *mut usize) {
-    let _ = sp;
     // SAFETY: the caller's promises are those that `leave` asks for.
-    let (word, other) = unsafe { arch::leave(MaybeUninit::new(arg), new_sp) };
+    let (word, other, _) = unsafe { arch::leave(MaybeUninit::new(arg), new_sp, sp) };
     // SAFETY: as in `swap_and_link_stacks`.
     (unsafe { word.assume_init() }, other)
 }

@@ -100,14 +100,15 @@ unsafe fn write_root(top: *mut usize, entry: usize, start: usize) -> *mut usize 
 }
 
 /// Leaves the current context for the one saved at `sp` on the stack that ends at `top`, and links that stack to here.
-/// Comes back when somebody switches to the stack pointer that the other side was given.
+/// Comes back when somebody switches to the stack pointer that the other side was given, with their word, their stack
+/// pointer, and the `top` that they gave to [`leave`].
 ///
 /// # Safety
 /// `sp` was given by [`init`] or by a switch and nobody has resumed it since; `top` is what [`init`] was given for it.
 #[inline(always)]
-pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize) {
+pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize, *mut usize) {
     let mut back: Word = MaybeUninit::uninit();
-    let other: *mut usize;
+    let (other, their_top): (*mut usize, *mut usize);
     // SAFETY: every register that the other side may have changed is an output or a clobber, but for x19 and x29, which
     // the routine saves and the switch back here restores.
     unsafe {
@@ -117,7 +118,7 @@ pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word
             inlateout("x0") word => back,
             lateout("x1") other,
             inlateout("x2") sp => _,
-            inlateout("x3") top => _,
+            inlateout("x3") top => their_top,
             lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _,
             lateout("x24") _, lateout("x25") _, lateout("x26") _, lateout("x27") _, lateout("x28") _,
             lateout("v8") _, lateout("v9") _, lateout("v10") _, lateout("v11") _,
@@ -125,17 +126,18 @@ pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word
             clobber_abi("C"),
         );
     }
-    (back, other)
+    (back, other, their_top)
 }
 
-/// Leaves the current context for the one saved at `sp`, by which it was entered.
+/// Leaves the current context for the one saved at `sp`, by which it was entered; hands it `top` besides the word.
+/// Comes back as [`enter`] does; whoever comes by that function brings the top of this stack.
 ///
 /// # Safety
 /// `sp` was given by [`init`] or by a switch, and nobody has resumed it since.
 #[inline(always)]
-pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
+pub(crate) unsafe fn leave(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize, *mut usize) {
     let mut back: Word = MaybeUninit::uninit();
-    let other: *mut usize;
+    let (other, their_top): (*mut usize, *mut usize);
     // Not `bl`, for the sake of the processor's prediction of returns.
     // SAFETY: as in `enter`; label 2 is where the switch back here lands.
     unsafe {
@@ -147,6 +149,7 @@ pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
             inlateout("x0") word => back,
             lateout("x1") other,
             inlateout("x2") sp => _,
+            inlateout("x3") top => their_top,
             lateout("x20") _, lateout("x21") _, lateout("x22") _, lateout("x23") _,
             lateout("x24") _, lateout("x25") _, lateout("x26") _, lateout("x27") _, lateout("x28") _,
             lateout("v8") _, lateout("v9") _, lateout("v10") _, lateout("v11") _,
@@ -154,7 +157,7 @@ pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
             clobber_abi("C"),
         );
     }
-    (back, other)
+    (back, other, their_top)
 }
 
 /// The saved context of whoever resumed the stack that ends at `top`, found through its link.
@@ -171,6 +174,7 @@ pub(crate) unsafe fn resumer(top: *mut usize) -> *mut usize {
 }
 
 /// On entry: x0 the word to hand over, x2 the saved frame to go to, x3 the top of its stack, x30 where to go on.
+/// x0 and x3 arrive as they are.
 ///
 /// Before `mov sp, x2` the rules describe the frame just saved, after it the frame about to be restored: one row.
 #[unsafe(naked)]
@@ -203,7 +207,7 @@ unsafe extern "C" fn enter_routine() {
     )
 }
 
-/// On entry: x0 the word to hand over, x2 the saved frame to go to, x30 where to go on when somebody comes back.
+/// On entry: x0 and x3 what to hand over, x2 the saved frame to go to, x30 where to go on when somebody comes back.
 /// The comment on [`enter_routine`] holds here too.
 #[unsafe(naked)]
 unsafe extern "C" fn leave_routine() {
@@ -266,6 +270,7 @@ unsafe extern "C" fn start_returning() {
         "ldr x9, [x29, #{entry}]",
         "blr x9",
         "mov x1, xzr",
+        "add x3, x29, #{root}",
         "ldr x2, [x29]",
         "ldr x19, [x2, #{x19}]",
         "mov sp, x2",

@@ -120,14 +120,16 @@ unsafe fn write_root(top: *mut usize, entry: usize, start: usize) -> *mut usize 
 }
 
 /// Leaves the current context for the one saved at `sp` on the stack that ends at `top`, and links that stack to here.
-/// Comes back when somebody switches to the stack pointer that the other side was given.
+/// Comes back when somebody switches to the stack pointer that the other side was given, with their word, their stack
+/// pointer, and the `top` that they gave to [`leave`]. A stack that was entered here and left with its own top brings
+/// `top` back in a register, so that what lies there can be used before anything is read from this stack.
 ///
 /// # Safety
 /// `sp` was given by [`init`] or by a switch and nobody has resumed it since; `top` is what [`init`] was given for it.
 #[inline(always)]
-pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize) {
+pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize, *mut usize) {
     let mut back: Word = MaybeUninit::uninit();
-    let other: *mut usize;
+    let (other, their_top): (*mut usize, *mut usize);
     // SAFETY: every register that the other side may have changed is an output or a clobber, but for rbx and rbp, which
     // the routine saves and the switch back here restores. The call keeps the rules of this function's own frame true.
     unsafe {
@@ -136,40 +138,42 @@ pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word
             enter = sym enter_routine,
             inlateout("rdi") word => back,
             inlateout("rdx") sp => _,
-            inlateout("rcx") top => _,
+            inlateout("rcx") top => their_top,
             lateout("rsi") other,
             lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
             clobber_abi("sysv64"),
         );
     }
-    (back, other)
+    (back, other, their_top)
 }
 
-/// Leaves the current context for the one saved at `sp`, by which it was entered.
+/// Leaves the current context for the one saved at `sp`, by which it was entered; hands it `top` besides the word.
+/// Comes back as [`enter`] does; whoever comes by that function brings the top of this stack.
 ///
 /// # Safety
 /// `sp` was given by [`init`] or by a switch, and nobody has resumed it since.
 #[inline(always)]
-pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
+pub(crate) unsafe fn leave(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize, *mut usize) {
     let mut back: Word = MaybeUninit::uninit();
-    let other: *mut usize;
+    let (other, their_top): (*mut usize, *mut usize);
     // A call would push an address that no `ret` takes again, and would spoil the processor's prediction of all returns
     // further out; so the routine is jumped to, with the address in a register.
     // SAFETY: as in `enter`. The jump changes nothing of this frame, and label 2 is where the switch back here lands.
     unsafe {
         asm!(
-            "lea rcx, [rip + 2f]",
+            "lea rax, [rip + 2f]",
             "jmp {leave}",
             "2:",
             leave = sym leave_routine,
             inlateout("rdi") word => back,
             inlateout("rdx") sp => _,
+            inlateout("rcx") top => their_top,
             lateout("rsi") other,
             lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
             clobber_abi("sysv64"),
         );
     }
-    (back, other)
+    (back, other, their_top)
 }
 
 /// The saved context of whoever resumed the stack that ends at `top`, found through its link.
@@ -186,6 +190,7 @@ pub(crate) unsafe fn resumer(top: *mut usize) -> *mut usize {
 }
 
 /// On entry: rdi the word to hand over, rdx the saved frame to go to, rcx the top of its stack; called.
+/// rdi and rcx arrive as they are.
 ///
 /// Before `mov rsp, rdx` the rules describe the frame just saved, after it the frame about to be restored.
 /// Both have one layout, so the same row is true on both sides of the switch.
@@ -212,24 +217,24 @@ unsafe extern "C" fn enter_routine() {
         ".cfi_restore rbp",
         // Not `ret`: the address that the processor expects to return to is that of our own caller, and the `ret` in
         // `leave_routine` will go there.
-        "pop rcx",
+        "pop rdx",
         ".cfi_adjust_cfa_offset -8",
-        ".cfi_register rip, rcx",
-        "jmp rcx",
+        ".cfi_register rip, rdx",
+        "jmp rdx",
         ".cfi_endproc",
         link = const ROOT - offset_of!(Root, link),
     )
 }
 
-/// On entry: rdi the word to hand over, rdx the saved frame to go to, rcx where to go on when somebody comes back;
+/// On entry: rdi and rcx what to hand over, rdx the saved frame to go to, rax where to go on when somebody comes back;
 /// jumped to. The comment on [`enter_routine`] holds here too.
 #[unsafe(naked)]
 unsafe extern "C" fn leave_routine() {
     naked_asm!(
         ".cfi_startproc simple",
         ".cfi_def_cfa rsp, 0",
-        ".cfi_register rip, rcx",
-        "push rcx",
+        ".cfi_register rip, rax",
+        "push rax",
         ".cfi_adjust_cfa_offset 8",
         ".cfi_rel_offset rip, 0",
         "push rbp",
@@ -289,6 +294,7 @@ unsafe extern "C" fn start_returning() {
         "call [rbp + {entry}]",
         "mov rdi, rax",
         "xor esi, esi",
+        "lea rcx, [rbp + {root}]",
         "mov rdx, [rbp]",
         "mov rbx, [rdx - 8]",
         "mov rsp, rdx",

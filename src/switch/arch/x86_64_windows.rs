@@ -119,14 +119,15 @@ unsafe fn write_root(base: *mut u8, top: *mut usize, entry: usize, start: usize)
 }
 
 /// Leaves the current context for the one saved at `sp` on the stack that ends at `top`, and links that stack to here.
-/// Comes back when somebody switches to the stack pointer that the other side was given.
+/// Comes back when somebody switches to the stack pointer that the other side was given, with their word, their stack
+/// pointer, and the `top` that they gave to [`leave`].
 ///
 /// # Safety
 /// `sp` was given by [`init`] or by a switch and nobody has resumed it since; `top` is what [`init`] was given for it.
 #[inline(always)]
-pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize) {
+pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize, *mut usize) {
     let mut back: Word = MaybeUninit::uninit();
-    let other: *mut usize;
+    let (other, their_top): (*mut usize, *mut usize);
     // SAFETY: every register that the other side may have changed is an output or a clobber, but for rbx and rbp, which
     // the routine saves and the switch back here restores.
     unsafe {
@@ -135,7 +136,7 @@ pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word
             enter = sym enter_routine,
             inlateout("rcx") word => back,
             lateout("rdx") other,
-            inlateout("r8") top => _,
+            inlateout("r8") top => their_top,
             inlateout("r9") sp => _,
             lateout("rsi") _, lateout("rdi") _,
             lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
@@ -144,26 +145,28 @@ pub(crate) unsafe fn enter(word: Word, sp: *mut usize, top: *mut usize) -> (Word
             clobber_abi("win64"),
         );
     }
-    (back, other)
+    (back, other, their_top)
 }
 
-/// Leaves the current context for the one saved at `sp`, by which it was entered.
+/// Leaves the current context for the one saved at `sp`, by which it was entered; hands it `top` besides the word.
+/// Comes back as [`enter`] does; whoever comes by that function brings the top of this stack.
 ///
 /// # Safety
 /// `sp` was given by [`init`] or by a switch, and nobody has resumed it since.
 #[inline(always)]
-pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
+pub(crate) unsafe fn leave(word: Word, sp: *mut usize, top: *mut usize) -> (Word, *mut usize, *mut usize) {
     let mut back: Word = MaybeUninit::uninit();
-    let other: *mut usize;
+    let (other, their_top): (*mut usize, *mut usize);
     // SAFETY: as in `enter`; label 2 is where the switch back here lands.
     unsafe {
         asm!(
-            "lea r8, [rip + 2f]",
+            "lea rax, [rip + 2f]",
             "jmp {leave}",
             "2:",
             leave = sym leave_routine,
             inlateout("rcx") word => back,
             lateout("rdx") other,
+            inlateout("r8") top => their_top,
             inlateout("r9") sp => _,
             lateout("rsi") _, lateout("rdi") _,
             lateout("r12") _, lateout("r13") _, lateout("r14") _, lateout("r15") _,
@@ -172,7 +175,7 @@ pub(crate) unsafe fn leave(word: Word, sp: *mut usize) -> (Word, *mut usize) {
             clobber_abi("win64"),
         );
     }
-    (back, other)
+    (back, other, their_top)
 }
 
 /// The saved context of whoever resumed the stack that ends at `top`, found through its link.
@@ -189,6 +192,7 @@ pub(crate) unsafe fn resumer(top: *mut usize) -> *mut usize {
 }
 
 /// On entry: rcx the word to hand over, r9 the saved frame to go to, r8 the top of its stack; called.
+/// rcx and r8 arrive as they are.
 #[unsafe(naked)]
 unsafe extern "C" fn enter_routine() {
     naked_asm!(
@@ -215,8 +219,8 @@ unsafe extern "C" fn enter_routine() {
         "pop qword ptr gs:[{base}]",
         "pop rbx",
         "pop rbp",
-        "pop r8",
-        "jmp r8",
+        "pop r9",
+        "jmp r9",
         ".seh_endproc",
         name = sym enter_routine,
         link = const ROOT - offset_of!(Root, link),
@@ -227,13 +231,13 @@ unsafe extern "C" fn enter_routine() {
     )
 }
 
-/// On entry: rcx the word to hand over, r9 the saved frame to go to, r8 where to go on when somebody comes back;
+/// On entry: rcx and r8 what to hand over, r9 the saved frame to go to, rax where to go on when somebody comes back;
 /// jumped to. Its own codes hold once the return address is pushed.
 #[unsafe(naked)]
 unsafe extern "C" fn leave_routine() {
     naked_asm!(
         ".seh_proc {name}",
-        "push r8",
+        "push rax",
         "push rbp",
         ".seh_pushreg rbp",
         "push rbx",
@@ -301,8 +305,9 @@ unsafe extern "C" fn start_returning() {
         "call [rbp + {entry}]",
         "mov rcx, rax",
         "xor edx, edx",
-        "mov r8, [rbp]",
-        "lea rsp, [r8 - {rbp}]",
+        "lea r8, [rbp + {root}]",
+        "mov r9, [rbp]",
+        "lea rsp, [r9 - {rbp}]",
         "pop qword ptr gs:[{list}]",
         "pop qword ptr gs:[{deallocation}]",
         "pop qword ptr gs:[{limit}]",

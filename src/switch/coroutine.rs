@@ -25,6 +25,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use super::arch::{self, Word};
+use super::asan;
 use super::origin;
 use super::owned::{OwnedStack, StackSource};
 use super::roster::state;
@@ -88,6 +89,8 @@ struct Control {
     drop_function: unsafe fn(NonNull<Control>),
     /// Where the panic began that the function ended with, if that was kept.
     backtrace: OnceCell<Arc<Backtrace>>,
+    /// The stack of whoever resumed it last.
+    resumer: Cell<asan::Memory>,
 }
 
 /// The function has not been run yet.
@@ -187,6 +190,7 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
             stack: ManuallyDrop::new(stack),
             drop_function: drop_function::<F, Return>,
             backtrace: OnceCell::new(),
+            resumer: Cell::new(asan::Memory::NONE),
         };
         // SAFETY: `header` is aligned and lies in the stack, which is ours and as large as checked above.
         unsafe { header.write(Header { control, body: Body { function: ManuallyDrop::new(function) } }) };
@@ -274,8 +278,11 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     #[inline]
     unsafe fn switch(&mut self, word: Word) -> Result<Word, Return> {
         self.control().sp.set(ptr::null_mut());
+        let stack = self.stack().range();
+        let left = asan::leave(asan::Memory::new(stack.base(), stack.size()), true);
         // SAFETY: `sp` was set by the last switch from there, and nobody resumed it since, or the control's would be null.
         let (word, sp, top) = unsafe { arch::enter(word, self.sp, self.control.as_ptr().cast()) };
+        asan::arrive(left);
         self.sp = sp;
         // SAFETY: who comes back is this coroutine, and the top that it brings is where its control lies.
         let control = unsafe { &*top.cast::<Control>() };
@@ -412,10 +419,13 @@ impl<Input, Yield> Yielder<Input, Yield> {
         let top = ptr::from_ref(&self.control).cast_mut().cast();
         // SAFETY: this stack was entered by `enter` with this top, so its link leads to the resumer, who waits.
         let resumer = unsafe { arch::resumer(top) };
+        let left = asan::leave(self.control.resumer.get(), true);
         // SAFETY: the value is given away here. The resumer's context is used once: the next resume makes another.
         let (word, _, top) = unsafe { arch::leave(encode(&value), resumer, top) };
+        let resumed_from = asan::arrive(left);
         // SAFETY: whoever resumes this stack brings its top, where the control lies.
         let control = unsafe { &*top.cast::<Control>() };
+        control.resumer.set(resumed_from);
         if control.has(CANCELLED) {
             resume_unwind(Box::new(Cancelled));
         }
@@ -484,12 +494,14 @@ unsafe extern "C" fn run<F, Input, Yield, Return>(input: Word, _resumer: *mut us
 where
     F: FnOnce(&Yielder<Input, Yield>, Input) -> Return,
 {
+    let resumer = asan::arrive(asan::Left::NEW);
     let header = top.cast::<Header<F, Return>>();
     let body = body_of(header);
     // SAFETY: `Coroutine::on` put the header there, and it stays until the coroutine is over.
     let control = unsafe { &*header.cast::<Control>() };
     // SAFETY: the header holds the function; the flag, cleared next, says that it does so no longer.
     let function = unsafe { body.cast::<F>().read() };
+    control.resumer.set(resumer);
     control.flags.set(control.flags.get() & !UNSTARTED);
     control.stack.entry().set_state(state::STARTED);
     // SAFETY: `Yielder` is a `Control` in memory.
@@ -501,6 +513,7 @@ where
     // SAFETY: the function has been taken out, and its place is large enough for both.
     unsafe { body.cast::<Outcome<Return>>().write(outcome) };
     control.set(FINISHED);
+    asan::leave(control.resumer.get(), false);
     body.expose_provenance()
 }
 

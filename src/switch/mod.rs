@@ -33,6 +33,8 @@
 //! ```
 
 mod arch;
+#[cfg(feature = "switch")]
+mod asan;
 mod borrowed;
 mod on_stack;
 pub mod raw;

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 target=x86_64-unknown-linux-gnu
 folder="$PWD/target/sanitizers"
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" RUST_BACKTRACE=0
-cargo build --target "$target" --target-dir "$folder" -p stackscope-switch-fixtures --bins
+cargo build --target "$target" --target-dir "$folder" -p stackscope-switch-fixtures --features stackscope/asan --bins
 programs="$folder/$target/debug"
 
 # An exit code of its own, so that a report cannot pass for an end that is wanted. Copies of frames that are checked for use

@@ -58,6 +58,9 @@ pub static AARCH64: Arch = Arch {
     direct_call_target,
     // Such a call takes three instructions here, of which the last alone says nothing.
     call_slot: |_, _| None,
+    is_stub,
+    // mov x29, #0
+    clears_fp: &[&[0x1d, 0x00, 0x80, 0xd2]],
     longest_call: 4,
     address_bits: 48,
 };
@@ -75,6 +78,13 @@ fn direct_call_target(before: &[u8], return_address: Addr) -> Option<Addr> {
     (word >> 26 == 0b100101).then(|| return_address.offset(4 * words - 4))
 }
 
+/// `ADRP x16`, or `B`, after an optional `BTI c`.
+fn is_stub(code: &[u8]) -> bool {
+    let code = code.strip_prefix(&[0x5f, 0x24, 0x03, 0xd5]).unwrap_or(code);
+    let Some(word) = code.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)) else { return false };
+    word & 0x9f00_001f == 0x9000_0010 || word >> 26 == 0b000101
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +99,14 @@ mod tests {
         assert!(!is_call(0x1400_0001)); // b .+4
         assert!(!is_call(0xd61f_0020)); // br x1
         assert!(!is_call(0xd65f_03c0)); // ret
+    }
+
+    #[test]
+    fn knows_stubs() {
+        assert!(is_stub(&0xb000_0090_u32.to_le_bytes())); // adrp x16, .+0x11000
+        assert!(is_stub(&[0x5f, 0x24, 0x03, 0xd5, 0x90, 0, 0, 0xb0])); // bti c; adrp
+        assert!(is_stub(&0x1400_0001_u32.to_le_bytes())); // b .+4
+        assert!(!is_stub(&0xa9bf_7bfd_u32.to_le_bytes()) && !is_stub(&[])); // stp x29, x30, [sp, -16]!
     }
 
     #[test]

@@ -59,6 +59,10 @@ pub struct Arch {
     /// Where the word lies that the call instruction that ends at a return address took its target from; `None` for
     /// any call except one through memory at a fixed place, such as calls through the global offset table.
     pub call_slot: fn(&[u8], Addr) -> Option<Addr>,
+    /// Whether a routine that begins with this code only jumps on, as the stubs of a procedure linkage table do.
+    pub is_stub: fn(&[u8]) -> bool,
+    /// Instructions that set the frame pointer to zero, as the routines do in which a program and a thread begin.
+    pub clears_fp: &'static [&'static [u8]],
     /// How many bytes before a return address `ends_with_call` and `direct_call_target` need.
     pub longest_call: usize,
     /// Bits of an address in use; those above are a signature or a tag and are removed from return addresses.

@@ -84,6 +84,9 @@ pub static X86_64: Arch = Arch {
     ends_with_call,
     direct_call_target,
     call_slot,
+    is_stub,
+    // xor %ebp, %ebp, with and without a REX prefix, in both encodings.
+    clears_fp: &[&[0x31, 0xed], &[0x33, 0xed]],
     longest_call: 8,
     address_bits: 57,
 };
@@ -127,6 +130,13 @@ fn call_slot(before: &[u8], return_address: Addr) -> Option<Addr> {
     Some(return_address.offset(i32::from_le_bytes(offset).into()))
 }
 
+/// `jmp [rip + x]` or `jmp x`, after an optional `endbr64` and `bnd`; or the `push` of a stub that is not bound yet.
+fn is_stub(code: &[u8]) -> bool {
+    let code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+    let code = code.strip_prefix(&[0xf2]).unwrap_or(code);
+    matches!(code, [0xff, 0x25, ..] | [0xe9 | 0xeb | 0x68, ..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +170,14 @@ mod tests {
         assert_eq!(direct_call_target(&[0xff, 0xd0], Addr(0x1000)), None);
         assert_eq!(call_slot(&[0xff, 0x15, 0x10, 0, 0, 0], Addr(0x1000)), Some(Addr(0x1010)));
         assert_eq!(call_slot(&[0x90, 0xe8, 0xf0, 0xff, 0xff, 0xff], Addr(0x1000)), None);
+    }
+
+    #[test]
+    fn knows_stubs() {
+        assert!(is_stub(&[0xff, 0x25, 1, 2, 3, 4]));
+        assert!(is_stub(&[0xf3, 0x0f, 0x1e, 0xfa, 0xf2, 0xff, 0x25, 1, 2, 3, 4]));
+        assert!(is_stub(&[0xf3, 0x0f, 0x1e, 0xfa, 0x68, 1, 0, 0, 0]));
+        assert!(!is_stub(&[0xf3, 0x0f, 0x1e, 0xfa, 0x55]) && !is_stub(&[]));
     }
 
     #[test]

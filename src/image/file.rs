@@ -110,6 +110,11 @@ impl Image {
         (self.source == ImageSource::File).then_some(&self.bytes)
     }
 
+    /// The svma at which the program or the loader begins (`e_entry`); `None` in a file that nothing begins in.
+    pub(crate) fn entry(&self) -> Option<u64> {
+        Some(self.headers.start).filter(|start| *start != 0)
+    }
+
     /// Its loaded segments, in the file's order.
     pub fn segments(&self) -> &[Segment] {
         &self.headers.segments

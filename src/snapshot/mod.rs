@@ -98,7 +98,7 @@ pub struct Stack {
     pub ended: Ended,
     /// Where the stitched backtrace goes on: the stack that resumed this one, an index into [`Snapshot::stacks`].
     pub resumed_by: Option<usize>,
-    /// How sure it is that the stack is there, and in this state.
+    /// How sure it is that the stack is there, in this state, and with these frames.
     pub confidence: Confidence,
     /// The registers with which execution continues here, if the snapshot keeps them.
     pub registers: Option<Box<Registers>>,
@@ -148,9 +148,10 @@ pub struct StackFrame {
 pub enum Confidence {
     /// Nothing contradicts it.
     Certain,
-    /// There was more than one way to read memory, or nothing to compare it with.
+    /// There was more than one way to read memory, or nothing to compare it with. Or it has frames that were found by
+    /// frame pointers.
     Likely,
-    /// Something that a context should have is missing.
+    /// Something that a context should have is missing. Or it has frames that a search of the stack found.
     Guess,
 }
 

@@ -29,7 +29,8 @@ pub(super) fn lead(rules: &mut Rules<'_, '_>, row: &Row, registers: &Registers, 
         return Lead::Root;
     }
     let row = rules.row(Pc::After(return_address), memory);
-    let makes_sense = matches!(row.standing, Standing::Ordinary | Standing::Doubtful | Standing::Signal);
+    let makes_sense =
+        matches!(row.standing, Standing::Ordinary | Standing::Doubtful | Standing::Signal | Standing::Unseen);
     if row.kind != Kind::NotCode && makes_sense { Lead::On } else { Lead::Astray }
 }
 

@@ -30,6 +30,13 @@ pub enum FoundBy {
     Scan,
 }
 
+impl FoundBy {
+    /// Whether it is a guess. Whatever a guess leads to is one as well.
+    pub fn is_guess(self) -> bool {
+        matches!(self, FoundBy::FramePointer | FoundBy::Scan)
+    }
+}
+
 /// Why a walk has no more frames.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Ended {

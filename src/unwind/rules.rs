@@ -66,6 +66,8 @@ pub(super) enum Standing {
     Doubtful,
     /// In the middle of a routine, but not after a call.
     Stray,
+    /// Nothing describes it, and its code can't be read: it may lie after a call, or be any of the above.
+    Unseen,
 }
 
 /// How many saved registers fit in a [`Row`]: x86_64 has 7 to save, aarch64 12, including the return address.

@@ -8,7 +8,7 @@ use super::cfi::Entries;
 use super::entry::{Cies, Entry};
 use crate::addr::{Addr, AddrRange, Pc};
 use crate::arch::{AARCH64, Arch};
-use crate::image::{Modules, UnwindSections};
+use crate::image::{Module, Modules, UnwindSections};
 use crate::memory::Memory;
 
 /// The smallest unit of memory that can be mapped, on all CPUs known here.
@@ -51,6 +51,8 @@ pub struct Tables<'d> {
     images: Vec<Image<'d>>,
     /// The code of the images, sorted by address, each with the number of its image.
     ranges: Vec<(AddrRange, usize)>,
+    /// Where the images say that a program begins.
+    entries: Vec<Addr>,
 }
 
 struct Image<'d> {
@@ -68,7 +70,8 @@ impl<'d> Tables<'d> {
             let sections = module.image.as_ref()?.unwind_sections();
             Some(Placed { ranges: &module.ranges, bias: module.bias, sections })
         });
-        Tables::of(arch, modules, placed)
+        let entry = |module: &Module| Some(Addr(module.image.as_ref()?.entry()?.wrapping_add(module.bias)));
+        Tables { entries: modules.iter().filter_map(entry).collect(), ..Tables::of(arch, modules, placed) }
     }
 
     /// The rules of images that lie in `code`.
@@ -83,7 +86,7 @@ impl<'d> Tables<'d> {
             images.push(Image { bias: placed.bias, entries });
         }
         ranges.sort_unstable();
-        Tables { arch, code, images, ranges }
+        Tables { arch, code, images, ranges, entries: Vec::new() }
     }
 
     /// The CPU whose code it is.
@@ -110,6 +113,17 @@ impl<'d> Tables<'d> {
 
     pub(super) fn is_executable(&self, at: Addr) -> bool {
         self.image_at(at).is_some() || self.code.is_executable(at)
+    }
+
+    /// Whether `at` lies in the routine at which the kernel lets a program begin. The C libraries' are shorter than 64
+    /// bytes.
+    pub(super) fn begins_program(&self, at: Addr) -> bool {
+        self.entries.iter().any(|entry| at.0.checked_sub(entry.0).is_some_and(|distance| distance < 64))
+    }
+
+    /// Whether the code at `at` belongs to none of the images, as that of a just-in-time compiler.
+    pub(super) fn is_outside_images(&self, at: Addr) -> bool {
+        self.is_executable(at) && self.image_at(at).is_none()
     }
 
     /// Fills `into` with the code at `at`: from the file that holds it, or from memory if no file does.

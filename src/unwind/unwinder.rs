@@ -120,7 +120,8 @@ impl<'t, 'd> Rules<'t, 'd> {
         if is_code && around.is_trampoline {
             return Row::of_kind(Kind::Trampoline).standing(Standing::Signal);
         }
-        let called = follows_code && around.is_after_call;
+        // Code that can't be read is not said to be no call.
+        let called = follows_code && around.is_after_call != Some(false);
         if !called && !is_code {
             return Row::of_kind(Kind::NotCode);
         }
@@ -134,8 +135,10 @@ impl<'t, 'd> Rules<'t, 'd> {
         }
         match tables.find(addr, &mut self.cies) {
             Some(here) if here.is_signal() => self.compile(Some(here), addr, Standing::Signal),
-            Some(here) if called && before.is_none() => planted(tables, Some(&here), addr),
             Some(_) if called => self.compile(before, call, Standing::Doubtful),
+            None if called && before.is_none() && around.is_after_call.is_none() => {
+                Row::of_kind(Kind::Missing).standing(Standing::Unseen)
+            }
             None if called => self.compile(before, call, Standing::Ordinary),
             here => planted(tables, here.as_ref(), addr),
         }
@@ -168,7 +171,8 @@ fn planted(tables: &Tables<'_>, here: Option<&Found<'_, '_>>, addr: Addr) -> Row
 
 /// What the code around an address says about it.
 struct Around {
-    is_after_call: bool,
+    /// `None` if the code can't be read.
+    is_after_call: Option<bool>,
     is_trampoline: bool,
 }
 
@@ -177,15 +181,20 @@ impl Around {
         let arch = tables.arch();
         let mut code = [0; 32];
         let Some(code) = code.get_mut(..arch.longest_call + arch.sigreturn.len()) else {
-            return Around { is_after_call: false, is_trampoline: false };
+            return Around { is_after_call: None, is_trampoline: false };
         };
         // Nearly always all of it can be read in one piece.
         if tables.code(memory, addr.offset(-(arch.longest_call as i64)), code) {
             let (before, after) = code.split_at(arch.longest_call);
-            return Around { is_after_call: (arch.ends_with_call)(before), is_trampoline: after == arch.sigreturn };
+            return Around {
+                is_after_call: Some((arch.ends_with_call)(before)),
+                is_trampoline: after == arch.sigreturn,
+            };
         }
+        let mut before = [0; 16];
+        let before = tables.code_before(memory, addr, &mut before);
         Around {
-            is_after_call: (arch.ends_with_call)(tables.code_before(memory, addr, &mut [0; 16])),
+            is_after_call: (!before.is_empty()).then(|| (arch.ends_with_call)(before)),
             is_trampoline: signal::starts_at(tables, memory, addr),
         }
     }

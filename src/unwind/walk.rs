@@ -161,12 +161,19 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
             Standing::Doubtful if follow::lead(self.rules, &row, self.registers, &memory) != Lead::Astray => {
                 return Ok(as_it_seems);
             }
+            Standing::Unseen => return Ok(as_it_seems),
             Standing::Doubtful | Standing::Planted | Standing::Stray => {}
         }
         let here = *self.rules.row(place.pc, &memory);
         let leads_on = follow::lead(self.rules, &here, self.registers, &memory) == Lead::On;
         if row.standing == Standing::Stray && !leads_on {
             return Err(Ended::NoRule);
+        }
+        if !leads_on
+            && row.kind == Kind::Missing
+            && fallback::goes_on_by_frame_pointer(self.rules, addr, self.registers, &memory)
+        {
+            return Ok(as_it_seems);
         }
         Ok(Settled { place, row: here, is_last: !leads_on })
     }
@@ -175,11 +182,11 @@ impl<M: Memory + ?Sized> Walk<'_, '_, '_, '_, M> {
     fn guess(&mut self, place: Place, row: &Row) -> Result<(Addr, FoundBy), Ended> {
         let memory = self.window.memory;
         let arch = self.rules.tables().arch();
-        // A frame pointer of zero marks the outermost frame (System V ABI, AMD64 supplement, section 3.4.1).
-        let is_marked = self.registers.get(arch.fp) == Some(0);
         let found_by = if matches!(row.kind, Kind::Missing | Kind::NotCode) {
-            let guess = fallback::caller(self.rules, place.pc, self.registers, &memory);
-            guess.ok_or(if is_marked { Ended::Root } else { Ended::NoRule })?
+            if fallback::is_outermost(self.rules, place.pc, place.found_by, self.registers, &memory) {
+                return Err(Ended::Root);
+            }
+            fallback::caller(self.rules, place.pc, self.registers, &memory).ok_or(Ended::NoRule)?
         } else {
             fallback::frame_pointer(self.rules, self.registers, &memory).ok_or(Ended::NoRule)?;
             FoundBy::FramePointer

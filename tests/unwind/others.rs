@@ -93,8 +93,8 @@ fn threads() {
     }
 }
 
-/// musl comes without rules. Its leaf routines are left by their return address on the stack, the program's own
-/// functions by their rules; what musl's functions pushed hides some of them. eu-stack sees the first frame alone.
+/// musl comes without rules. Its routines are left by return addresses on the stack, the program's own functions by
+/// their rules, and the chain ends where the program or the thread began. eu-stack sees the first frame alone.
 #[test]
 fn musl() {
     let running = Running::start("threads_musl", &[]);
@@ -103,6 +103,7 @@ fn musl() {
         let guessed = thread.frames.iter().position(|frame| frame.found_by == FoundBy::Scan).expect("a guess");
         let described = thread.frames[guessed..].iter().filter(|frame| frame.found_by == FoundBy::Cfi).count();
         assert!(described >= 2, "{}", show(&thread, &[]));
+        assert_eq!(thread.ended, Ended::Root, "{}", show(&thread, &[]));
     }
 }
 

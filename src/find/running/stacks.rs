@@ -106,6 +106,7 @@ fn measured(chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Stack {
         sp: Some(part.sp),
         frames: sized(chain, part),
         ended: chain.ended.unwrap_or(Ended::NoRule),
+        confidence: chain.confidence(part.frames.end),
         ..Stack::new(kind, State::Running)
     }
 }

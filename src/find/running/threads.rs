@@ -10,6 +10,7 @@ use crate::mapping::{Mapping, Origin};
 use crate::memory::Memory;
 use crate::process::{NotStopped, Target, Thread};
 use crate::registers::Registers;
+use crate::snapshot::Confidence;
 use crate::unwind::{Ended, FoundBy, Frame, Rules, walk, walk_from};
 
 /// The most frames that one thread's chain may have.
@@ -88,13 +89,33 @@ fn chain(target: &dyn Target, rules: &mut Rules<'_, '_>, thread: &Thread, limit:
                 chain.frames.push(*frame);
                 ControlFlow::Continue(())
             });
-            chain.ended = Ok(ended);
+            chain.ended = Ok(chain.cut_at_guess(ended));
         }
     }
     chain
 }
 
 impl ThreadChain {
+    /// Takes away what a guess led to, if that is no root; returns why there are no more frames.
+    fn cut_at_guess(&mut self, ended: Ended) -> Ended {
+        let guess = self.frames.iter().position(|frame| frame.found_by.is_guess());
+        let Some(guess) = guess.filter(|_| !matches!(ended, Ended::Root | Ended::TooDeep)) else { return ended };
+        self.frames.truncate(guess);
+        self.jump = self.jump.filter(|jump| *jump < guess);
+        Ended::NoRule
+    }
+
+    /// How sure the frames up to the one before `end` are.
+    pub(crate) fn confidence(&self, end: usize) -> Confidence {
+        let frames = self.frames.get(..end).unwrap_or_default();
+        let has = |found_by| frames.iter().any(|frame| frame.found_by == found_by);
+        match () {
+            () if has(FoundBy::Scan) => Confidence::Guess,
+            () if has(FoundBy::FramePointer) => Confidence::Likely,
+            () => Confidence::Certain,
+        }
+    }
+
     /// Puts other frames behind the innermost one: those from `pc` on, where the code has `registers`.
     pub(crate) fn walk_on(
         &mut self,
@@ -113,7 +134,7 @@ impl ThreadChain {
             self.frames.push(Frame { found_by: if is_first { FoundBy::Descriptor } else { frame.found_by }, ..*frame });
             ControlFlow::Continue(())
         });
-        self.ended = Ok(ended);
+        self.ended = Ok(self.cut_at_guess(ended));
     }
 }
 

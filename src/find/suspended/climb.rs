@@ -112,7 +112,7 @@ impl<'c, 'e> Climb<'c, 'e> {
             self.give_up(crossing, frames);
             return ControlFlow::Break(());
         }
-        if matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan) {
+        if frame.found_by.is_guess() {
             self.at.stop = Some(Stop::Guessed);
             return ControlFlow::Break(());
         }

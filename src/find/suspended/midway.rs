@@ -43,7 +43,7 @@ pub fn context<'c>(
     if !is_behind(sites, code, pc) {
         return None;
     }
-    let is_sure = |frame: &&Frame| !matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan);
+    let is_sure = |frame: &&Frame| !frame.found_by.is_guess();
     let known: Vec<Addr> = frames.iter().take_while(is_sure).filter_map(|frame| frame.cfa).collect();
     let is_left = |chain: &&Chain| {
         let is_there = (chain.hypothesis.saved_sp..=chain.innermost_sp()).contains(&sp);

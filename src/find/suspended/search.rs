@@ -179,7 +179,7 @@ fn go_on(thread: &mut ThreadChain, chains: &Chains, known: &Known<'_>, code: Cod
         thread.ended = Ok(context.ended);
         return;
     }
-    let is_guess = |frame: &Frame| matches!(frame.found_by, FoundBy::FramePointer | FoundBy::Scan);
+    let is_guess = |frame: &Frame| frame.found_by.is_guess();
     let is_known = thread.frames.get(1).is_some_and(|caller| !is_guess(caller)) || thread.ended == Ok(Ended::Root);
     let Ok(registers) = &thread.thread.registers else { return };
     let caller = || approach::caller(known.sites, code, registers, known.all);

@@ -105,7 +105,7 @@ mod front {
     pub use crate::image::names::Lines;
     pub use crate::look::{Contexts, Held, Looker, Naming, SaveError, Whole, Wish};
     pub use crate::own::{DumpError, dump_on_signal, dump_self, dump_self_to, snapshot_self};
-    pub use crate::process::{CacheFolder, Core, FreezeError, Live, LookError, OpenError, StopError};
+    pub use crate::process::{CacheFolder, Core, CoreFiles, FreezeError, Live, LookError, OpenError, StopError};
     pub use crate::report::json::write as write_json;
     pub use crate::report::text::{Listing, write as write_text};
     pub use crate::report::{GroupBy, style::Style};

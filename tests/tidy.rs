@@ -58,7 +58,7 @@ const MACHINE_PATHS: [&str; 4] =
     [concat!("/wo", "rk/"), concat!("/tmp/", "wt"), concat!("/ho", "me/"), concat!("/ro", "ot/")];
 
 /// The names that users of the library may rely on, beside those of `switch`: one that is added or taken away is meant.
-const FRONT: [&str; 53] = [
+const FRONT: [&str; 54] = [
     "Addr",
     "AddrRange",
     "Attached",
@@ -70,6 +70,7 @@ const FRONT: [&str; 53] = [
     "Confidence",
     "Contexts",
     "Core",
+    "CoreFiles",
     "DumpError",
     "Ended",
     "Filter",

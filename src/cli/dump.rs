@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::core_files::CoreOptions;
 use super::save::save_core;
 use super::{Common, exit, output};
 use crate::filter::Filter;
 use crate::image::names::Lines;
 use crate::look::{Looker, Whole, Wish};
-use crate::process::{CacheFolder, Core, Live, LookError};
+use crate::process::{CacheFolder, Live, LookError};
 use crate::report::{GroupBy, json, text};
 use crate::snapshot::Snapshot;
 
@@ -85,6 +86,9 @@ pub(super) struct Args {
                      One that was resumed in between and waits at the same place again counts as not moved."
     )]
     twice: Option<Duration>,
+
+    #[command(flatten)]
+    core_files: CoreOptions,
 }
 
 const FILTER: &str = "\
@@ -135,6 +139,11 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     if args.twice.is_some() && args.target.parse::<i32>().is_err() {
         return output::wrong_usage("--twice needs a running program: a core file does not change between two looks");
     }
+    if !args.core_files.are_default() && args.target.parse::<i32>().is_ok() {
+        return output::wrong_usage(
+            "--sysroot and --executable are for core files; a running program shows its files itself",
+        );
+    }
     match &args.save_core {
         None => match take(args) {
             Ok(snapshot) => {
@@ -181,7 +190,7 @@ fn take(args: &Args) -> Result<Snapshot, LookError> {
                 }
             }
         }
-        Err(_) => looker.core(&mut Core::open(args.target.as_ref())?, wish(args)),
+        Err(_) => looker.core(&mut args.core_files.open(args.target.as_ref())?, wish(args)),
     })
 }
 
@@ -199,7 +208,7 @@ fn looker(args: &Args) -> Looker {
 fn with_whole<T>(args: &Args, then: impl FnOnce(&Whole<'_>) -> T) -> Result<T, LookError> {
     Ok(match args.target.parse() {
         Ok(pid) => then(&looker(args).live_whole(&Live::open(pid)?, wish(args))?),
-        Err(_) => then(&looker(args).core_whole(&mut Core::open(args.target.as_ref())?, wish(args))),
+        Err(_) => then(&looker(args).core_whole(&mut args.core_files.open(args.target.as_ref())?, wish(args))),
     })
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 #[cfg(feature = "tui")]
 mod config;
+mod core_files;
 mod demo;
 mod doctor;
 mod dump;

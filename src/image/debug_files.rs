@@ -79,6 +79,16 @@ fn find_by_link(image: &Image, path: &Path, files: &dyn Files) -> Option<(Arc<Im
     })
 }
 
+/// The program or library with a build-id, by the links that distributions keep beside those to debug files. A debug
+/// file itself has no code.
+pub(super) fn same_image(id: &BuildId, files: &dyn Files) -> Option<Arc<Image>> {
+    let digits = id.to_string();
+    let (first, rest) = digits.split_at_checked(2)?;
+    let folders = ["/usr/lib/.build-id", "/usr/lib/debug/.build-id"];
+    let paths = folders.map(|folder| PathBuf::from(format!("{folder}/{first}/{rest}")));
+    paths.iter().find_map(|path| open(path, files).filter(|image| image.build_id() == Some(id)))
+}
+
 /// `/usr/lib/debug/.build-id/ab/cdef.debug`
 fn by_build_id(id: &BuildId) -> Option<PathBuf> {
     let digits = id.to_string();

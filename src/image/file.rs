@@ -115,6 +115,11 @@ impl Image {
         Some(self.headers.start).filter(|start| *start != 0)
     }
 
+    /// What its headers say.
+    pub(crate) fn into_headers(self) -> Headers {
+        self.headers
+    }
+
     /// Its loaded segments, in the file's order.
     pub fn segments(&self) -> &[Segment] {
         &self.headers.segments

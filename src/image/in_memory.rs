@@ -99,6 +99,11 @@ impl InMemory {
     }
 }
 
+/// What the loader added to the addresses of the file whose first byte is mapped at `base`, and its headers.
+pub(crate) fn headers_at(memory: &dyn Memory, base: Addr) -> Option<(u64, Headers)> {
+    InMemory::read(memory, base).map(|image| (image.bias, image.headers))
+}
+
 /// The image whose whole file is mapped at `range`, as the vdso's is.
 pub(super) fn whole(memory: &dyn Memory, range: AddrRange) -> Result<Image, NotElf> {
     const LONGEST: u64 = 1 << 20;

@@ -49,8 +49,10 @@ pub use code::{
     CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, nearby_addresses_taken, references, short_jumps,
     stores,
 };
+pub(crate) use elf::Headers;
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};
+pub(crate) use in_memory::headers_at;
 pub use modules::{Module, Modules};
 pub use pointers::{Pointer, Pointers};
 pub use printable::printable;

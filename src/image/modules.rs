@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::debug_files;
 use super::in_memory::{self, InMemory};
 use super::{BuildId, Bytes, Files, Image, ImageProblem, Opened};
 use crate::addr::{Addr, AddrRange};
@@ -347,11 +348,15 @@ impl<'a> Loading<'a> {
         (!same).then_some(ImageProblem::Replaced { mapped, found })
     }
 
-    /// What memory shows of the file that begins at `base`, of which `problem` says why the file itself is not used.
+    /// The file of the same build-id that is kept elsewhere, or what memory shows of the one that begins at `base`. `problem`
+    /// says why the file itself is not used.
     ///
     /// A file whose first bytes are in memory and are not those of an ELF file never was one: a just-in-time compiler
     /// writes code to a file to map it twice.
     fn fall_back(&mut self, base: Option<Addr>, problem: ImageProblem) -> Found {
+        if let Some(image) = problem.mapped_build_id().and_then(|id| debug_files::same_image(id, self.files)) {
+            return Found { build_id: image.build_id().cloned(), image: Some(image), problem: None };
+        }
         let mut first = [0; object::elf::ELFMAG.len()];
         if base.is_some_and(|base| self.memory.read(base, &mut first).is_ok()) && first != object::elf::ELFMAG {
             return Found::default();

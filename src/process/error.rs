@@ -128,6 +128,16 @@ pub enum OpenError {
         /// What it is, with its article.
         what: &'static str,
     },
+    /// It is a dump of another kind.
+    #[error("{} is {what}, not a core file of a process: {remedy}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+        /// What to do with it.
+        remedy: &'static str,
+    },
     /// It is no ELF file.
     #[error("{} is not a core file: it does not begin as an ELF file does", path.display())]
     NotElf {

@@ -1,4 +1,5 @@
-//! Files as a live process sees them: through its own root directory, and by what it has mapped.
+//! Files as a live process sees them, through its own root directory and by what it has mapped; and those below a folder
+//! that stands for the root.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -64,17 +65,25 @@ pub(super) fn sees_as_we_do(directory: &Path) -> bool {
 
 /// Opens a regular file of the process's root directory, in which symbolic links and `..` stay.
 fn open_in_root(directory: &Path, path: &Path) -> io::Result<Regular> {
-    let root = File::open(directory.join("root"))?;
+    open_below_root(&directory.join("root"), path)
+}
+
+/// Opens `path` below the folder `root`; nothing says that it is the same file.
+pub(super) fn open_below(root: &Path, path: &Path) -> io::Result<Opened> {
+    open_below_root(root, path)?.into_opened(false)
+}
+
+/// Opens a regular file below the folder `root`, in which symbolic links and `..` stay.
+fn open_below_root(root: &Path, path: &Path) -> io::Result<Regular> {
+    let folder = File::open(root)?;
     let how = OpenHow::new()
         .flags(OFlag::from_bits_truncate(OPEN_FLAGS | libc::O_CLOEXEC))
         .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    match openat2(&root, path, how) {
+    match openat2(&folder, path, how) {
         Ok(file) => Regular::new(File::from(file)),
         // A filter or a kernel that does not know this call: links then lead through our own root directory, which is
         // mostly the same.
-        Err(Errno::ENOSYS | Errno::EPERM) => {
-            open_regular(&directory.join("root").join(path.strip_prefix("/").unwrap_or(path)))
-        }
+        Err(Errno::ENOSYS | Errno::EPERM) => open_regular(&root.join(path.strip_prefix("/").unwrap_or(path))),
         Err(error) => Err(error.into()),
     }
 }

@@ -17,6 +17,36 @@ const COMPRESSED: [(&[u8], &str, &str); 5] = [
     (b"BZh", "bzip2", "bunzip2 -k"),
 ];
 
+/// A dump of another kind than a process's core file.
+pub(super) struct Foreign {
+    /// What it is, with its article.
+    pub what: &'static str,
+    /// What to do with it.
+    pub remedy: &'static str,
+}
+
+/// What to read a kernel's dump with.
+const KERNEL_REMEDY: &str = "crash and drgn read it, for the kernel's own stacks";
+
+/// An ELF file that holds the memory of a whole machine, as /proc/vmcore does.
+pub(super) const KERNEL_DUMP: Foreign = Foreign { what: "a dump of a whole machine", remedy: KERNEL_REMEDY };
+
+/// The first bytes of dumps that are no ELF files: Breakpad's and Windows's minidumps (`MINIDUMP_HEADER`), makedumpfile's
+/// two formats (`diskdump_mod.h`), and Windows's kernel dumps.
+const FOREIGN: [(&[u8], Foreign); 5] = [
+    (
+        b"MDMP",
+        Foreign {
+            what: "a minidump",
+            remedy: "minidump-stackwalk reads it; Breakpad's minidump-2-core makes a core file of it",
+        },
+    ),
+    (b"KDUMP   ", Foreign { what: "a compressed dump of a whole machine", remedy: KERNEL_REMEDY }),
+    (b"makedumpfile", Foreign { what: "a flattened dump of a whole machine", remedy: KERNEL_REMEDY }),
+    (b"PAGEDU64", Foreign { what: "a dump of a whole Windows machine", remedy: "WinDbg reads it" }),
+    (b"PAGEDUMP", Foreign { what: "a dump of a whole Windows machine", remedy: "WinDbg reads it" }),
+];
+
 /// Checks the header of a core file with the content `data`; returns its CPU.
 pub(super) fn check(path: &Path, data: &[u8]) -> Result<&'static Arch, OpenError> {
     let path = || path.to_owned();
@@ -25,6 +55,9 @@ pub(super) fn check(path: &Path, data: &[u8]) -> Result<&'static Arch, OpenError
     }
     if let Some((_, format, tool)) = COMPRESSED.iter().find(|(magic, ..)| data.starts_with(magic)) {
         return Err(OpenError::Compressed { path: path(), format, command: format!("{tool} {}", quoted(&path())) });
+    }
+    if let Some((_, Foreign { what, remedy })) = FOREIGN.iter().find(|(magic, _)| data.starts_with(magic)) {
+        return Err(OpenError::Foreign { path: path(), what, remedy });
     }
     let is_elf = data.iter().zip(elf::ELFMAG).all(|(byte, magic)| *byte == magic);
     if !is_elf {
@@ -100,6 +133,8 @@ mod tests {
             (vec![0x28, 0xb5, 0x2f, 0xfd, 0], r"compressed with zstd; unpack it first: zstd -d '/tmp/it'\''s'"),
             (vec![0x1f, 0x8b], "gzip"),
             (b"BZh9".to_vec(), "bunzip2 -k"),
+            (b"MDMP\x93\xa7".to_vec(), "is a minidump, not a core file of a process: minidump-stackwalk reads it"),
+            (b"KDUMP   \x06".to_vec(), "is a compressed dump of a whole machine"),
             (b"#!/bin/sh".to_vec(), "does not begin as an ELF file"),
             (b"\x7fELF".to_vec(), "ends after 4 bytes, within the ELF header"),
             (header(2, 1, 2, 62), "is a program, not a core file"),

@@ -20,7 +20,7 @@ use crate::mapping::Mapping;
 use crate::memory::Memory;
 use crate::registers::Registers;
 
-pub use self::core::{Core, CoreContent, CoreThread, CoreWarning, FIRST_MADE_UP_TID, Fault, write_core};
+pub use self::core::{Core, CoreContent, CoreFiles, CoreThread, CoreWarning, FIRST_MADE_UP_TID, Fault, write_core};
 pub use at_rest::{AtRest, AtRestError};
 pub use cache::CacheFolder;
 pub use error::{LookError, OpenError, StopError};

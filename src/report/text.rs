@@ -11,8 +11,9 @@ use super::units;
 use super::warnings::{NotSeen, Sentence};
 use super::words::plural;
 use crate::filter::Filter;
-use crate::image::printable;
-use crate::snapshot::{Kind, Snapshot, State};
+use crate::image::{ImageProblem, printable};
+use crate::process::Source;
+use crate::snapshot::{Kind, Snapshot, State, Warning};
 
 /// The most groups of stacks without a thread that are shown; a user who wants more asks for every stack.
 const MOST_GROUPS: usize = 40;
@@ -110,6 +111,16 @@ fn head(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
     writeln!(out)
 }
 
+/// What to do if files that a core file names are missing.
+const MISSING_FILES: &str = "Copy the files from the machine of the core file, and name their folder by --sysroot, or \
+                             the program alone by --executable.";
+
+/// Whether a file that code lies in can't be used.
+fn is_of_missing_file(warning: &Warning) -> bool {
+    let Warning::Image { problem, .. } = warning else { return false };
+    matches!(problem, ImageProblem::Gone { .. } | ImageProblem::Replaced { .. } | ImageProblem::Unreadable { .. })
+}
+
 fn foot(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result {
     if !snapshot.complete {
         writeln!(out)?;
@@ -120,6 +131,9 @@ fn foot(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
     }
     if !snapshot.complete {
         writeln!(out, "Not everything could be read.")?;
+    }
+    if snapshot.process.source == Source::Core && snapshot.warnings.iter().any(is_of_missing_file) {
+        writeln!(out, "{MISSING_FILES}")?;
     }
     Ok(())
 }

@@ -142,7 +142,7 @@ struct Link {
 fn link(rules: &Rules<'_, '_>, fp: Addr, memory: &dyn Memory) -> Option<Link> {
     let next = Addr(memory.read_u64(fp).ok()?);
     let address = rules.tables().arch().strip(Addr(memory.read_u64(fp.offset(8)).ok()?));
-    Some(Link { next, address, rises: next.0 == 0 || next > fp && next.0 % 8 == 0 })
+    Some(Link { next, address, rises: next.0 == 0 || next > fp && next.0.is_multiple_of(8) })
 }
 
 /// Whether the frame that will go on at `address`, which does not lie after a call, has a caller by its frame pointer.

@@ -4,6 +4,8 @@
 //! anywhere, by a limit or a full disk. Pages of files that the program only read are not in it; they are taken from
 //! the files once a caller who made sure that they are the right ones passed them to [`Core::supply`].
 
+mod elsewhere;
+mod listed;
 mod notes;
 mod save;
 mod segments;
@@ -12,22 +14,24 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::{PageState, Pages, PagesUnknown, Process, Source, Target, Thread, files, header};
+use super::{PageState, Pages, PagesUnknown, Process, Source, Target, Thread, header};
 use crate::addr::{Addr, AddrRange, PAGE};
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
 use crate::memory::{Memory, Slices, Unreadable};
 use crate::process::error::OpenError;
+use crate::process::header::Foreign;
 use crate::process::mapped::MappedBytes;
 use crate::process::pages::Runs;
 use segments::Segment;
 
+pub use elsewhere::CoreFiles;
 pub use notes::Fault;
 pub use save::{CoreContent, CoreThread, FIRST_MADE_UP_TID, write_core};
 
@@ -48,6 +52,9 @@ pub struct Core {
     siginfo: Option<Vec<u8>>,
     auxv: Vec<u8>,
     warnings: Vec<CoreWarning>,
+    elsewhere: CoreFiles,
+    /// The path of the program that ran.
+    program: Option<PathBuf>,
 }
 
 struct Supplied(Bytes);
@@ -95,10 +102,16 @@ pub enum CoreWarning {
         threads: usize,
     },
     /// There are no notes.
-    #[error("the core file has no notes: nothing is known of its threads")]
+    #[error(
+        "the core file has no notes: nothing is known of its threads; the kernel and gcore always write notes, so \
+         another program made or changed this file: use the original"
+    )]
     NoNotes,
-    /// The notes name no files, so no code can be attributed.
-    #[error("the core file does not say which files were mapped")]
+    /// Neither the notes nor the program's loader name files, so no code can be attributed.
+    #[error(
+        "the core file does not say which files were mapped, and without the program they are not known: name it by \
+         --executable, and the folder that stands for its root by --sysroot"
+    )]
     NoFileTable,
     /// Two segments claim the same memory; the first one in the file is used.
     #[error("the core file describes the memory at {at} twice")]
@@ -114,6 +127,17 @@ impl Core {
     /// # Errors
     /// Only if nothing at all can be read. What is missing from a core file otherwise is a warning.
     pub fn open(path: &Path) -> Result<Core, OpenError> {
+        Core::open_with(path, CoreFiles::default())
+    }
+
+    /// Opens the core file at `path`, whose files are where `elsewhere` says.
+    ///
+    /// # Errors
+    /// As [`Core::open`].
+    pub fn open_with(path: &Path, elsewhere: CoreFiles) -> Result<Core, OpenError> {
+        for given in [&elsewhere.sysroot, &elsewhere.executable].into_iter().flatten() {
+            std::fs::metadata(given).map_err(|source| OpenError::File { path: given.clone(), source })?;
+        }
         let failed = |source: io::Error| OpenError::File { path: path.to_owned(), source };
         let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).clone();
         let file = options.open(path).map_err(failed)?;
@@ -128,30 +152,42 @@ impl Core {
         }
         let bytes = MappedBytes::map(&file).map_err(failed)?;
         let arch = header::check(path, bytes.as_ref())?;
-        Ok(Core::of_bytes(file, bytes, arch))
+        Core::of_bytes(file, bytes, arch, elsewhere).map_err(|kernel| OpenError::Foreign {
+            path: path.to_owned(),
+            what: kernel.what,
+            remedy: kernel.remedy,
+        })
     }
 
-    fn of_bytes(file: File, bytes: MappedBytes, arch: &'static Arch) -> Core {
+    fn of_bytes(
+        file: File,
+        bytes: MappedBytes,
+        arch: &'static Arch,
+        elsewhere: CoreFiles,
+    ) -> Result<Core, &'static Foreign> {
         let mut warnings = Vec::new();
         let data = bytes.as_ref();
         let headers = segments::headers(data, &mut warnings);
-        let notes = segments::notes(data, headers, arch, &mut warnings);
+        let mut notes = segments::notes(data, headers, arch, &mut warnings);
+        if notes.is_of_kernel {
+            return Err(&header::KERNEL_DUMP);
+        }
         let segments = segments::load(headers, data.len() as u64, &mut warnings);
         let mappings = segments::mappings(&segments, &notes);
         let pid = notes.process.as_ref().map(|process| process.0).or(notes.threads.first().map(|thread| thread.tid));
         let pid = pid.unwrap_or_default();
-        let command = notes.process.map_or_else(Vec::new, |process| process.1);
-        let mut threads = notes.threads;
+        let command = notes.process.take().map_or_else(Vec::new, |process| process.1);
+        let mut threads = std::mem::take(&mut notes.threads);
         // In our own core files these threads stand for suspended contexts, which are found in the memory again.
         threads.retain(|thread| thread.tid < FIRST_MADE_UP_TID);
         threads.sort_by_key(|thread| (thread.tid != pid, thread.tid));
         threads.dedup_by_key(|thread| thread.tid);
-        Core {
+        let mut core = Core {
             process: Process { pid, command, source: Source::Core },
-            supplied: mappings.iter().map(|_| None).collect(),
+            supplied: Vec::new(),
             fault: notes.fault,
-            siginfo: notes.siginfo,
-            auxv: notes.auxv,
+            siginfo: notes.siginfo.take(),
+            auxv: std::mem::take(&mut notes.auxv),
             file,
             bytes,
             arch,
@@ -159,7 +195,18 @@ impl Core {
             segments,
             mappings,
             warnings,
+            elsewhere,
+            program: None,
+        };
+        if notes.files.is_empty() {
+            let (files, is_listed) = listed::files(&core, &core.elsewhere);
+            notes.files = files;
+            core.mappings = segments::mappings(&core.segments, &notes);
+            core.warnings.retain(|warning| *warning != CoreWarning::NoFileTable || !is_listed);
         }
+        core.program = listed::program_path(&notes.files, &core.auxv).map(Path::to_owned);
+        core.supplied = core.mappings.iter().map(|_| None).collect();
+        Ok(core)
     }
 
     /// What the file lacks, the most important first.
@@ -336,16 +383,16 @@ impl Target for Core {
     }
 }
 
-/// Files are searched for on this machine, where the core file says they were. None is known to be the same: compare
-/// build-ids.
+/// Files are searched for where the core file says they were, on this machine or in a folder that stands for the other
+/// one. None is known to be the same: compare build-ids.
 impl Files for Core {
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<Opened> {
         let file = mapping.file().ok_or(io::ErrorKind::NotFound)?;
-        files::open_plain(&file.path)
+        self.elsewhere.open_mapped(&file.path, self.program.as_ref() == Some(&file.path))
     }
 
     fn open(&self, path: &Path) -> io::Result<Bytes> {
-        Ok(files::open_plain(path)?.bytes)
+        self.elsewhere.open(path)
     }
 }
 

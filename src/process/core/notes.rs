@@ -51,6 +51,8 @@ pub(super) struct Notes {
     pub has_file_table: bool,
     /// Whether the notes end in the middle of one.
     pub cut: bool,
+    /// Whether the notes are those of a dump of a whole machine.
+    pub is_of_kernel: bool,
 }
 
 /// A file and where it was mapped.
@@ -91,7 +93,12 @@ pub(super) fn parse(data: &[u8], arch: &'static Arch) -> Notes {
     notes
 }
 
+/// The owner of the note that describes a kernel to those who read its dumps (`VMCOREINFO_NOTE_NAME` in the kernel's
+/// `include/linux/crash_core.h`).
+const VMCOREINFO: &[u8] = b"VMCOREINFO\0";
+
 struct Note<'a> {
+    owner: &'a [u8],
     kind: u32,
     content: &'a [u8],
 }
@@ -108,7 +115,8 @@ fn take_note<'a>(data: &mut &'a [u8]) -> Option<Note<'a>> {
     }
     let start = HEADER.checked_add(name.checked_next_multiple_of(4)?)?;
     let end = start.checked_add(content)?;
-    let note = Note { kind, content: data.get(start..end)? };
+    let owner = data.get(HEADER..HEADER.checked_add(name)?)?;
+    let note = Note { owner, kind, content: data.get(start..end)? };
     // The last one may lack its padding.
     let next = end.checked_next_multiple_of(4)?.min(data.len());
     *data = &data[next..];
@@ -118,6 +126,7 @@ fn take_note<'a>(data: &mut &'a [u8]) -> Option<Note<'a>> {
 impl Notes {
     fn add(&mut self, note: &Note<'_>, arch: &'static Arch) {
         match note.kind {
+            _ if note.owner == VMCOREINFO => self.is_of_kernel = true,
             NT_PRSTATUS => self.add_thread(note.content, arch),
             NT_PRPSINFO if self.process.is_none() => self.process = process(note.content),
             NT_SIGINFO if self.siginfo.is_none() => {
@@ -224,7 +233,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 

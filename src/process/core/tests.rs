@@ -125,6 +125,34 @@ fn counts_that_lie_are_said() {
     assert!(opened(&odd_size).warnings().contains(&CoreWarning::NoNotes));
 }
 
+/// A note with this owner and content.
+fn note(owner: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
+    let mut note = Vec::new();
+    for word in [owner.len() as u32, content.len() as u32, kind] {
+        note.extend_from_slice(&word.to_le_bytes());
+    }
+    for part in [owner, content] {
+        note.extend_from_slice(part);
+        note.resize(note.len().next_multiple_of(4), 0);
+    }
+    note
+}
+
+#[test]
+fn a_dump_of_a_whole_machine_is_named() {
+    let note = note(b"VMCOREINFO\0", 0, b"OSRELEASE=6.1.0\n");
+    let mut bytes = core_file(1, (HEADER + ENTRY, note.len() as u64), &[]);
+    bytes.extend_from_slice(&note);
+    let path = std::env::temp_dir().join(format!("stackscope-vmcore-{}", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    let error = Core::open(&path).unwrap_err().to_string();
+    std::fs::remove_file(path).unwrap();
+    assert!(
+        error.contains("is a dump of a whole machine, not a core file of a process: crash and drgn read it"),
+        "{error}"
+    );
+}
+
 #[test]
 fn notes_without_end_come_to_an_end() {
     // A tebibyte of holes that calls itself notes: reading it all would take minutes.

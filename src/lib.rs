@@ -62,6 +62,8 @@ mod addr;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod arch;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
+mod events;
+#[cfg(all(feature = "inspect", target_os = "linux"))]
 mod filter;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod find;
@@ -128,6 +130,9 @@ pub mod workshop {
     }
     pub mod arch {
         pub use crate::arch::*;
+    }
+    pub mod events {
+        pub use crate::events::*;
     }
     pub mod filter {
         pub use crate::filter::*;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use stackscope_harness::{RECIPES, Tool};
 
 /// The layers, lowest first: a module uses only itself and those before it.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "share",
     "addr",
     "memory",
@@ -27,6 +27,7 @@ const LAYERS: [&str; 21] = [
     "snapshot",
     "find",
     "look",
+    "events",
     "probe",
     "filter",
     "watch",

@@ -192,6 +192,18 @@ impl Image {
         table.iter().flat_map(Table::functions).filter(|function| !function.is_local).collect()
     }
 
+    /// The functions with these names, in whatever table has a symbol of them, each symbol once.
+    pub fn functions_named(&self, wanted: &[&[u8]]) -> Vec<FunctionSymbol<'_>> {
+        let full = Table::full(self).or_else(|| Table::full(self.mini_debug_info()?));
+        let tables = [Table::dynamic(self), full];
+        let named = |function: &FunctionSymbol<'_>| wanted.contains(&function.name);
+        let mut found: Vec<FunctionSymbol<'_>> =
+            tables.iter().flatten().flat_map(|table| table.functions().filter(named)).collect();
+        found.sort_by_key(|function| function.svma);
+        found.dedup_by_key(|function| function.svma);
+        found
+    }
+
     /// The call frame information that the file itself holds. Cheap, unless a `.debug_frame` must be unpacked.
     pub fn unwind_sections(&self) -> UnwindSections<'_> {
         unwind_sections::of(self)

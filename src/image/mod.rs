@@ -49,6 +49,7 @@ pub use code::{
     CodeBytes, Reference, Referrer, Store, has_number, indirect_calls, nearby_addresses_taken, references, short_jumps,
     stores,
 };
+pub(crate) use demangle::demangle;
 pub(crate) use elf::Headers;
 pub use elf::{NotElf, Segment};
 pub use file::{Image, ImageSource};

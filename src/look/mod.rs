@@ -70,6 +70,11 @@ impl Wish {
         Wish { contexts: Contexts::OfThreads, names: Naming::Nothing, keeps_all: false }
     }
 
+    /// Only the threads' stacks, with names: for an event.
+    pub fn threads_named(lines: Lines) -> Wish {
+        Wish { names: Naming::Names(lines), ..Wish::threads() }
+    }
+
     fn keeping_all(self) -> Wish {
         Wish { keeps_all: true, ..self }
     }
@@ -155,6 +160,18 @@ impl Looker {
     /// a process that stands at its end. `None` if that is not known.
     pub(crate) fn last_peaks(&self, live: &Live, stacks: &[(AddrRange, Method)]) -> Vec<Option<Peak>> {
         last::peaks(self, live, stacks)
+    }
+
+    /// What a running process's code is now, without a stop: it is read again where it has changed.
+    pub(crate) fn code(&mut self, live: &Live) -> &Modules {
+        let map = live.known_map();
+        self.modules = std::mem::take(&mut self.modules).reload(map.mappings(), &live.memory(), live);
+        &self.modules
+    }
+
+    /// What the last look found the code to be.
+    pub(crate) fn modules(&self) -> &Modules {
+        &self.modules
     }
 
     /// One look at our own process as it was at the moment of `frozen`.

@@ -7,6 +7,7 @@ mod fold;
 pub(crate) mod group;
 mod headings;
 pub mod json;
+pub(crate) mod route;
 pub mod sizes;
 pub mod sizes_json;
 pub mod style;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::style::{Style, Tone};
 use super::suggest::{Suggested, Why, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
-use super::{text, units, words};
+use super::{route, text, units, words};
 use crate::image::printable;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Method};
@@ -286,7 +286,10 @@ fn fleeting(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Resul
     writeln!(out, "{} {}", style.paint(Tone::Warning, "not seen:"), style.fit(&line))
 }
 
-/// How many events there were of each kind, and those that ended a process in full.
+/// How many routes the report shows; JSON has all.
+const MOST_ROUTES: usize = 3;
+
+/// How many events there were of each kind, the first routes, and those that ended a process in full.
 fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Result {
     let mut counts: BTreeMap<EventKind, usize> = BTreeMap::new();
     for event in &watched.events.kept {
@@ -299,6 +302,16 @@ fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Res
     };
     let list = if parts.is_empty() { "none".to_owned() } else { parts.join(", ") };
     writeln!(out, "Events: {list}{cut}.")?;
+    if watched.raises_counted > 0 {
+        let count = units::count(usize::try_from(watched.raises_counted).unwrap_or(usize::MAX));
+        let line =
+            format!("{count} more raises were counted only: the program raises too often to be stopped each time");
+        writeln!(out, "{} {}", style.paint(Tone::Warning, "not shown:"), style.fit(&line))?;
+    }
+    let routes = watched.events.kept.iter().filter(|event| route::has_route(event));
+    for event in routes.take(MOST_ROUTES) {
+        route::write(out, event, style)?;
+    }
     for event in watched.events.kept.iter().filter(|event| event.killed) {
         fatal(out, event, style)?;
     }

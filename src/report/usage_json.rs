@@ -2,14 +2,17 @@
 //!
 //! As in [`super::json`], the types here are the format. What only probes can tell is `null`, or an empty list.
 
+use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::json::{self, Frame, Hex, frames};
+use super::route;
 use super::suggest::{Suggested, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
+use crate::events::{By, Did, Fate, Step};
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Snapshot};
 use crate::watch::{Coroutine, Deep, End, Event, Fleeting, Group as StackGroup, Watched, signal_name};
@@ -46,6 +49,7 @@ struct Report<'w> {
     deepest: Vec<Deepest<'w>>,
     events: Vec<EventRow<'w>>,
     events_total: usize,
+    raises_counted: u64,
 }
 
 #[derive(Serialize)]
@@ -174,13 +178,34 @@ struct EventRow<'w> {
     time_ns: u64,
     pid: i32,
     thread: Option<i32>,
-    coroutine: Unmeasured,
+    coroutine: Option<usize>,
     message: &'w str,
     frames: Vec<EventFrame<'w>>,
     frames_total: usize,
-    route: [Unmeasured; 0],
+    route: Vec<RouteStep>,
     result: Option<&'static str>,
-    reason: Unmeasured,
+    reason: Option<String>,
+}
+
+/// A step of a route.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum RouteStep {
+    Frame {
+        /// Its place in the event's `frames`.
+        frame: usize,
+        did: &'static str,
+    },
+    Crossing {
+        crossing: CrossingStep,
+    },
+}
+
+#[derive(Serialize)]
+struct CrossingStep {
+    from: usize,
+    to: usize,
+    by: &'static str,
 }
 
 /// A frame of a stitched backtrace.
@@ -222,14 +247,9 @@ impl<'w> Report<'w> {
             coroutines_total,
             groups: groups.iter().map(|group| Group::of(group, margin)).collect(),
             deepest: watched.usage.deepest().map(Deepest::of).collect(),
-            events: watched
-                .events
-                .kept
-                .iter()
-                .enumerate()
-                .map(|(index, event)| EventRow::of(index + 1, event))
-                .collect(),
+            events: watched.events.kept.iter().map(EventRow::of).collect(),
             events_total: watched.events.total,
+            raises_counted: watched.raises_counted,
         }
     }
 }
@@ -311,7 +331,7 @@ impl<'w> Deepest<'w> {
 }
 
 impl<'w> EventRow<'w> {
-    fn of(id: usize, event: &'w Event) -> EventRow<'w> {
+    fn of(event: &'w Event) -> EventRow<'w> {
         let stitched = event.look.iter().flat_map(|look| {
             let of_stack = |stack| {
                 let id = look.snapshot.id(stack);
@@ -326,19 +346,72 @@ impl<'w> EventRow<'w> {
             .iter()
             .flat_map(|look| look.snapshot.stitched(look.stack).map(|stack| frames_in(stack, &look.snapshot)));
         EventRow {
-            id,
+            id: event.id,
             kind: event.kind.word(),
             time_ns: nanoseconds(event.time),
             pid: event.pid,
             thread: event.thread,
-            coroutine: Unmeasured,
+            coroutine: event.coroutine,
             message: &event.message,
             frames: stitched.take(MOST_FRAMES).collect(),
             frames_total: total.sum(),
-            route: [],
-            result: event.killed.then_some("killed"),
-            reason: Unmeasured,
+            route: route_of(event),
+            result: event.fate.or(event.killed.then_some(Fate::Killed)).map(fate_word),
+            reason: route::outcome(event),
         }
+    }
+}
+
+fn fate_word(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Caught => "caught",
+        Fate::Abort => "abort",
+        Fate::Exit => "exit",
+        Fate::Killed => "killed",
+    }
+}
+
+/// A route by the places that its frames have in the event's list: there, what was inlined has rows of its own, which
+/// share their function's part.
+fn route_of(event: &Event) -> Vec<RouteStep> {
+    let Some(look) = &event.look else { return Vec::new() };
+    let mut places = HashMap::new();
+    let mut next = 0;
+    for stack in look.snapshot.stitched(look.stack) {
+        let of_stack = look.snapshot.stacks.get(stack).map_or(&[][..], |stack| &stack.frames);
+        for (number, frame) in of_stack.iter().enumerate() {
+            let rows = frames(&look.snapshot, frame).len();
+            places.insert((stack, number), next..next + rows);
+            next += rows;
+        }
+    }
+    let mut steps = Vec::new();
+    for step in &event.route.steps {
+        match *step {
+            Step::Frame { stack, frame, did } => {
+                let rows = places.get(&(stack, frame)).cloned().unwrap_or_default();
+                let listed = rows.filter(|row| *row < MOST_FRAMES);
+                steps.extend(listed.map(|frame| RouteStep::Frame { frame, did: did_word(did) }));
+            }
+            Step::Crossing { from, to, by } => {
+                let (from, to) = (look.snapshot.id(from), look.snapshot.id(to));
+                let by = match by {
+                    By::Cfi => "cfi",
+                    By::Reraise => "reraise",
+                };
+                steps.push(RouteStep::Crossing { crossing: CrossingStep { from, to, by } });
+            }
+        }
+    }
+    steps
+}
+
+fn did_word(did: Did) -> &'static str {
+    match did {
+        Did::Searched => "searched",
+        Did::CleanedUp => "cleaned_up",
+        Did::Stopped => "stopped",
+        Did::NotReached => "not_reached",
     }
 }
 

@@ -63,6 +63,12 @@ impl fmt::Display for MissedSentence<'_> {
                      new processes, its signals and its short-lived threads are not seen"
                 )
             }
+            Missed::Raises(error) => write!(
+                f,
+                "not all that is raised is seen: the kernel refuses breakpoints of perf_event_open ({}); stackscope \
+                 doctor tells more",
+                std::io::Error::from_raw_os_error(*error)
+            ),
             Missed::NoLook(error) => write!(f, "at times there was no look: {error}"),
             Missed::InLook(warning) => Sentence(warning).fmt(f),
         }

@@ -119,10 +119,27 @@ impl<'p> Entries<'p> {
 /// The innermost function of the program's own code; the innermost known function if none is its own.
 pub(super) fn top<'p>(frames: &[StackFrame], places: &'p Places) -> Option<&'p Arc<str>> {
     let names = || frames.iter().flat_map(|frame| named(frame, places));
-    let is_own = |(place, name): &(&Place, &Name)| !place.system && is_named(name) && !has_foreign_source(name);
-    let own = names().find(is_own);
+    let own = names().find(|(place, name)| is_own(place, name));
     let any = || names().find(|(_, name)| name.function.is_some());
     own.or_else(any).and_then(|(_, name)| name.function.as_ref())
+}
+
+/// The innermost function of the program's own code, else of a package's, else any.
+pub(super) fn holder<'p>(frames: &[StackFrame], places: &'p Places) -> Option<&'p Arc<str>> {
+    let names = || frames.iter().flat_map(|frame| named(frame, places));
+    let own = names().find(|(place, name)| is_own(place, name));
+    let of_package = || names().find(|(place, name)| !place.system && is_named(name));
+    let any = || names().find(|(_, name)| name.function.is_some());
+    own.or_else(of_package).or_else(any).and_then(|(_, name)| name.function.as_ref())
+}
+
+/// Whether a place is in the program's own code.
+pub(super) fn has_own(place: &Place) -> bool {
+    place.names.iter().any(|name| is_own(place, name))
+}
+
+fn is_own(place: &Place, name: &Name) -> bool {
+    !place.system && is_named(name) && !has_foreign_source(name)
 }
 
 /// The functions in a frame, innermost first.

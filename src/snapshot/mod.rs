@@ -252,6 +252,17 @@ impl Snapshot {
         entry::top(&self.stacks.get(stack)?.frames, &self.places)
     }
 
+    /// The function that a frame of a stack is a part of, as people see it: itself or the nearest one outside it that is
+    /// of the program's own code, else of a package's.
+    pub fn holder(&self, stack: usize, frame: usize) -> Option<&Arc<str>> {
+        entry::holder(self.stacks.get(stack)?.frames.get(frame..)?, &self.places)
+    }
+
+    /// Whether a code address is in the program's own code.
+    pub fn is_own(&self, pc: Pc) -> bool {
+        entry::has_own(self.place(pc))
+    }
+
     /// The stack ids of a stitched backtrace, from `stack` to whoever resumed it, and on to the end.
     pub fn stitched(&self, stack: usize) -> impl Iterator<Item = usize> {
         // No chain visits a stack twice; the count bounds the walk nevertheless.

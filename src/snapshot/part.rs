@@ -34,6 +34,33 @@ impl Snapshot {
         }
     }
 
+    /// A snapshot of two stitched backtraces, of which the second goes on where this one, which begins at stack 0, ends:
+    /// what was caught on the one was raised again on the other. A stack's id is its index in it.
+    pub(crate) fn joined(&self, other: &Snapshot) -> Snapshot {
+        let first = self.stacks.len();
+        let moved = |stack: &Stack| Stack { resumed_by: stack.resumed_by.map(|id| id + first), ..stack.clone() };
+        let mut stacks: Vec<Stack> = self.stacks.iter().cloned().chain(other.stacks.iter().map(moved)).collect();
+        if let Some(last) = first.checked_sub(1).and_then(|last| stacks.get_mut(last)) {
+            last.resumed_by = Some(first);
+        }
+        let moved = |thread: &ThreadEntry| ThreadEntry { stack: thread.stack + first, ..thread.clone() };
+        let known = |thread: &&ThreadEntry| self.threads.iter().all(|other| other.tid != thread.tid);
+        let others = other.threads.iter().filter(known).map(moved);
+        Snapshot {
+            process: self.process.clone(),
+            arch: self.arch,
+            stopped: self.stopped,
+            threads: self.threads.iter().cloned().chain(others).collect(),
+            places: self.places.joined(&other.places),
+            moved: Vec::new(),
+            ids: Vec::new(),
+            stacks,
+            warnings: Vec::new(),
+            blind_spots: Vec::new(),
+            complete: self.complete && other.complete,
+        }
+    }
+
     /// The id that a stack had in the look: in a whole snapshot its index.
     pub(crate) fn id(&self, stack: usize) -> usize {
         self.ids.get(stack).copied().unwrap_or(stack)
@@ -66,5 +93,21 @@ mod tests {
             assert_eq!(functions(&part, stack), functions(&whole, id));
         }
         assert_eq!((part.part(1).id(0), part.part(1).stacks.len()), (outer, 2));
+    }
+
+    #[test]
+    fn one_backtrace_goes_on_with_another() {
+        let mut draft = Draft::new();
+        let inner = draft.stack(Kind::Coroutine, State::Running, 65536, 0, &[("leaf", 1, 64)]);
+        draft.run(77, "worker", inner, &[]);
+        let first = draft.finish().part(inner);
+        let mut draft = Draft::new();
+        let outer = draft.stack(Kind::Coroutine, State::Running, 65536, 0, &[("resumes", 3, 64)]);
+        let thread = draft.stack(Kind::Thread, State::Resuming, 1 << 20, 0, &[("main", 4, 64)]);
+        draft.run(77, "worker", outer, &[thread]);
+        let joined = first.joined(&draft.finish().part(outer));
+        assert!(joined.stitched(0).eq([0, 1, 2]));
+        assert_eq!(([0, 1, 2].map(|stack| joined.id(stack)), joined.threads.len()), ([0, 1, 2], 1));
+        assert_eq!(joined.holder(2, 0).map(|name| &**name), Some("main"));
     }
 }

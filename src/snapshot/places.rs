@@ -47,6 +47,12 @@ impl Places {
         Places { by_pc, ..Places::default() }
     }
 
+    /// These and others of the same process.
+    pub(super) fn joined(&self, others: &Places) -> Places {
+        let all = self.by_pc.iter().chain(&others.by_pc);
+        Places { by_pc: all.map(|(pc, place)| (*pc, place.clone())).collect(), ..Places::default() }
+    }
+
     /// What `pc` means; a place without module and names if nothing is known of it.
     pub fn get(&self, pc: Pc) -> &Place {
         self.by_pc.get(&pc).unwrap_or(&self.nowhere)

@@ -102,8 +102,12 @@ impl Model {
         self.overlay = Overlay::Typing;
     }
 
-    /// Takes in an event; the oldest ones make room for new ones.
+    /// Takes in an event, or what more is known of one; the oldest ones make room for new ones.
     pub(super) fn add_event(&mut self, event: Event) {
+        if let Some(known) = self.events.iter_mut().rev().find(|known| known.id == event.id) {
+            *known = event;
+            return;
+        }
         self.events.push_back(event);
         if self.events.len() > MOST_EVENTS {
             self.events.pop_front();

@@ -516,7 +516,9 @@ fn a_stopped_program_shows_as_such() {
 
 fn event(kind: EventKind, milliseconds: u64, message: &str) -> Event {
     let time = Duration::from_millis(milliseconds);
-    Event { kind, time, pid: 48213, thread: Some(48216), message: message.into(), look: None, killed: false }
+    // Each has a number of its own.
+    let id = milliseconds as usize;
+    Event { id, thread: Some(48216), ..Event::new(kind, time, 48213, message.into()) }
 }
 
 /// A screen of a program to which something happened, at last a signal that ends it.

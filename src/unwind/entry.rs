@@ -22,6 +22,8 @@ pub(super) struct Entry<'t, 'd> {
     pub(super) is_signal: bool,
     /// The register whose rule is that of the return address; `None` for one that is not kept.
     pub(super) return_address: Option<Register>,
+    /// The table that says what the function does if an exception passes through it: where the file says that it lies.
+    pub(super) lsda: Option<u64>,
     instructions: CallFrameInstructionIter<'t, Slice<'d>>,
 }
 
@@ -73,6 +75,7 @@ impl<'t, 'd> Entry<'t, 'd> {
             end: fde.end_address(),
             is_signal: cie.is_signal_trampoline(),
             return_address: number(cie.return_address_register()),
+            lsda: fde.lsda().and_then(direct),
             instructions: fde.instructions(section, &sections.bases),
         })
     }
@@ -113,6 +116,14 @@ impl<'t, 'd> Entry<'t, 'd> {
         let initial = initial.as_ref()?;
         state.become_equal(initial);
         machine.run(&self.terms, self.instructions.clone(), state, Some(initial), address)
+    }
+}
+
+/// No compiler known here writes a table's address indirectly.
+fn direct(pointer: gimli::Pointer) -> Option<u64> {
+    match pointer {
+        gimli::Pointer::Direct(svma) => Some(svma),
+        gimli::Pointer::Indirect(_) => None,
     }
 }
 

@@ -34,6 +34,6 @@ mod tests;
 pub(crate) use cfi::EntryOffsets;
 pub use frame::{Ended, FoundBy, Frame};
 pub(crate) use sections::Slice;
-pub use tables::{Code, FunctionStarts, Placed, Tables};
+pub use tables::{Code, Exceptions, FunctionStarts, Placed, Tables};
 pub use unwinder::Rules;
 pub use walk::{walk, walk_from};

@@ -99,6 +99,13 @@ impl<'d> Tables<'d> {
         self.function_starts().of(at)
     }
 
+    /// What the entry that covers `at` says of exceptions; `None` if no entry covers it.
+    pub fn exceptions(&self, at: Addr) -> Option<Exceptions> {
+        let found = self.find(at, &mut Cies::default())?;
+        let placed = |svma: u64| Addr(svma.wrapping_add(found.bias));
+        Some(Exceptions { start: found.start(), table: found.entry.lsda.map(placed) })
+    }
+
     /// Looks up the starts of many functions.
     pub fn function_starts(&self) -> FunctionStarts<'_, 'd> {
         FunctionStarts { tables: self, cies: RefCell::default() }
@@ -157,6 +164,15 @@ impl<'d> Tables<'d> {
         let (_, image) = self.ranges.get(next.checked_sub(1)?).filter(|(range, _)| range.contains(at))?;
         self.images.get(*image)
     }
+}
+
+/// What an entry says of exceptions that pass through its function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exceptions {
+    /// The function's first address.
+    pub start: Addr,
+    /// Its language specific data area; `None` if exceptions pass through it unnoticed.
+    pub table: Option<Addr>,
 }
 
 /// The starts of functions, one after the other.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::events::{Fate, Route};
 use crate::process::{Outcome, Signalled};
 use crate::snapshot::{Snapshot, Stack};
 
@@ -23,6 +24,8 @@ pub struct Events {
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// Its number, counted from 1 over all that happened.
+    pub id: usize,
     /// What kind of thing.
     pub kind: EventKind,
     /// When, from the start of the program.
@@ -31,12 +34,55 @@ pub struct Event {
     pub pid: i32,
     /// The thread.
     pub thread: Option<i32>,
+    /// The coroutine that it happened in, by its number among those of the watch; `None` if it was none.
+    pub coroutine: Option<usize>,
     /// In words.
     pub message: String,
     /// The stack that it happened on.
     pub look: Option<Sight>,
     /// Whether it ended its process.
     pub killed: bool,
+    /// The way through the frames of that stack, for what was raised.
+    pub route: Route,
+    /// What became of it, if that is known.
+    pub fate: Option<Fate>,
+    /// Why.
+    pub reason: Option<Reason>,
+}
+
+/// Why what was raised ended as it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// It came to a function that lets nothing pass.
+    MayNotPass,
+    /// The same, while a frame was cleaned up for something else that was raised.
+    InCleanUp,
+    /// What cleaned up for it raised something itself.
+    CleanUpFailed,
+    /// No frame catches it.
+    Nobody,
+    /// The program is built so that a panic ends it.
+    NeverUnwinds,
+}
+
+impl Event {
+    /// An event of which nothing else is known.
+    pub(crate) fn new(kind: EventKind, time: Duration, pid: i32, message: String) -> Event {
+        Event {
+            id: 0,
+            kind,
+            time,
+            pid,
+            thread: None,
+            coroutine: None,
+            message,
+            look: None,
+            killed: false,
+            route: Route::default(),
+            fate: None,
+            reason: None,
+        }
+    }
 }
 
 /// A stack in a snapshot, which holds only the stitched backtrace that begins there.
@@ -58,6 +104,12 @@ impl Sight {
 /// The kinds of events. The words are those of the JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum EventKind {
+    /// A Rust program panicked.
+    Panic,
+    /// Something was raised that is no panic: a C++ exception, or one of another language.
+    Exception,
+    /// A stack is unwound without anybody asking for a handler.
+    ForcedUnwind,
     /// A signal was delivered to the program.
     Signal,
     /// A process started another.
@@ -74,6 +126,9 @@ impl EventKind {
     /// The word of the JSON.
     pub fn word(self) -> &'static str {
         match self {
+            EventKind::Panic => "panic",
+            EventKind::Exception => "exception",
+            EventKind::ForcedUnwind => "forced_unwind",
             EventKind::Signal => "signal",
             EventKind::Fork => "fork",
             EventKind::Exec => "exec",
@@ -83,13 +138,40 @@ impl EventKind {
     }
 }
 
-impl Events {
-    /// Adds an event. Once [`MOST`] are kept, only those that ended a process are.
-    pub(super) fn add(&mut self, event: Event) {
-        self.total += 1;
-        if self.kept.len() < MOST || (event.killed && self.kept.len() < 2 * MOST) {
-            self.kept.push(event);
+/// What happened so far, and what of it is still to be reported.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// The events.
+    pub(super) events: Events,
+    untold: Vec<Event>,
+}
+
+impl Ledger {
+    /// Adds an event; returns its number. Once [`MOST`] are kept, only those that ended a process are.
+    pub(super) fn add(&mut self, event: Event) -> usize {
+        let Events { kept, total } = &mut self.events;
+        *total += 1;
+        let event = Event { id: *total, ..event };
+        if kept.len() < MOST || (event.killed && kept.len() < 2 * MOST) {
+            kept.push(event.clone());
         }
+        self.untold.push(event);
+        self.events.total
+    }
+
+    /// Adds to an event what more is known of it, if it is kept.
+    pub(super) fn change(&mut self, id: usize, change: impl FnOnce(&mut Event)) {
+        let kept = &mut self.events.kept;
+        let place = kept.binary_search_by_key(&id, |event| event.id).ok();
+        if let Some(event) = place.and_then(|place| kept.get_mut(place)) {
+            change(event);
+            self.untold.push(event.clone());
+        }
+    }
+
+    /// What was not reported yet.
+    pub(super) fn take_untold(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.untold)
     }
 }
 

@@ -87,7 +87,9 @@ impl Launched {
             let tracees = Tracees::seize(launched.pid(), move |happened| {
                 let _ = happenings.send(Input::Program(happened));
             });
-            watch.tracees = Some(tracees.map_err(RunError::Follow)?);
+            let tracees = tracees.map_err(RunError::Follow)?;
+            tracees.watch_entries();
+            watch.tracees = Some(tracees);
         }
         Ok(Launched { watch, inputs, control, waiting: Some(launched) })
     }

@@ -15,6 +15,9 @@ pub enum Missed {
         /// From when on, counted from the start of the watch.
         since: Duration,
     },
+    /// What is raised is not seen in some processes: their threads can't stop in their code. With `errno` of
+    /// perf_event_open(2).
+    Raises(i32),
     /// A look failed, for this reason.
     NoLook(String),
     /// A look did not see all.

@@ -14,6 +14,7 @@ mod launched;
 mod missed;
 mod pace;
 mod pause;
+mod raises;
 mod relay;
 mod run;
 mod usage;
@@ -24,7 +25,7 @@ use crate::process::{LaunchError, Outcome, StopError};
 
 pub use attach::{AttachError, Attached};
 pub use control::Control;
-pub use events::{Event, EventKind, Events, Sight, signal_name};
+pub use events::{Event, EventKind, Events, Reason, Sight, signal_name};
 pub use fleeting::Fleeting;
 pub use launched::{Launched, Options, run};
 pub use missed::{Missed, NotFollowed};
@@ -54,6 +55,8 @@ pub struct Watched {
     pub usage: Usage,
     /// What happened.
     pub events: Events,
+    /// How often something was raised that was only counted, and is no event: there was too much of it.
+    pub raises_counted: u64,
     /// What could not be seen.
     pub missed: Vec<Missed>,
 }

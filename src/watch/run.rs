@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use super::events::{self, Event, EventKind, Events, Sight};
+use super::events::{self, Event, EventKind, Ledger, Sight};
 use super::missed::{Missed, NotFollowed};
 use super::pace::Pace;
 use super::pause::Pause;
+use super::raises::{Raises, Scene};
 use super::relay::Relay;
 use super::usage::Usage;
 use super::{End, Watched};
@@ -19,7 +20,7 @@ use crate::image::Progress;
 use crate::image::names::Lines;
 use crate::look::{Looker, Wish};
 use crate::process::{
-    self, Happened, Happening, Live, LookError, OpenError, Outcome, Received, Signalled, TooBusy, Tracees,
+    self, Happened, Happening, Live, LookError, OpenError, Outcome, Reached, Received, Signalled, TooBusy, Tracees,
 };
 use crate::snapshot::Snapshot;
 
@@ -102,9 +103,9 @@ pub(super) struct Watch {
     /// Holds the program while it is to stand still.
     pause: Option<Pause>,
     usage: Usage,
-    events: Events,
-    /// Events that were not reported yet.
-    untold: Vec<Event>,
+    ledger: Ledger,
+    /// What is raised in the program.
+    raises: Raises,
     pub(super) looks: usize,
     pub(super) exact_until: Option<Duration>,
     missed: Vec<Missed>,
@@ -128,8 +129,8 @@ impl Watch {
             relay: Relay::default(),
             pause: None,
             usage: Usage::default(),
-            events: Events::default(),
-            untold: Vec::new(),
+            ledger: Ledger::default(),
+            raises: Raises::default(),
             looks: 0,
             exact_until: None,
             missed: Vec::new(),
@@ -149,7 +150,7 @@ impl Watch {
                 // We hold a sender ourselves.
                 Err(RecvTimeoutError::Disconnected) => None,
             };
-            for event in self.untold.drain(..) {
+            for event in self.ledger.take_untold() {
                 tell(News::Event(event));
             }
             if let Some(end) = end {
@@ -216,13 +217,17 @@ impl Watch {
             Happening::Executed { pid } => {
                 // It is no event that the process that we launched becomes the program.
                 if std::mem::replace(&mut self.launched, true) {
+                    self.raises.forget(pid);
                     self.note(EventKind::Exec, time, pid, format!("became {}", program_name(pid)));
                     self.usage.process_ended(pid);
                 }
                 self.usage.thread_started(pid, pid);
             }
             Happening::ThreadStarted { pid, tid } => self.usage.thread_started(pid, tid),
-            Happening::ThreadEnded { pid, tid } => self.usage.thread_ended(pid, tid),
+            Happening::ThreadEnded { pid, tid } => {
+                self.raises.end(tid, &mut self.ledger);
+                self.usage.thread_ended(pid, tid);
+            }
             Happening::Signal(signalled) => {
                 let event = self.signal(signalled, happened.at);
                 self.add(event);
@@ -232,18 +237,40 @@ impl Watch {
             Happening::Paused { pid, signal } if pid == self.pid => self.relay.program_stopped(signal, happened.at),
             Happening::Paused { .. } => {}
             Happening::Ended { pid, outcome } => return self.ended(pid, outcome, time),
+            Happening::Reached(reached) => {
+                self.reached(&reached, time);
+                self.let_pass(reached.pid);
+            }
+            Happening::Unarmed { error, .. } => self.miss([Missed::Raises(error)]),
+            Happening::Unreported { count, .. } => self.raises.counted += count,
             Happening::LetGo(why) => self.let_go(why, time),
         }
         None
     }
 
     fn note(&mut self, kind: EventKind, time: Duration, pid: i32, message: String) {
-        self.add(Event { kind, time, pid, thread: None, message, look: None, killed: false });
+        self.add(Event::new(kind, time, pid, message));
     }
 
     fn add(&mut self, event: Event) {
-        self.untold.push(event.clone());
-        self.events.add(event);
+        self.ledger.add(event);
+    }
+
+    /// A thread stands at a place in its code.
+    fn reached(&mut self, reached: &Reached, time: Duration) {
+        let Ok(live) = self.open(reached.pid) else { return };
+        let looker = self.lookers.entry(reached.pid).or_insert_with(|| Looker::telling(self.progress.clone()));
+        let mut scene = Scene { live: &live, looker, usage: &mut self.usage, ledger: &mut self.ledger, time };
+        let watch = self.raises.reached(&mut scene, reached);
+        if let Some((tracees, watch)) = self.tracees.as_ref().zip(watch) {
+            tracees.watch(reached.pid, watch);
+        }
+    }
+
+    fn let_pass(&self, pid: i32) {
+        if let Some(tracees) = &self.tracees {
+            tracees.let_pass(pid);
+        }
     }
 
     fn signal(&mut self, signalled: Signalled, at: Instant) -> Event {
@@ -253,7 +280,7 @@ impl Watch {
         }
         let time = at.saturating_duration_since(self.start);
         let message = events::signal_message(signal, from);
-        Event { kind: EventKind::Signal, time, pid, thread: Some(tid), message, look: None, killed: false }
+        Event { thread: Some(tid), ..Event::new(EventKind::Signal, time, pid, message) }
     }
 
     /// A process is about to be ended by a signal: the stacks are as they were when that was decided.
@@ -263,6 +290,12 @@ impl Watch {
             let is_shown = !events::is_wanted_end(signalled);
             is_shown.then(|| Sight::at(&snapshot, thread.stack))
         });
+        if let Ok(live) = self.open(signalled.pid) {
+            let looker = self.lookers.entry(signalled.pid).or_default();
+            let time = at.saturating_duration_since(self.start);
+            let mut scene = Scene { live: &live, looker, usage: &mut self.usage, ledger: &mut self.ledger, time };
+            self.raises.abort(&mut scene, signalled, look.as_ref());
+        }
         self.release(signalled.pid);
         let event = self.signal(signalled, at);
         self.add(Event { look, killed: true, ..event });
@@ -309,16 +342,10 @@ impl Watch {
     fn ended(&mut self, pid: i32, outcome: Outcome, time: Duration) -> Option<Outcome> {
         self.processes.remove(&pid);
         self.lookers.remove(&pid);
+        self.raises.end(pid, &mut self.ledger);
         self.usage.process_ended(pid);
-        self.add(Event {
-            kind: EventKind::Exit,
-            time,
-            pid,
-            thread: None,
-            message: events::outcome_message(outcome),
-            look: None,
-            killed: matches!(outcome, Outcome::Killed { .. }),
-        });
+        let killed = matches!(outcome, Outcome::Killed { .. });
+        self.add(Event { killed, ..Event::new(EventKind::Exit, time, pid, events::outcome_message(outcome)) });
         (pid == self.pid).then_some(outcome)
     }
 
@@ -424,14 +451,11 @@ impl Watch {
     fn note_risen(&mut self, snapshot: &Snapshot, risen: &[usize]) {
         for id in risen.iter().take(MOST_RISEN) {
             let Some(stack) = snapshot.stacks.get(*id) else { continue };
+            let message = events::high_message(*id, stack, risen.len().saturating_sub(MOST_RISEN));
             self.add(Event {
-                kind: EventKind::High,
-                time: self.start.elapsed(),
-                pid: snapshot.process.pid,
                 thread: stack.thread,
-                message: events::high_message(*id, stack, risen.len().saturating_sub(MOST_RISEN)),
                 look: Some(Sight::at(snapshot, *id)),
-                killed: false,
+                ..Event::new(EventKind::High, self.start.elapsed(), snapshot.process.pid, message)
             });
         }
     }
@@ -458,14 +482,15 @@ impl Watch {
             stopped: self.pace.stopped,
             exact_until: self.exact_until,
             usage,
-            events: self.events.clone(),
+            events: self.ledger.events.clone(),
+            raises_counted: self.raises.counted,
             missed: self.missed.clone(),
         }
     }
 
     pub(super) fn finish(mut self, end: End) -> Watched {
         self.pause = None;
-        let (usage, events) = (std::mem::take(&mut self.usage), std::mem::take(&mut self.events));
+        let (usage, events) = (std::mem::take(&mut self.usage), std::mem::take(&mut self.ledger.events));
         let mut watched = Watched { end, events, ..self.so_far() };
         watched.usage = usage;
         watched.usage.finish();

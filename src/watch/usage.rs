@@ -372,6 +372,14 @@ impl Usage {
         self.deepest.iter().map(|(_, deep)| deep)
     }
 
+    /// The number of the coroutine on a stack that a thread runs on now; `None` if it is none.
+    pub(super) fn coroutine_on(&mut self, snapshot: &Snapshot, id: usize) -> Option<usize> {
+        let stack = snapshot.stacks.get(id).filter(|stack| stack.kind == Kind::Coroutine)?;
+        let key = place(snapshot.process.pid, stack)?;
+        self.open(key, stack.kind);
+        Some(self.living.get(&key)?.number)
+    }
+
     fn open(&mut self, key: Key, kind: Kind) {
         if self.living.contains_key(&key) {
             return;

@@ -15,9 +15,11 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::armed::{self, Armed, CodeWatch, Hit};
 use super::happening::{Happened, Happening, Outcome, Signalled, TooBusy};
 use super::hold::Held;
 use super::ptrace::{self, Change};
+use super::rate::Rate;
 use super::regset;
 use crate::arch::Arch;
 use crate::process::error::StopError;
@@ -47,6 +49,12 @@ pub(super) enum Request {
     Release { pid: i32 },
     /// A process that stands before its end was told of may end.
     LetEnd { pid: i32 },
+    /// A thread of it that was reported to have reached a place may go on.
+    LetPass { pid: i32 },
+    /// Have each new program stop at its entry.
+    WatchEntries,
+    /// Have its threads stop at these places, and no others.
+    Watch { pid: i32, watch: CodeWatch },
     /// Let everything go.
     LetGo,
 }
@@ -83,6 +91,8 @@ struct Follower<'t> {
     processes: HashMap<i32, Process>,
     /// How many tracees stand at a signal that will end them, which is left in place.
     fatal: usize,
+    /// Where they stop.
+    armed: Armed,
     signals: Rate,
     starts: Rate,
     let_go: bool,
@@ -124,6 +134,8 @@ struct Process {
     asked: Option<Asked>,
     /// Whether it stands because it is about to end.
     at_end: bool,
+    /// How many of its threads stand at places that were reported.
+    reached: usize,
     /// Whether its end was reported already.
     ending_told: bool,
 }
@@ -131,7 +143,7 @@ struct Process {
 impl Process {
     /// Whether its threads are kept stopped.
     fn stands(&self) -> bool {
-        self.looked_at || self.at_end
+        self.looked_at || self.at_end || self.reached > 0
     }
 }
 
@@ -150,6 +162,7 @@ impl<'t> Follower<'t> {
             tracees: HashMap::from([(pid, Tracee { pid, state: Motion::Running })]),
             processes: HashMap::from([(pid, Process::default())]),
             fatal: 0,
+            armed: Armed::new(),
             signals: Rate::new(MOST_SIGNALS, MOST_SIGNALS),
             starts: Rate::new(MOST_STARTS, STARTS_AT_ONCE),
             let_go: false,
@@ -179,6 +192,7 @@ impl<'t> Follower<'t> {
                 }
             }
             self.finish_stops();
+            self.armed.tick();
             if reports < REPORTS_AT_ONCE {
                 self.sleep(bell, changes);
             }
@@ -236,14 +250,25 @@ impl<'t> Follower<'t> {
         let pid = number("Tgid").filter(|_| number("TracerPid") != Some(0))?;
         self.tracees.insert(tid, Tracee { pid, state: Motion::Running });
         self.processes.entry(pid).or_default();
+        let parent = number("PPid").unwrap_or(0);
+        if tid == pid {
+            self.armed.forked(parent, pid);
+        }
+        let armed = self.armed.arm(pid, tid);
+        self.tell_if_unarmed(pid, armed);
         self.happened(match tid == pid {
-            true => Happening::Forked { parent: number("PPid").unwrap_or(0), child: pid },
+            true => Happening::Forked { parent, child: pid },
             false => Happening::ThreadStarted { pid, tid },
         });
         Some(pid)
     }
 
     fn signal(&mut self, pid: i32, tid: i32, signal: i32) {
+        if signal == armed::SIGNAL
+            && let Some(hit) = self.armed.hit(pid, tid)
+        {
+            return self.hit(pid, tid, hit);
+        }
         let signalled = Signalled { pid, tid, signal, from: ptrace::sender(tid) };
         if self.signals.is_too_high() {
             self.let_go = true;
@@ -269,6 +294,30 @@ impl<'t> Follower<'t> {
         }
     }
 
+    /// A thread stands at a breakpoint, or a little after it.
+    fn hit(&mut self, pid: i32, tid: i32, hit: Hit) {
+        // From here on the thread stops without a signal, and goes on as if nothing had been, also if we are killed.
+        ptrace::collect(tid);
+        if let Hit::Report(reached) = hit {
+            self.processes.entry(pid).or_default().reached += 1;
+            self.happened(Happening::Reached(reached));
+        }
+        self.stand_or(tid, Next::Go);
+    }
+
+    fn tell_if_unarmed(&self, pid: i32, armed: std::io::Result<()>) {
+        if let Err(error) = armed {
+            self.happened(Happening::Unarmed { pid, error: error.raw_os_error().unwrap_or(0) });
+        }
+    }
+
+    /// Tells how many hits in a process, or in one thread that ends, were not reported.
+    fn tell_unreported(&self, pid: i32, count: u64) {
+        if count > 0 {
+            self.happened(Happening::Unreported { pid, count });
+        }
+    }
+
     fn group_stop(&mut self, pid: i32, tid: i32, signal: i32) {
         if tid == pid && self.tracees.get(&tid).is_some_and(|tracee| tracee.state == Motion::Running) {
             self.happened(Happening::Paused { pid, signal });
@@ -286,6 +335,8 @@ impl<'t> Follower<'t> {
                 // All other threads are gone, and the one that called execve has the first one's number now.
                 self.tracees.retain(|other, tracee| tracee.pid != pid || *other == tid);
                 self.happened(Happening::Executed { pid });
+                let armed = self.armed.executed(pid);
+                self.tell_if_unarmed(pid, armed);
                 self.stand_or(tid, Next::Go);
             }
             libc::PTRACE_EVENT_EXIT => {
@@ -332,6 +383,9 @@ impl<'t> Follower<'t> {
 
     fn ended(&mut self, pid: i32, tid: i32, outcome: Outcome) {
         ptrace::collect(tid);
+        let unreported = self.armed.unreported_of_thread(tid);
+        self.tell_unreported(pid, unreported);
+        self.armed.ended(tid);
         if let Some(Tracee { state: Motion::Stands(Next::Die(_)), .. }) = self.tracees.remove(&tid) {
             self.fatal -= 1;
         }
@@ -384,6 +438,17 @@ impl<'t> Follower<'t> {
             Request::LetGo => self.let_go = true,
             Request::Release { pid } => self.release(pid, |process| process.looked_at = false),
             Request::LetEnd { pid } => self.release(pid, |process| process.at_end = false),
+            Request::LetPass { pid } => {
+                self.release(pid, |process| process.reached = process.reached.saturating_sub(1));
+            }
+            Request::WatchEntries => self.armed.at_entries(),
+            Request::Watch { pid, watch } => {
+                let unreported = self.armed.unreported(pid);
+                self.tell_unreported(pid, unreported);
+                let threads = self.threads_of(pid);
+                let armed = self.armed.watch(pid, watch, &threads);
+                self.tell_if_unarmed(pid, armed);
+            }
             Request::Stop { pid, arch, limit, answer } => {
                 // Dropping `answer` says that there is no such process.
                 let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -503,40 +568,4 @@ fn ends_process(pid: i32, tid: i32, signal: i32) -> bool {
 /// A signal's bit in the sets that `/proc` shows.
 fn bit(signal: i32) -> u64 {
     u32::try_from(signal - 1).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
-}
-
-/// Counts what happens, and forgets a fixed number each second.
-struct Rate {
-    per_second: f64,
-    at_once: f64,
-    count: f64,
-    since: Instant,
-}
-
-impl Rate {
-    fn new(per_second: u32, at_once: u32) -> Rate {
-        Rate { per_second: per_second.into(), at_once: at_once.into(), count: 0.0, since: Instant::now() }
-    }
-
-    /// Counts one more; returns whether that is too many.
-    fn is_too_high(&mut self) -> bool {
-        let now = Instant::now();
-        let forgotten = now.duration_since(self.since).as_secs_f64() * self.per_second;
-        self.since = now;
-        self.count = (self.count - forgotten).max(0.0) + 1.0;
-        self.count > self.at_once
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_borne_and_a_storm_is_not() {
-        let mut rate = Rate::new(1, 3);
-        assert_eq!([(); 5].map(|()| rate.is_too_high()), [false, false, false, true, true]);
-        rate.since -= Duration::from_secs(10);
-        assert!(!rate.is_too_high());
-    }
 }

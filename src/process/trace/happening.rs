@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
+use crate::addr::Addr;
+use crate::registers::Registers;
+
 /// Something that happened to the program, and when.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Happened {
     /// When we saw it.
     pub at: Instant,
@@ -12,7 +15,7 @@ pub struct Happened {
 }
 
 /// What can happen to a followed program.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Happening {
     /// A process has a new child.
     Forked {
@@ -63,8 +66,38 @@ pub enum Happening {
         /// How.
         outcome: Outcome,
     },
+    /// A thread has reached a place in its code, and its process stands until [`Tracees::let_pass`](super::Tracees::let_pass). For a new program that
+    /// is its entry: what it is linked with is mapped then.
+    Reached(Reached),
+    /// Threads of a process can't stop at places in their code.
+    Unarmed {
+        /// The process.
+        pid: i32,
+        /// `errno` of perf_event_open(2).
+        error: i32,
+    },
+    /// Threads of a process have reached such places more often than was reported.
+    Unreported {
+        /// The process.
+        pid: i32,
+        /// How much more often since this was last said.
+        count: u64,
+    },
     /// We follow no longer, since that would slow the program down too much. It runs on by itself.
     LetGo(TooBusy),
+}
+
+/// A thread at a place where it was to stop.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reached {
+    /// The process.
+    pub pid: i32,
+    /// The thread.
+    pub tid: i32,
+    /// The address of the instruction that it runs next.
+    pub at: Addr,
+    /// Its registers.
+    pub registers: Box<Registers>,
 }
 
 /// A signal on its way to a thread.

@@ -3,12 +3,15 @@
 //! [`tracer`] holds a process still for one look; [`follow`] stays with one that is watched from its start, and says
 //! what happens to it.
 
+mod armed;
+mod breakpoint;
 mod follow;
 pub(in crate::process) mod happening;
 mod hold;
 mod inbox;
 pub(in crate::process) mod line;
 mod ptrace;
+mod rate;
 mod regset;
 mod stopped;
 mod tracees;
@@ -17,7 +20,8 @@ mod tracees_tests;
 mod tracer;
 pub(in crate::process) mod vanish;
 
-pub use happening::{Happened, Happening, Outcome, Signalled, TooBusy};
+pub use armed::CodeWatch;
+pub use happening::{Happened, Happening, Outcome, Reached, Signalled, TooBusy};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use stopped::{KnownMap, Released, Stopped};
 pub use tracees::Tracees;

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
 
 use super::inbox;
 
@@ -150,6 +151,30 @@ pub(super) fn sender(tid: i32) -> Option<i32> {
     let info = unsafe { info.assume_init() };
     inbox::sender(&info)
 }
+
+/// The file descriptor, as its owner numbers it, that sent the signal that a tracee is about to get (`si_fd` of
+/// sigaction(2)); `None` if none did.
+pub(super) fn descriptor(tid: i32) -> Option<RawFd> {
+    let mut info = SignalInfo { signal: 0, error: 0, code: 0, padding: 0, band: 0, descriptor: -1, rest: [0; 25] };
+    // SAFETY: the kernel writes one siginfo_t, of 128 bytes, to `info`, which has as many.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, tid, 0usize, &raw mut info) }).ok()?;
+    (1..=LAST_POLL_CODE).contains(&info.code).then_some(info.descriptor)
+}
+
+/// `siginfo_t` of a signal that a file descriptor sends (`_sigpoll` in `asm-generic/siginfo.h`, 64 bits).
+#[repr(C)]
+struct SignalInfo {
+    signal: i32,
+    error: i32,
+    code: i32,
+    padding: i32,
+    band: i64,
+    descriptor: RawFd,
+    rest: [i32; 25],
+}
+
+/// `POLL_HUP`, the last of the codes of `_sigpoll`.
+const LAST_POLL_CODE: i32 = 6;
 
 /// The next change of any tracee of this thread, left in place.
 ///

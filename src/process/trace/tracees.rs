@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::armed::CodeWatch;
 use super::follow::{self, Request};
 use super::happening::Happened;
 use super::line::Line;
@@ -52,6 +53,21 @@ impl Tracees {
     /// As [`Live::open`].
     pub fn open(&self, pid: i32) -> Result<Live, OpenError> {
         Live::followed(pid, self.line.clone())
+    }
+
+    /// Has each new program stop at its entry, from now on: what it is linked with is mapped then.
+    pub fn watch_entries(&self) {
+        self.line.ask(Request::WatchEntries);
+    }
+
+    /// Has the threads of a process stop at places in their code, from now on, and no others.
+    pub fn watch(&self, pid: i32, watch: CodeWatch) {
+        self.line.ask(Request::Watch { pid, watch });
+    }
+
+    /// Lets a process go on that stands because a thread has reached such a place.
+    pub fn let_pass(&self, pid: i32) {
+        self.line.ask(Request::LetPass { pid });
     }
 
     /// Lets a process go on that stands after [`Happening::Fatal`](super::Happening::Fatal) or [`Happening::Ending`](super::Happening::Ending).

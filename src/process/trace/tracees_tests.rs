@@ -22,7 +22,7 @@ fn until_end(pid: i32, tracees: &Tracees, happened: &Receiver<Happened>) -> Vec<
     let mut all = Vec::new();
     loop {
         let what = happened.recv_timeout(Duration::from_secs(30)).unwrap().what;
-        all.push(what);
+        all.push(what.clone());
         match what {
             Happening::Ending { pid } => tracees.release(pid),
             Happening::Fatal(signalled) => tracees.release(signalled.pid),

@@ -61,6 +61,8 @@ pub mod cli;
 mod addr;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod arch;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod debugger;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod events;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
@@ -130,6 +132,10 @@ pub mod workshop {
     }
     pub mod arch {
         pub use crate::arch::*;
+    }
+    #[cfg(feature = "cli")]
+    pub mod debugger {
+        pub use crate::debugger::*;
     }
     pub mod events {
         pub use crate::events::*;

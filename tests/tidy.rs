@@ -32,6 +32,7 @@ const LAYERS: [&str; 22] = [
     "filter",
     "watch",
     "report",
+    "debugger",
     "own",
     "tui",
     "cli",

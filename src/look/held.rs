@@ -1,8 +1,9 @@
 //! A process that was looked at and still stands still.
 
 use crate::addr::Addr;
+use crate::mapping::Mapping;
 use crate::memory::{Memory, Unreadable};
-use crate::process::{Released, Stopped};
+use crate::process::{Released, Stopped, Target, Thread};
 use crate::registers::Registers;
 use crate::snapshot::Snapshot;
 
@@ -22,6 +23,16 @@ impl<'l> Held<'l> {
     /// The registers with which execution continues on a stack, by the stack's id; `None` if there is no context on it.
     pub fn registers(&self, stack: usize) -> Option<&Registers> {
         self.snapshot.stacks.get(stack)?.registers.as_deref()
+    }
+
+    /// Its threads, the first one first.
+    pub(crate) fn threads(&self) -> &[Thread] {
+        self.stopped.threads()
+    }
+
+    /// Its memory map.
+    pub(crate) fn mappings(&self) -> &[Mapping] {
+        self.stopped.mappings()
     }
 
     /// Lets the process go on.

@@ -49,6 +49,16 @@ pub(super) fn open(directory: &Path, path: &Path) -> io::Result<Bytes> {
     Ok(open_in_root(directory, path)?.into_opened(false)?.bytes)
 }
 
+/// Opens `path` in the root directory of the process or thread of this `/proc` directory, if it leads to a file of
+/// `mappings`.
+pub(super) fn open_if_mapped(directory: &Path, path: &Path, mappings: &[Mapping]) -> io::Result<Bytes> {
+    let opened = open_in_root(directory, path)?;
+    match mappings.iter().filter_map(Mapping::file).any(|file| opened.is(file)) {
+        true => Ok(opened.into_opened(true)?.bytes),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
 /// Opens `path` in our own root directory; nothing says that it is the same file.
 pub(super) fn open_plain(path: &Path) -> io::Result<Opened> {
     open_regular(path)?.into_opened(false)

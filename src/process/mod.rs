@@ -32,8 +32,8 @@ pub use mapped::{MappedBytes, shrunken_files};
 pub use own::{FreezeError, Frozen, Requests, This};
 pub use pages::{PageRun, PageState, Pages};
 pub use trace::{
-    CodeWatch, Happened, Happening, Inbox, KnownMap, Outcome, Reached, Received, Released, Signalled, Stopped, TooBusy,
-    Tracees, await_vanishing, pass_on, stop_ourselves,
+    CodeWatch, Ends, Happened, Happening, Inbox, KnownMap, Outcome, Reached, Received, Released, Signalled, Stopped,
+    TooBusy, Tracees, await_vanishing, pass_on, stop_ourselves,
 };
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.

@@ -7,6 +7,7 @@ mod fold;
 pub(crate) mod group;
 mod headings;
 pub mod json;
+mod line;
 pub(crate) mod route;
 pub mod sizes;
 pub mod sizes_json;
@@ -20,3 +21,5 @@ pub(crate) mod warnings;
 pub(crate) mod words;
 
 pub use group::GroupBy;
+pub(crate) use line::thread_line;
+pub(crate) use warnings::not_seen;

@@ -8,7 +8,7 @@ use super::group::{self, Group, GroupBy};
 use super::headings::{group_measures, heading, measures, moved_line, states_line};
 use super::style::{Style, Tone};
 use super::units;
-use super::warnings::{NotSeen, Sentence};
+use super::warnings::not_seen;
 use super::words::plural;
 use crate::filter::Filter;
 use crate::image::{ImageProblem, printable};
@@ -125,8 +125,7 @@ fn foot(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
     if !snapshot.complete {
         writeln!(out)?;
     }
-    let warnings = snapshot.warnings.iter().map(|warning| Sentence(warning).to_string());
-    for warning in warnings.chain(snapshot.blind_spots.iter().map(|spot| NotSeen(spot).to_string())) {
+    for warning in not_seen(snapshot) {
         writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(&warning)))?;
     }
     if !snapshot.complete {

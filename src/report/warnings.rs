@@ -4,12 +4,18 @@ use std::fmt;
 
 use super::units;
 use crate::process::TooBusy;
-use crate::snapshot::{BlindSpot, BlindSpotKind, Warning};
+use crate::snapshot::{BlindSpot, BlindSpotKind, Snapshot, Warning};
 use crate::watch::{Missed, NotFollowed};
 
 /// What is said if following would take a program's rights from it.
 const WOULD_LOSE_RIGHTS: &str = "the program is set-uid or set-gid and would lose its rights if it were followed by a \
                                  user: only its end is seen; run stackscope as root to see more";
+
+/// All that a look did not see, a sentence for each.
+pub(crate) fn not_seen(snapshot: &Snapshot) -> impl Iterator<Item = String> {
+    let warnings = snapshot.warnings.iter().map(|warning| Sentence(warning).to_string());
+    warnings.chain(snapshot.blind_spots.iter().map(|spot| NotSeen(spot).to_string()))
+}
 
 /// A warning as a sentence.
 pub(crate) struct Sentence<'w>(pub(crate) &'w Warning);

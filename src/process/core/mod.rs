@@ -241,6 +241,17 @@ impl Core {
         }
     }
 
+    /// The content of a mapped file that was supplied, by its path or one that leads there.
+    pub(crate) fn supplied_file(&self, path: &Path) -> Option<&Bytes> {
+        let of = |path: &Path| {
+            let named = |mapping: &Mapping| mapping.file().is_some_and(|file| file.path == path);
+            let mut files = self.mappings.iter().zip(&self.supplied).filter(|(mapping, _)| named(mapping));
+            files.find_map(|(_, supplied)| supplied.as_ref())
+        };
+        let supplied = of(path).or_else(|| of(&path.canonicalize().ok()?));
+        supplied.map(|Supplied(content)| content)
+    }
+
     /// The writable memory that the file holds, in place in the mapped file.
     pub fn writable(&self) -> Slices<'_> {
         self.slices(|segment| segment.access.write)

@@ -134,6 +134,23 @@ impl Live {
         std::fs::read(self.directory().join("auxv")).unwrap_or_default()
     }
 
+    /// The content of the file at `path`, as the process sees it, if that is one of those that `mappings` show.
+    ///
+    /// # Errors
+    /// It is none of them, or can't be opened.
+    pub(crate) fn open_if_mapped(&self, path: &Path, mappings: &[Mapping]) -> io::Result<Bytes> {
+        match mappings.iter().find(|mapping| mapping.file().is_some_and(|file| file.path == path)) {
+            Some(mapping) => Ok(files::open_mapped(&self.directory(), mapping)?.bytes),
+            None => files::open_if_mapped(&self.directory(), path, mappings),
+        }
+    }
+
+    /// Whether the files that it has mapped are those that we find at their paths.
+    pub(crate) fn files_are_ours(&self) -> bool {
+        let is_gone = |mapping: &Mapping| mapping.file().is_some_and(|file| file.deleted) && !mapping.is_memory();
+        files::sees_as_we_do(&self.directory()) && !self.mappings().unwrap_or_default().iter().any(is_gone)
+    }
+
     /// The limit of the main stack's size in bytes (`RLIMIT_STACK`); `None` if there is none or it can't be read.
     pub fn stack_limit(&self) -> Option<u64> {
         procfs::stack_limit(&self.directory())

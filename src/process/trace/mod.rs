@@ -25,4 +25,4 @@ pub use happening::{Happened, Happening, Outcome, Reached, Signalled, TooBusy};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use stopped::{KnownMap, Released, Stopped};
 pub use tracees::Tracees;
-pub use vanish::await_vanishing;
+pub use vanish::{Ends, await_vanishing};

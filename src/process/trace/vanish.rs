@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::thread;
 
 use nix::errno::Errno;
@@ -29,6 +29,26 @@ pub fn await_vanishing(pid: i32, tell: impl FnOnce() + Send + 'static) -> io::Re
         tell();
     };
     thread::Builder::new().name("stackscope-wait".into()).stack_size(128 << 10).spawn(body).map(drop)
+}
+
+/// The end of a process, which can be waited for together with other files: it is readable as soon as that has come.
+#[derive(Debug)]
+pub struct Ends(OwnedFd);
+
+impl Ends {
+    /// That of process `pid`.
+    ///
+    /// # Errors
+    /// There is no such process, or the kernel knows no process file descriptors.
+    pub fn of(pid: i32) -> io::Result<Ends> {
+        open(pid).map(Ends)
+    }
+}
+
+impl AsFd for Ends {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// A file descriptor that stands for process `pid`.

@@ -7,6 +7,7 @@ mod core_files;
 mod demo;
 mod doctor;
 mod dump;
+mod gdb;
 mod generate;
 mod log;
 mod output;
@@ -14,6 +15,7 @@ mod run;
 mod save;
 #[cfg(feature = "tui")]
 mod screen;
+mod serve;
 mod sizes;
 mod watching;
 
@@ -54,6 +56,7 @@ EXAMPLES:
   stackscope dump 48213                 every stack of a running program
   stackscope dump ./core --all          every stack of a core file, each by itself
   stackscope dump 48213 --json | jq .   the same for programs
+  stackscope gdb 48213                  gdb with every stack as a thread
   stackscope sizes ./server parse       what the functions called *parse* need, read from the code
   stackscope doctor                     what works on this machine, and what to do about the rest";
 
@@ -102,6 +105,10 @@ enum Verb {
     Attach(attach::Args),
     /// Show every stack of a running program or a core file, once
     Dump(dump::Args),
+    /// Start gdb with every stack as a thread
+    Gdb(gdb::Args),
+    /// Serve every stack as a thread to a debugger that speaks gdb's remote protocol
+    Serve(serve::Args),
     /// Tell how much stack a program's functions need, read from its code
     Sizes(sizes::Args),
     /// Tell what works on this machine, what does not, and the remedy
@@ -131,6 +138,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(args, &cli.common),
         Verb::Attach(args) => attach::run(args, &cli.common),
         Verb::Dump(args) => dump::run(args, &cli.common),
+        Verb::Gdb(args) => gdb::run(args),
+        Verb::Serve(args) => serve::run(args),
         Verb::Sizes(args) => sizes::run(args, &cli.common),
         Verb::Doctor(args) => doctor::run(args, &cli.common),
         Verb::Completions(args) => generate::completions(args, &mut Cli::command()),

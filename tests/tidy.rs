@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use stackscope_harness::{RECIPES, Tool};
 
 /// The layers, lowest first: a module uses only itself and those before it.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "share",
     "addr",
     "memory",

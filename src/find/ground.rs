@@ -1,6 +1,6 @@
 //! What is known of the memory that stacks lie in, whoever runs on them.
 
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, Pc};
 use crate::mapping::{Mapping, mapping_at};
 use crate::process::{Pages, PagesUnknown};
 
@@ -16,6 +16,8 @@ pub(crate) struct Ground<'g> {
     pub(crate) stack_limit: Option<u64>,
     /// Which pages of a range hold something.
     pub(crate) pages: &'g dyn Fn(AddrRange) -> Result<Pages, PagesUnknown>,
+    /// Whether the code of the function there explains a frame that is larger than a guard.
+    pub(crate) makes_room: &'g dyn Fn(Pc) -> bool,
 }
 
 impl Ground<'_> {

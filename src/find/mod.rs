@@ -23,6 +23,7 @@ use extent::peaks::{self, Traces};
 use extent::{blocks, neighbours};
 use ground::Ground;
 use roster::listed;
+use running::room;
 use running::stacks::{end_at_jumps, find_descriptors, stacks};
 use survey::{Survey, Views};
 use suspended::search::{self, Found, Known};
@@ -33,15 +34,16 @@ use suspended::search::{self, Found, Known};
 /// With `keeps_registers` each suspended context has those with which it goes on.
 pub(crate) fn find(survey: &mut Survey, views: &Views<'_>, keeps_registers: bool) -> (Vec<ThreadEntry>, Vec<Stack>) {
     let Survey { process, arch, mappings, stack_limit, pages, modules, sites, chains, warnings, .. } = survey;
+    let tables = Tables::new(arch, modules);
     let ground = Ground {
         pid: process.pid,
         mappings,
         descriptors: find_descriptors(chains, arch, views.target),
         stack_limit: *stack_limit,
         pages: &|range| pages.as_ref().map(|pages| pages.within(range)).map_err(|unknown| *unknown),
+        makes_room: &|pc| room::makes_room(pc, &tables, modules),
     };
     end_at_jumps(chains, &ground);
-    let tables = Tables::new(arch, modules);
     let known = Known { sites, modules, tables: &tables, ground: &ground, all: views.held, keeps_registers };
     let searched = views.searched.filter(|_| search::worth_a_look(sites));
     let found = searched.map_or_else(Found::default, |memory| search::find(memory, &known, chains, warnings));

@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use crate::addr::{Addr, AddrRange};
+use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::find::extent::bounds;
 use crate::mapping::{Mapping, mapping_at};
 use crate::unwind::Frame;
 
-/// A frame as large as this may have jumped over a guard; smaller ones can't pass one unnoticed.
-const PAGE: u64 = 4096;
+/// A frame larger than this passed no guard: it is a switch's.
+const LARGEST_FRAME: u64 = 256 << 20;
 
 /// The part of a chain that lies on one stack.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,59 +20,92 @@ pub struct Part {
     pub frames: Range<usize>,
     /// The stack pointer with which execution stands on this stack.
     pub sp: Addr,
+    /// An address on this stack: the stack pointer, or one above it if that has run out of the stack.
+    pub home: Addr,
+}
+
+/// What is known of the memory that a chain leads over.
+#[derive(Clone, Copy)]
+pub struct Memory<'m> {
+    /// Sorted by address.
+    pub mappings: &'m [Mapping],
+    /// The guards inside a mapping that its protection does not show.
+    pub guards_in: &'m dyn Fn(AddrRange) -> Vec<AddrRange>,
+    /// Whether the code of the function there explains a frame that is larger than a guard.
+    pub makes_room: &'m dyn Fn(Pc) -> bool,
 }
 
 /// Cuts a chain that begins at the stack pointer `sp` into the parts on each stack, innermost first.
 ///
 /// Two places are on one stack where the chain rises from one to the other, within one mapping, and over no guard, and
-/// where both or neither are on one of the alternate `signal_stacks`. `guards_in` gives the guards inside a mapping that
-/// its protection does not show.
-pub fn cut(
-    sp: Addr,
-    frames: &[Frame],
-    mappings: &[Mapping],
-    signal_stacks: &[AddrRange],
-    mut guards_in: impl FnMut(AddrRange) -> Vec<AddrRange>,
-) -> Vec<Part> {
+/// where both or neither are on one of the alternate `signal_stacks`. A frame so large that it passed the guard below its
+/// stack begins on that stack all the same.
+pub fn cut(sp: Addr, frames: &[Frame], signal_stacks: &[AddrRange], memory: &Memory<'_>) -> Vec<Part> {
     let leaves_signal_stack =
         |from: Addr, to: Addr| signal_stacks.iter().any(|range| range.contains(from) != range.contains(to.offset(-1)));
+    let at = |sp: Addr| bounds::home(sp, memory.mappings);
+    let is_mapped = |place: Addr| mapping_at(memory.mappings, place).is_some();
     let mut parts = Vec::new();
-    let mut first = 0;
-    let mut part_sp = sp;
+    let mut part = Part { frames: 0..0, sp, home: at(sp) };
     let mut frame_sp = sp;
     // What lies right above the frame inside, which may end where its stack ends, need not be on that stack.
     let mut place = sp;
     for (index, frame) in frames.iter().enumerate() {
         let Some(cfa) = frame.cfa else { continue };
-        let crossing = frame.signal && leaves_signal_stack(frame_sp, cfa)
-            || cfa < frame_sp
-            || crosses(place, cfa, mappings, &mut guards_in);
-        if index + 1 < frames.len() && crossing {
-            parts.push(Part { frames: first..index + 1, sp: part_sp });
-            first = index + 1;
-            part_sp = cfa;
+        let (from, to) = (place, cfa.offset(-1));
+        let step = match step(from, cfa, memory) {
+            _ if frame.signal && leaves_signal_stack(frame_sp, cfa) || cfa < frame_sp => Step::Crosses,
+            Step::Crosses if !frame.signal && passed_guard(from, cfa, frame.pc, memory) => Step::Passed,
+            step => step,
+        };
+        if step == Step::Passed || !is_mapped(part.home) && is_mapped(to) {
+            part.home = to;
+        }
+        if index + 1 < frames.len() && step == Step::Crosses {
+            part.frames.end = index + 1;
+            let next = Part { frames: index + 1..index + 1, sp: cfa, home: at(cfa) };
+            parts.push(std::mem::replace(&mut part, next));
         }
         frame_sp = cfa;
-        place = if frame.signal { cfa } else { cfa.offset(-1) };
+        place = if frame.signal { cfa } else { to };
     }
-    parts.push(Part { frames: first..frames.len(), sp: part_sp });
+    part.frames.end = frames.len();
+    parts.push(part);
     parts
 }
 
-/// Whether a frame that reaches from the stack at `sp` up to `cfa` ends on another stack than it begins on.
-fn crosses(sp: Addr, cfa: Addr, mappings: &[Mapping], guards_in: &mut impl FnMut(AddrRange) -> Vec<AddrRange>) -> bool {
+/// How a frame lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// On one stack.
+    Stays,
+    /// On one stack and in what lies beyond the guard below that.
+    Passed,
+    /// It ends on another stack than it begins on.
+    Crosses,
+}
+
+/// How a frame that reaches from `sp` up to `cfa` lies, by memory alone.
+fn step(sp: Addr, cfa: Addr, memory: &Memory<'_>) -> Step {
     if cfa.0.saturating_sub(sp.0) < PAGE && sp.align_down(PAGE) == cfa.offset(-1).align_down(PAGE) {
-        return false;
+        return Step::Stays;
     }
-    let (Some(from), Some(to)) = (mapping_at(mappings, sp), mapping_at(mappings, cfa.offset(-1))) else {
+    let (Some(from), Some(to)) = (mapping_at(memory.mappings, sp), mapping_at(memory.mappings, cfa.offset(-1))) else {
         // A frame that begins or ends in no known mapping says nothing of another stack.
-        return false;
+        return Step::Stays;
     };
-    if from.range != to.range {
+    let crosses = match from.range == to.range {
         // A stack pointer in the guard below has run out of its stack, and is on no other.
-        return bounds::home(sp, mappings) != to.range.low;
-    }
-    guards_in(AddrRange::new(sp, cfa)).iter().any(|guard| !guard.contains(sp))
+        false => bounds::home(sp, memory.mappings) != to.range.low,
+        true => (memory.guards_in)(AddrRange::new(sp, cfa)).iter().any(|guard| !guard.contains(sp)),
+    };
+    if crosses { Step::Crosses } else { Step::Stays }
+}
+
+/// Whether a frame that reaches from `sp`, below its stack's guard, up to `cfa` is so large that it passed that guard.
+fn passed_guard(sp: Addr, cfa: Addr, pc: Pc, memory: &Memory<'_>) -> bool {
+    let size = cfa.0.saturating_sub(sp.0);
+    (PAGE..=LARGEST_FRAME).contains(&size) && (memory.makes_room)(pc)
 }
 
 #[cfg(test)]
@@ -97,17 +130,21 @@ mod tests {
             .collect()
     }
 
+    /// The parts of a chain, whose functions make room for large frames or do not.
+    fn parts(sp: u64, cfas: &[u64], mappings: &[Mapping], guards: &[AddrRange], makes_room: bool) -> Vec<Part> {
+        let guards_in = |range| guards.iter().filter_map(|guard| guard.intersection(range)).collect();
+        let memory = Memory { mappings, guards_in: &guards_in, makes_room: &|_| makes_room };
+        cut(Addr(sp), &chain(cfas), &[], &memory)
+    }
+
+    fn ranges(parts: &[Part]) -> Vec<(Range<usize>, u64)> {
+        parts.iter().map(|part| (part.frames.clone(), part.sp.0)).collect()
+    }
+
     fn check(sp: u64, cfas: &[u64], guards: &[(u64, u64)], expected: &[(Range<usize>, u64)]) {
         let mappings = [anonymous(0x10000, 0x20000), anonymous(0x30000, 0x40000)];
-        let parts = cut(Addr(sp), &chain(cfas), &mappings, &[], |range| {
-            guards
-                .iter()
-                .filter_map(|(low, high)| AddrRange::new(Addr(*low), Addr(*high)).intersection(range))
-                .collect()
-        });
-        let expected: Vec<Part> =
-            expected.iter().map(|(frames, sp)| Part { frames: frames.clone(), sp: Addr(*sp) }).collect();
-        assert_eq!(parts, expected);
+        let guards: Vec<AddrRange> = guards.iter().map(|(low, high)| AddrRange::new(Addr(*low), Addr(*high))).collect();
+        assert_eq!(ranges(&parts(sp, cfas, &mappings, &guards, false)), expected);
     }
 
     #[test]
@@ -137,9 +174,9 @@ mod tests {
         let mut frames = chain(&[0x11800, 0x18000, 0x18100]);
         frames[1].signal = true;
         let alternate = [AddrRange::new(Addr(0x11000), Addr(0x12000))];
-        let parts = cut(Addr(0x11700), &frames, &mappings, &alternate, |_| Vec::new());
-        let expected = [Part { frames: 0..2, sp: Addr(0x11700) }, Part { frames: 2..3, sp: Addr(0x18000) }];
-        assert_eq!(parts, expected);
+        let memory = Memory { mappings: &mappings, guards_in: &|_| Vec::new(), makes_room: &|_| false };
+        let parts = cut(Addr(0x11700), &frames, &alternate, &memory);
+        assert_eq!(ranges(&parts), [(0..2, 0x11700), (2..3, 0x18000)]);
     }
 
     #[test]
@@ -148,8 +185,7 @@ mod tests {
         guard.access = Access::default();
         let mappings = [guard, anonymous(0x10000, 0x20000)];
         let whole = |sp, guards: &[AddrRange]| {
-            let guards_in = |range| guards.iter().filter_map(|guard| guard.intersection(range)).collect();
-            assert_eq!(cut(Addr(sp), &chain(&[0x11000, 0x12000]), &mappings, &[], guards_in).len(), 1);
+            assert_eq!(parts(sp, &[0x11000, 0x12000], &mappings, guards, false).len(), 1);
         };
         whole(0xfff0, &[]);
         whole(0x10010, &[AddrRange::new(Addr(0x10000), Addr(0x10800))]);
@@ -162,13 +198,29 @@ mod tests {
         guard.access = Access::default();
         let mappings = [anonymous(0x10000, 0x20000), guard, anonymous(0x22000, 0x30000)];
         let parts = |guards: &[AddrRange], mappings: &[Mapping]| {
-            let guards_in = |range| guards.iter().filter_map(|guard| guard.intersection(range)).collect();
-            cut(Addr(0x1ff00), &chain(&[0x20000, 0x23000, 0x23100]), mappings, &[], guards_in)
+            ranges(&parts(0x1ff00, &[0x20000, 0x23000, 0x23100], mappings, guards, false))
         };
-        let expected = [Part { frames: 0..2, sp: Addr(0x1ff00) }, Part { frames: 2..3, sp: Addr(0x23000) }];
+        let expected = [(0..2, 0x1ff00), (2..3, 0x23000)];
         assert_eq!(parts(&[], &mappings), expected);
         let guards = [AddrRange::new(Addr(0x20000), Addr(0x21000))];
         assert_eq!(parts(&guards, &[anonymous(0x10000, 0x30000)]), expected);
+    }
+
+    #[test]
+    fn a_frame_that_passed_the_guard_belongs_to_the_stack_above() {
+        let mut guard = anonymous(0x20000, 0x21000);
+        guard.access = Access::default();
+        let mappings = [anonymous(0x10000, 0x20000), guard, anonymous(0x21000, 0x30000)];
+        let cfas = [0x18100, 0x24000, 0x2f000];
+        let found = parts(0x18000, &cfas, &mappings, &[], true);
+        assert_eq!((ranges(&found), found[0].home), (vec![(0..3, 0x18000)], Addr(0x23fff)));
+        assert_eq!(ranges(&parts(0x18000, &cfas, &mappings, &[], false)), [(0..2, 0x18000), (2..3, 0x24000)]);
+    }
+
+    #[test]
+    fn a_stack_pointer_in_unmapped_memory_is_on_the_stack_of_its_frames() {
+        let mappings = [anonymous(0x21000, 0x30000)];
+        assert_eq!(parts(0x18000, &[0x24000, 0x2f000], &mappings, &[], false)[0].home, Addr(0x23fff));
     }
 
     #[test]

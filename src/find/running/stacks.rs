@@ -1,6 +1,6 @@
 //! From chains of frames to stacks: each chain cut where it passes to another stack, each stack measured.
 
-use super::cut;
+use super::cut::{self, Memory};
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::find::extent::bounds::{self, Owner};
@@ -8,7 +8,7 @@ use crate::find::ground::Ground;
 use crate::find::running::cut::Part;
 use crate::find::running::threads::ThreadChain;
 use crate::mapping::{Access, Origin, index_at, mapping_at};
-use crate::memory::Memory;
+use crate::memory::Memory as TargetMemory;
 use crate::process::{PageState, Pages, PagesUnknown};
 use crate::snapshot::{Kind, Stack, StackFrame, State, ThreadEntry};
 use crate::unwind::Ended;
@@ -16,7 +16,7 @@ use crate::unwind::Ended;
 /// Finds the threads' descriptors; where they lie, sorted.
 ///
 /// A thread pointer that the C library did not set, as in Go, leads into memory that has nothing to do with a stack.
-pub(crate) fn find_descriptors(chains: &mut [ThreadChain], arch: &Arch, memory: &dyn Memory) -> Vec<Addr> {
+pub(crate) fn find_descriptors(chains: &mut [ThreadChain], arch: &Arch, memory: &dyn TargetMemory) -> Vec<Addr> {
     for chain in &mut *chains {
         let keeps_to_abi = |pointer: &u64| {
             !arch.thread_pointer_points_to_itself || memory.read_u64(Addr(*pointer)).is_ok_and(|word| word == *pointer)
@@ -61,7 +61,8 @@ fn unseen(chain: &ThreadChain) -> Stack {
 /// The parts of a chain that begins at the stack pointer `sp`, innermost first.
 pub(crate) fn parts(chain: &ThreadChain, sp: Addr, ground: &Ground<'_>) -> Vec<Part> {
     let guards_in = |range| guards(&(ground.pages)(range));
-    cut::cut(sp, &chain.frames, ground.mappings, &chain.signal_stacks, guards_in)
+    let memory = Memory { mappings: ground.mappings, guards_in: &guards_in, makes_room: ground.makes_room };
+    cut::cut(sp, &chain.frames, &chain.signal_stacks, &memory)
 }
 
 /// Ends each chain where a jump leads to another stack: that one is to run next, and has called nothing.
@@ -94,7 +95,7 @@ fn add_parts(stacks: &mut Vec<Stack>, chain: &ThreadChain, sp: Addr, ground: &Gr
 
 /// One stack of a chain, with its kind and bounds.
 fn measured(chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Stack {
-    let home = bounds::home(part.sp, ground.mappings);
+    let home = part.home;
     let window = bounds::page_window(home, ground.mappings);
     let pages = (ground.pages)(window);
     let owner = owner(chain, part, ground);
@@ -114,11 +115,11 @@ fn measured(chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Stack {
 /// Whose stack a part of a chain lies on, as far as the target tells.
 fn owner(chain: &ThreadChain, part: &Part, ground: &Ground<'_>) -> Owner {
     let leaves_by_signal = chain.frames[part.frames.clone()].iter().any(|frame| frame.signal);
-    if leaves_by_signal && let Some(range) = chain.signal_stacks.iter().find(|range| range.contains(part.sp)) {
+    if leaves_by_signal && let Some(range) = chain.signal_stacks.iter().find(|range| range.contains(part.home)) {
         return Owner::Signal(*range);
     }
     let is_outermost = part.frames.end == chain.frames.len();
-    if is_outermost && lies_on_own_stack(chain, bounds::home(part.sp, ground.mappings), ground) {
+    if is_outermost && lies_on_own_stack(chain, part.home, ground) {
         return Owner::Thread;
     }
     let outermost = outermost_sp(chain, part);

@@ -250,7 +250,7 @@ fn a_fatal_signal_is_shown_with_its_backtrace() {
     let (report, output) = report(&[overflow.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(139));
     assert_eq!((&report["program"]["exit_code"], &report["program"]["signal"]), (&Value::Null, &11.into()));
-    let fatal = events(&report, "signal")[0];
+    let fatal = events(&report, "overflow")[0];
     let first = &fatal["frames"][0]["function"];
     assert_eq!((&fatal["result"], first), (&"killed".into(), &"recurse".into()), "{:.2000}", format!("{report:#}"));
     assert!(fatal["frames_total"].as_u64().unwrap() > 10_000);

@@ -204,6 +204,12 @@ impl Image {
         found
     }
 
+    /// The svma of a variable that this image defines for others.
+    pub(crate) fn exported_variable(&self, name: &[u8]) -> Option<u64> {
+        let tables = [Table::dynamic(self), Table::full(self)];
+        tables.into_iter().flatten().find_map(|table| table.variable(name))
+    }
+
     /// The call frame information that the file itself holds. Cheap, unless a `.debug_frame` must be unpacked.
     pub fn unwind_sections(&self) -> UnwindSections<'_> {
         unwind_sections::of(self)

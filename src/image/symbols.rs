@@ -210,6 +210,14 @@ impl<'a> Table<'a> {
         (symbol.st_type() == elf::STT_FUNC).then(|| symbol.st_value.get(LE))
     }
 
+    /// The svma of the variable called `wanted` that this table defines.
+    pub(crate) fn variable(&self, wanted: &[u8]) -> Option<u64> {
+        let is_defined =
+            |symbol: &&Sym64<LE>| symbol.st_type() == elf::STT_OBJECT && symbol.st_shndx.get(LE) != elf::SHN_UNDEF;
+        let symbol = self.symbols.iter().filter(is_defined).find(|symbol| name(symbol, self.names) == Some(wanted))?;
+        Some(symbol.st_value.get(LE))
+    }
+
     fn named(&self, symbol: &Sym64<LE>) -> Option<Symbol> {
         let name = name(symbol, self.names)?;
         Some(Symbol { name: String::from_utf8_lossy(name).into_owned(), svma: symbol.st_value.get(LE) })

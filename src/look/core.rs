@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Looker, Wish, complete};
+use super::{Looker, Wish, abort, complete};
 use crate::addr::EVERYTHING;
 use crate::find::running::threads::survey;
 use crate::find::sites::{Sites, sites as sites_of};
 use crate::find::survey::{Survey, Views};
 use crate::image::Modules;
 use crate::process::{Core, Target};
-use crate::snapshot::{Snapshot, Warning};
+use crate::snapshot::{Fault, Snapshot, Warning};
 use crate::unwind::{Rules, Tables};
 
 /// One look at a core file, which is supplied with those of the mapped files that are the right ones.
@@ -41,5 +41,15 @@ pub(super) fn look(looker: &mut Looker, core: &mut Core, wish: Wish) -> Snapshot
     };
     let (held, searched) = (core.everything(), core.writable());
     let views = Views { searched: Some(&searched), held: &held, target: core };
-    complete(&mut survey, &views, core, wish, &looker.progress)
+    let mut snapshot = complete(&mut survey, &views, core, wish, &looker.progress);
+    // The kernel puts the thread that took the signal first.
+    let taker = core.threads().iter().find(|thread| thread.signal.is_some());
+    snapshot.fault = core
+        .fault()
+        .zip(taker)
+        .map(|(raised, thread)| Fault::new(raised, thread.tid, core.mappings(), |range| core.pages(range)));
+    if snapshot.fault.is_some_and(|fault| fault.raised.signal == libc::SIGABRT) {
+        snapshot.abort_message = abort::message(&survey.modules, core);
+    }
+    snapshot
 }

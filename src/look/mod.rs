@@ -4,6 +4,7 @@
 //! wanted; it returns an owned [`Snapshot`]. The three are thin sources of one [`Survey`], and all else is the same for
 //! all of them. A process is stopped only for its survey, unless the caller asks to hold it ([`Looker::hold`]).
 
+mod abort;
 mod core;
 mod held;
 mod last;
@@ -22,8 +23,8 @@ use crate::find::sites::Derived;
 use crate::find::survey::{Survey, Views};
 use crate::image::names::Lines;
 use crate::image::{Files, Modules, Progress};
-use crate::process::{CacheFolder, Core, Frozen, Live, StopError};
-use crate::snapshot::{Method, Peak, Snapshot};
+use crate::process::{CacheFolder, Core, Fault, Frozen, Live, StopError};
+use crate::snapshot::{self, Method, Peak, Snapshot};
 use crate::unwind::Tables;
 
 pub use held::Held;
@@ -125,6 +126,27 @@ impl Looker {
     /// If the process can't be stopped. What can't be read of it is a warning in the snapshot.
     pub fn live(&mut self, live: &Live, wish: Wish) -> Result<Snapshot, StopError> {
         live::look(self, live, wish).map(|(snapshot, _)| snapshot)
+    }
+
+    /// One look at a process that stands because thread `tid` is about to take a signal.
+    ///
+    /// # Errors
+    /// As [`Looker::live`].
+    pub(crate) fn at_signal(
+        &mut self,
+        live: &Live,
+        wish: Wish,
+        tid: i32,
+        raised: Fault,
+    ) -> Result<Snapshot, StopError> {
+        let mut snapshot = self.live(live, wish)?;
+        let mappings = live.mappings().unwrap_or_default();
+        let fault = snapshot::Fault::new(raised, tid, &mappings, |range| live.pages(range, &mappings));
+        snapshot.fault = Some(fault);
+        if raised.signal == libc::SIGABRT {
+            snapshot.abort_message = abort::message(&self.modules, &live.memory());
+        }
+        Ok(snapshot)
     }
 
     /// One look at a running process, which stands still until the result is dropped.

@@ -59,6 +59,8 @@ pub(super) fn named(
         places,
         moved: Vec::new(),
         ids: Vec::new(),
+        fault: None,
+        abort_message: None,
         complete: warnings.is_empty() && blind_spots.is_empty(),
         warnings,
         blind_spots,

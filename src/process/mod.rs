@@ -6,6 +6,7 @@ mod at_rest;
 mod cache;
 mod core;
 mod error;
+mod fault;
 mod files;
 mod header;
 mod launch;
@@ -20,10 +21,11 @@ use crate::mapping::Mapping;
 use crate::memory::Memory;
 use crate::registers::Registers;
 
-pub use self::core::{Core, CoreContent, CoreFiles, CoreThread, CoreWarning, FIRST_MADE_UP_TID, Fault, write_core};
+pub use self::core::{Core, CoreContent, CoreFiles, CoreThread, CoreWarning, FIRST_MADE_UP_TID, write_core};
 pub use at_rest::{AtRest, AtRestError};
 pub use cache::CacheFolder;
 pub use error::{LookError, OpenError, StopError};
+pub use fault::Fault;
 pub use launch::{
     Inherited, LaunchError, Launched, Pty, TerminalSize, await_end, gains_rights, launch, launch_on_terminal,
 };

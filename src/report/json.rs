@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::group::{self, GroupBy};
 use super::warnings::Sentence;
 use crate::addr::Addr;
+use crate::events::{Cause, Verdict, judge};
 use crate::filter::Filter;
 use crate::process::Source;
 use crate::snapshot::{
@@ -18,6 +19,7 @@ use crate::snapshot::{
     StackFrame,
 };
 use crate::unwind::{Ended, FoundBy};
+use crate::watch::signal_name;
 
 /// The version of the format; it changes only if a key is renamed or its meaning changes.
 const SCHEMA_VERSION: u32 = 1;
@@ -55,6 +57,8 @@ struct Dump<'s> {
     process: Process<'s>,
     stopped_ns: u64,
     instant: &'static str,
+    /// The signal that ended the process.
+    fault: Option<Fault>,
     totals: Totals,
     threads: Vec<Thread<'s>>,
     /// How many there are, whatever the filter picks.
@@ -194,6 +198,45 @@ pub(super) struct Frame<'s> {
     found_by: &'static str,
 }
 
+/// A verdict in JSON.
+#[derive(Serialize)]
+pub(super) struct Fault {
+    signal: i32,
+    signal_name: String,
+    code: i32,
+    address: Option<Hex>,
+    thread: i32,
+    cause: &'static str,
+    /// The id, in the look, of the stack that was run out of or whose guard was touched.
+    stack: Option<usize>,
+    way: Option<&'static str>,
+    past: Option<u64>,
+    /// The id of the stack whose memory it ran in.
+    neighbour: Option<usize>,
+}
+
+/// A verdict as JSON has it.
+pub(super) fn fault(verdict: Verdict) -> Fault {
+    let Verdict { fault: taken, cause } = verdict;
+    let overflow = verdict.overflow();
+    let stack = match cause {
+        Cause::Guard { stack, .. } => Some(stack),
+        _ => overflow.map(|overflow| overflow.stack),
+    };
+    Fault {
+        signal: taken.raised.signal,
+        signal_name: signal_name(taken.raised.signal),
+        code: taken.raised.code,
+        address: taken.address().map(Hex),
+        thread: taken.thread,
+        cause: cause.word(),
+        stack: stack.map(|on| on.id),
+        way: overflow.map(|overflow| overflow.way.word()),
+        past: overflow.map(|overflow| overflow.past),
+        neighbour: overflow.and_then(|overflow| overflow.neighbour).map(|on| on.id),
+    }
+}
+
 /// An address, written as `"0x…"`.
 pub(super) struct Hex(pub(super) Addr);
 
@@ -229,6 +272,7 @@ impl<'s> Dump<'s> {
             stopped_ns: u64::try_from(snapshot.stopped.as_nanos()).unwrap_or(u64::MAX),
             // Every look stops the program for a copy of all contexts.
             instant: "one",
+            fault: judge(snapshot).map(fault),
             totals: Totals {
                 stacks: snapshot.stacks.len(),
                 by_kind: tally(snapshot.stacks.iter().map(|stack| stack.kind.word())),

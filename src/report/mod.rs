@@ -17,6 +17,7 @@ pub mod text;
 pub mod units;
 pub mod usage;
 pub mod usage_json;
+pub(crate) mod verdict;
 pub(crate) mod warnings;
 pub(crate) mod words;
 

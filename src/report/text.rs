@@ -7,9 +7,10 @@ use super::backtrace::{self, FrameRow, Row};
 use super::group::{self, Group, GroupBy};
 use super::headings::{group_measures, heading, measures, moved_line, states_line};
 use super::style::{Style, Tone};
-use super::units;
 use super::warnings::not_seen;
-use super::words::plural;
+use super::words::{plural, thread_words};
+use super::{units, verdict};
+use crate::events::judge;
 use crate::filter::Filter;
 use crate::image::{ImageProblem, printable};
 use crate::process::Source;
@@ -108,7 +109,11 @@ fn head(out: &mut impl Write, snapshot: &Snapshot, style: Style) -> fmt::Result 
     if !snapshot.stopped.is_zero() {
         write!(out, "    stopped {}", style.fit(&units::time(snapshot.stopped)))?;
     }
-    writeln!(out)
+    writeln!(out)?;
+    let Some(verdict) = judge(snapshot) else { return Ok(()) };
+    let thread = thread_words(Some(verdict.fault.thread), snapshot);
+    let line = format!("Ended in {thread} by {}", verdict::sentence(&verdict, Some(snapshot)));
+    writeln!(out, "{}", style.paint(Tone::Danger, &style.fit(&printable(&line))))
 }
 
 /// What to do if files that a core file names are missing.

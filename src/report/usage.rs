@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::style::{Style, Tone};
 use super::suggest::{Suggested, Why, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
-use super::{route, text, units, words};
+use super::{route, text, units, verdict, words};
 use crate::image::printable;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Method};
@@ -312,7 +312,8 @@ fn happenings(out: &mut impl Write, watched: &Watched, style: Style) -> fmt::Res
     for event in routes.take(MOST_ROUTES) {
         route::write(out, event, style)?;
     }
-    for event in watched.events.kept.iter().filter(|event| event.killed) {
+    let is_told = |event: &&Event| event.killed || event.kind == EventKind::Overflow;
+    for event in watched.events.kept.iter().filter(is_told) {
         fatal(out, event, style)?;
     }
     Ok(())
@@ -322,7 +323,11 @@ fn fatal(out: &mut impl Write, event: &Event, style: Style) -> fmt::Result {
     let Some(look) = &event.look else { return Ok(()) };
     let thread = event.thread.map_or(String::new(), |tid| format!(" to thread {tid}"));
     let line = format!("{}{thread} of process {}, {} in:", event.message, event.pid, units::time(event.time));
+    let verdict = event.verdict.as_deref().map(|verdict| verdict::sentence(verdict, Some(&look.snapshot)));
     writeln!(out, "\n{}", style.paint(Tone::Strong, &style.fit(&printable(&line))))?;
+    if let Some(verdict) = verdict {
+        writeln!(out, "{}", style.paint(Tone::Danger, &style.fit(&printable(&verdict))))?;
+    }
     text::write_backtrace(out, &look.snapshot, look.stack, style)
 }
 

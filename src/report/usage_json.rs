@@ -2,15 +2,17 @@
 //!
 //! As in [`super::json`], the types here are the format. What only probes can tell is `null`, or an empty list.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::json::{self, Frame, Hex, frames};
+use super::json::{self, Fault, Frame, Hex, frames};
 use super::route;
 use super::suggest::{Suggested, saved_bytes, suggested, suggested_size};
+use super::verdict;
 use super::warnings::MissedSentence;
 use crate::events::{By, Did, Fate, Step};
 use crate::process::Outcome;
@@ -179,7 +181,8 @@ struct EventRow<'w> {
     pid: i32,
     thread: Option<i32>,
     coroutine: Option<usize>,
-    message: &'w str,
+    message: Cow<'w, str>,
+    fault: Option<Fault>,
     frames: Vec<EventFrame<'w>>,
     frames_total: usize,
     route: Vec<RouteStep>,
@@ -352,7 +355,8 @@ impl<'w> EventRow<'w> {
             pid: event.pid,
             thread: event.thread,
             coroutine: event.coroutine,
-            message: &event.message,
+            message: verdict::message(event),
+            fault: event.verdict.as_deref().copied().map(json::fault),
             frames: stitched.take(MOST_FRAMES).collect(),
             frames_total: total.sum(),
             route: route_of(event),

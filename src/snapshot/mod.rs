@@ -6,6 +6,7 @@
 
 mod bounds;
 pub(crate) mod entry;
+mod fault;
 mod identity;
 mod moved;
 mod part;
@@ -26,6 +27,7 @@ use crate::registers::Registers;
 use crate::unwind::{Ended, Frame};
 
 pub use bounds::{Bounds, BoundsFrom, Guard};
+pub use fault::{Fault, Land};
 pub(crate) use identity::Identity;
 pub use peak::{Apart, Method, Peak};
 pub use places::{Place, Places};
@@ -50,6 +52,10 @@ pub struct Snapshot {
     pub(crate) moved: Vec<Option<bool>>,
     /// By stack, the id that it had in the look; empty if all of its stacks are here.
     pub(crate) ids: Vec<usize>,
+    /// The signal that one of the threads is about to take, if the look was taken because of that.
+    pub(crate) fault: Option<Fault>,
+    /// What the C library kept of why the program aborts.
+    pub(crate) abort_message: Option<String>,
     /// What could not be read or was found wrong.
     pub warnings: Vec<Warning>,
     /// What is known to be not seen.
@@ -235,6 +241,8 @@ impl Snapshot {
             places: Places::default(),
             moved: Vec::new(),
             ids: Vec::new(),
+            fault: None,
+            abort_message: None,
             warnings: Vec::new(),
             blind_spots: Vec::new(),
             complete: true,

@@ -14,20 +14,26 @@ impl Snapshot {
             .filter_map(|id| self.stacks.get(*id))
             .map(|stack| Stack { resumed_by: stack.resumed_by.and_then(place), ..stack.clone() })
             .collect();
-        let threads = self.threads.iter().filter_map(|thread| {
-            let stack = place(thread.stack)?;
-            Some(ThreadEntry { stack, ..thread.clone() })
-        });
+        let threads: Vec<ThreadEntry> = self
+            .threads
+            .iter()
+            .filter_map(|thread| {
+                let stack = place(thread.stack)?;
+                Some(ThreadEntry { stack, ..thread.clone() })
+            })
+            .collect();
         let pcs = stacks.iter().flat_map(|stack| &stack.frames).map(|frame| frame.frame.pc);
         Snapshot {
             process: self.process.clone(),
             arch: self.arch,
             stopped: self.stopped,
-            threads: threads.collect(),
             places: self.places.part(pcs),
             moved: Vec::new(),
             ids: chain.iter().map(|id| self.id(*id)).collect(),
             stacks,
+            fault: self.fault.filter(|fault| threads.iter().any(|thread| thread.tid == fault.thread)),
+            threads,
+            abort_message: self.abort_message.clone(),
             warnings: Vec::new(),
             blind_spots: Vec::new(),
             complete: self.complete,
@@ -55,6 +61,8 @@ impl Snapshot {
             moved: Vec::new(),
             ids: Vec::new(),
             stacks,
+            fault: None,
+            abort_message: None,
             warnings: Vec::new(),
             blind_spots: Vec::new(),
             complete: self.complete && other.complete,

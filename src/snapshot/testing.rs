@@ -93,6 +93,8 @@ impl Draft {
             places: Places::of(self.places),
             moved: Vec::new(),
             ids: Vec::new(),
+            fault: None,
+            abort_message: None,
             warnings: Vec::new(),
             blind_spots: Vec::new(),
             complete: true,

@@ -11,6 +11,7 @@ use super::view::layout;
 use crate::filter::Filter;
 use crate::report::backtrace::{self, Row};
 use crate::report::text::Listing;
+use crate::report::verdict;
 use crate::watch::Event;
 
 /// How many events are kept for the screen.
@@ -260,7 +261,7 @@ impl Model {
                 let worst = self.picture.groups.get(row).map(|cluster| cluster.worst);
                 worst.is_some_and(|id| rows::stack_fits(&self.picture, id, &self.search))
             }
-            Page::Events => self.event(row).is_some_and(|event| rows::contains(&event.message, &self.search)),
+            Page::Events => self.event(row).is_some_and(|event| rows::contains(&verdict::message(event), &self.search)),
             Page::Report => self.report.get(row).is_some_and(|line| rows::contains(line, &self.search)),
             Page::Output => false,
             Page::Frames(_) | Page::Happened(_) => match self.backtrace.get(row) {

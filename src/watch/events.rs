@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::events::{Fate, Route};
+use crate::events::{Fate, Route, Verdict};
 use crate::process::{Outcome, Signalled};
 use crate::snapshot::{Snapshot, Stack};
 
@@ -36,12 +36,14 @@ pub struct Event {
     pub thread: Option<i32>,
     /// The coroutine that it happened in, by its number among those of the watch; `None` if it was none.
     pub coroutine: Option<usize>,
-    /// In words.
+    /// In words; if there is a verdict, that says more.
     pub message: String,
     /// The stack that it happened on.
     pub look: Option<Sight>,
     /// Whether it ended its process.
     pub killed: bool,
+    /// What the signal comes from.
+    pub verdict: Option<Box<Verdict>>,
     /// The way through the frames of that stack, for what was raised.
     pub route: Route,
     /// What became of it, if that is known.
@@ -78,6 +80,7 @@ impl Event {
             message,
             look: None,
             killed: false,
+            verdict: None,
             route: Route::default(),
             fate: None,
             reason: None,
@@ -110,6 +113,10 @@ pub enum EventKind {
     Exception,
     /// A stack is unwound without anybody asking for a handler.
     ForcedUnwind,
+    /// A stack was run out of.
+    Overflow,
+    /// The program ended itself because something was wrong.
+    Abort,
     /// A signal was delivered to the program.
     Signal,
     /// A process started another.
@@ -129,6 +136,8 @@ impl EventKind {
             EventKind::Panic => "panic",
             EventKind::Exception => "exception",
             EventKind::ForcedUnwind => "forced_unwind",
+            EventKind::Overflow => "overflow",
+            EventKind::Abort => "abort",
             EventKind::Signal => "signal",
             EventKind::Fork => "fork",
             EventKind::Exec => "exec",

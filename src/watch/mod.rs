@@ -8,6 +8,7 @@
 
 mod attach;
 mod control;
+mod deaths;
 mod events;
 mod fleeting;
 mod launched;

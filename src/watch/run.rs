@@ -22,7 +22,7 @@ use crate::look::{Looker, Wish};
 use crate::process::{
     self, Happened, Happening, Live, LookError, OpenError, Outcome, Reached, Received, Signalled, TooBusy, Tracees,
 };
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Fault, Snapshot};
 
 /// How many processes are looked at in one round.
 const PROCESSES_PER_ROUND: usize = 16;
@@ -85,7 +85,7 @@ pub(super) struct Watch {
     pub(super) pid: i32,
     /// The program's command line.
     pub(super) command: Vec<String>,
-    start: Instant,
+    pub(super) start: Instant,
     sender: Sender<Input>,
     /// Whether the process has become the program.
     pub(super) launched: bool,
@@ -98,7 +98,7 @@ pub(super) struct Watch {
     lookers: HashMap<i32, Looker>,
     /// How far the naming of the present look has come.
     pub(super) progress: Progress,
-    pace: Pace,
+    pub(super) pace: Pace,
     pub(super) relay: Relay,
     /// Holds the program while it is to stand still.
     pause: Option<Pause>,
@@ -106,6 +106,8 @@ pub(super) struct Watch {
     ledger: Ledger,
     /// What is raised in the program.
     raises: Raises,
+    /// The fault that was judged last in each process.
+    pub(super) judged: HashMap<i32, Fault>,
     pub(super) looks: usize,
     pub(super) exact_until: Option<Duration>,
     missed: Vec<Missed>,
@@ -131,6 +133,7 @@ impl Watch {
             usage: Usage::default(),
             ledger: Ledger::default(),
             raises: Raises::default(),
+            judged: HashMap::new(),
             looks: 0,
             exact_until: None,
             missed: Vec::new(),
@@ -232,6 +235,7 @@ impl Watch {
                 let event = self.signal(signalled, happened.at);
                 self.add(event);
             }
+            Happening::Fault(signalled) => self.handled(signalled, happened.at),
             Happening::Fatal(signalled) => self.fatal(signalled, happened.at),
             Happening::Ending { pid } => self.ending(pid),
             Happening::Paused { pid, signal } if pid == self.pid => self.relay.program_stopped(signal, happened.at),
@@ -252,7 +256,7 @@ impl Watch {
         self.add(Event::new(kind, time, pid, message));
     }
 
-    fn add(&mut self, event: Event) {
+    pub(super) fn add(&mut self, event: Event) {
         self.ledger.add(event);
     }
 
@@ -273,8 +277,8 @@ impl Watch {
         }
     }
 
-    fn signal(&mut self, signalled: Signalled, at: Instant) -> Event {
-        let Signalled { pid, tid, signal, from } = signalled;
+    pub(super) fn signal(&mut self, signalled: Signalled, at: Instant) -> Event {
+        let Signalled { pid, tid, signal, from, .. } = signalled;
         if pid == self.pid {
             self.relay.seen(Received { signal, from }, at);
         }
@@ -283,36 +287,32 @@ impl Watch {
         Event { thread: Some(tid), ..Event::new(EventKind::Signal, time, pid, message) }
     }
 
-    /// A process is about to be ended by a signal: the stacks are as they were when that was decided.
-    fn fatal(&mut self, signalled: Signalled, at: Instant) {
-        let look = self.look_before_end(signalled.pid, true).and_then(|snapshot| {
-            let thread = snapshot.threads.iter().find(|thread| thread.tid == signalled.tid)?;
-            let is_shown = !events::is_wanted_end(signalled);
-            is_shown.then(|| Sight::at(&snapshot, thread.stack))
-        });
-        if let Ok(live) = self.open(signalled.pid) {
-            let looker = self.lookers.entry(signalled.pid).or_default();
-            let time = at.saturating_duration_since(self.start);
-            let mut scene = Scene { live: &live, looker, usage: &mut self.usage, ledger: &mut self.ledger, time };
-            self.raises.abort(&mut scene, signalled, look.as_ref());
-        }
-        self.release(signalled.pid);
-        let event = self.signal(signalled, at);
-        self.add(Event { look, killed: true, ..event });
+    /// What was raised in the thread that is about to be ended by a signal may have ended it.
+    pub(super) fn raises_end(&mut self, signalled: Signalled, at: Instant, look: Option<&Sight>) {
+        let Ok(live) = self.open(signalled.pid) else { return };
+        let looker = self.lookers.entry(signalled.pid).or_default();
+        let time = at.saturating_duration_since(self.start);
+        let mut scene = Scene { live: &live, looker, usage: &mut self.usage, ledger: &mut self.ledger, time };
+        self.raises.abort(&mut scene, signalled, look);
     }
 
     fn ending(&mut self, pid: i32) {
-        self.look_before_end(pid, false);
+        self.look_before_end(pid, false, None);
         self.release(pid);
     }
 
     /// A last look at a process; at processes that the program started, only if the budget allows it.
-    fn look_before_end(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
+    pub(super) fn look_before_end(
+        &mut self,
+        pid: i32,
+        named: bool,
+        signalled: Option<Signalled>,
+    ) -> Option<Arc<Snapshot>> {
         if pid != self.pid && !self.pace.allows_extra(self.start.elapsed()) {
             return None;
         }
         let began = Instant::now();
-        let snapshot = self.look(pid, named);
+        let snapshot = self.look(pid, named, signalled);
         if let Some(snapshot) = &snapshot {
             self.see_ends(pid);
             self.gather(snapshot, named);
@@ -333,7 +333,7 @@ impl Watch {
         }
     }
 
-    fn release(&self, pid: i32) {
+    pub(super) fn release(&self, pid: i32) {
         if let Some(tracees) = &self.tracees {
             tracees.release(pid);
         }
@@ -343,6 +343,7 @@ impl Watch {
         self.processes.remove(&pid);
         self.lookers.remove(&pid);
         self.raises.end(pid, &mut self.ledger);
+        self.judged.remove(&pid);
         self.usage.process_ended(pid);
         let killed = matches!(outcome, Outcome::Killed { .. });
         self.add(Event { killed, ..Event::new(EventKind::Exit, time, pid, events::outcome_message(outcome)) });
@@ -369,7 +370,7 @@ impl Watch {
 
     /// The look that shows whether the process can be watched.
     pub(super) fn look_at_first(&mut self) -> Result<Arc<Snapshot>, LookError> {
-        let snapshot = self.try_look(self.pid, false)?;
+        let snapshot = self.try_look(self.pid, false, None)?;
         self.gather(&snapshot, false);
         self.pace.first(snapshot.stopped);
         Ok(snapshot)
@@ -393,7 +394,7 @@ impl Watch {
         }
         let mut seen = Vec::new();
         for pid in turn.into_iter().take(count) {
-            if let Some(snapshot) = self.look(pid, true) {
+            if let Some(snapshot) = self.look(pid, true, None) {
                 stopped += snapshot.stopped;
                 seen.push(snapshot);
             }
@@ -408,8 +409,8 @@ impl Watch {
 
     /// Looks at one process. If one can't be looked at, it has nearly always ended; if not, the report says
     /// why.
-    fn look(&mut self, pid: i32, named: bool) -> Option<Arc<Snapshot>> {
-        let looked = self.try_look(pid, named).inspect_err(|error| debug!("no look at {pid}: {error}"));
+    pub(super) fn look(&mut self, pid: i32, named: bool, signalled: Option<Signalled>) -> Option<Arc<Snapshot>> {
+        let looked = self.try_look(pid, named, signalled).inspect_err(|error| debug!("no look at {pid}: {error}"));
         if let Err(error) = &looked
             && !error.is_end()
         {
@@ -418,19 +419,22 @@ impl Watch {
         looked.ok()
     }
 
-    fn open(&self, pid: i32) -> Result<Live, OpenError> {
+    pub(super) fn open(&self, pid: i32) -> Result<Live, OpenError> {
         match &self.tracees {
             Some(tracees) => tracees.open(pid),
             None => Live::open(pid),
         }
     }
 
-    /// Looks at one process, or returns why that is not possible.
-    fn try_look(&mut self, pid: i32, named: bool) -> Result<Arc<Snapshot>, LookError> {
+    /// Looks at one process, which may stand at a signal, or returns why that is not possible.
+    fn try_look(&mut self, pid: i32, named: bool, at: Option<Signalled>) -> Result<Arc<Snapshot>, LookError> {
         let live = self.open(pid)?;
         let looker = self.lookers.entry(pid).or_insert_with(|| Looker::telling(self.progress.clone()));
         let wish = if named { Wish::all(Lines::Cheap) } else { Wish::threads() };
-        let snapshot = Arc::new(looker.live(&live, wish)?);
+        let snapshot = Arc::new(match at.and_then(|at| Some((at.tid, at.raised?))) {
+            Some((tid, raised)) => looker.at_signal(&live, wish, tid, raised)?,
+            None => looker.live(&live, wish)?,
+        });
         self.looks += 1;
         self.miss(snapshot.warnings.iter().cloned().map(Missed::InLook));
         Ok(snapshot)
@@ -448,7 +452,11 @@ impl Watch {
     }
 
     /// Adds events for the stacks that have come close to their end since the last look, at most [`MOST_RISEN`].
+    /// Of a process that takes a signal, the verdict on that says more.
     fn note_risen(&mut self, snapshot: &Snapshot, risen: &[usize]) {
+        if snapshot.fault.is_some() {
+            return;
+        }
         for id in risen.iter().take(MOST_RISEN) {
             let Some(stack) = snapshot.stacks.get(*id) else { continue };
             let message = events::high_message(*id, stack, risen.len().saturating_sub(MOST_RISEN));

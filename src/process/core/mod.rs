@@ -26,13 +26,13 @@ use crate::image::{Bytes, Files, Opened};
 use crate::mapping::Mapping;
 use crate::memory::{Memory, Slices, Unreadable};
 use crate::process::error::OpenError;
+use crate::process::fault::Fault;
 use crate::process::header::Foreign;
 use crate::process::mapped::MappedBytes;
 use crate::process::pages::Runs;
 use segments::Segment;
 
 pub use elsewhere::CoreFiles;
-pub use notes::Fault;
 pub use save::{CoreContent, CoreThread, FIRST_MADE_UP_TID, write_core};
 
 /// A core file.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
 use crate::process::Thread;
+use crate::process::fault::Fault;
 
 pub(super) const NT_PRSTATUS: u32 = 1;
 pub(super) const NT_PRPSINFO: u32 = 3;
@@ -61,18 +62,6 @@ pub(super) struct FileRange {
     /// Where in the file the mapping starts, in bytes.
     pub offset: u64,
     pub path: PathBuf,
-}
-
-/// The signal that ended a process, as its `siginfo` describes it (sigaction(2)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fault {
-    /// Its number.
-    pub signal: i32,
-    /// `si_code`: why it was raised.
-    pub code: i32,
-    /// The address whose access failed, if the kernel raised it for one (`SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`,
-    /// `SIGTRAP`).
-    pub address: Option<Addr>,
 }
 
 /// Reads all notes in `data`, the part of a `PT_NOTE` segment that the file has.
@@ -130,7 +119,7 @@ impl Notes {
             NT_PRSTATUS => self.add_thread(note.content, arch),
             NT_PRPSINFO if self.process.is_none() => self.process = process(note.content),
             NT_SIGINFO if self.siginfo.is_none() => {
-                self.fault = fault(note.content);
+                self.fault = Fault::read(note.content);
                 self.siginfo = Some(note.content.to_vec());
             }
             NT_AUXV => self.add_auxiliary_vector(note.content),
@@ -191,14 +180,6 @@ fn process(content: &[u8]) -> Option<(i32, Vec<String>)> {
     let (name, arguments) = (text(40..56), text(56..136));
     let line = if arguments.is_empty() { name } else { arguments };
     Some((pid, line.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()))
-}
-
-fn fault(content: &[u8]) -> Option<Fault> {
-    let (signal, code) = (u32_at(content, 0)? as i32, u32_at(content, 8)? as i32);
-    let has_address = matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP);
-    // Codes above zero are the kernel's own; others come from programs and carry no address.
-    let address = u64_at(content, 16).filter(|_| has_address && code > 0).map(Addr);
-    (signal != 0).then_some(Fault { signal, code, address })
 }
 
 /// A count, the unit of offsets in bytes, that many triples of start, end and offset, then that many names that end

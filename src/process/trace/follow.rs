@@ -24,7 +24,7 @@ use super::regset;
 use crate::arch::Arch;
 use crate::process::error::StopError;
 use crate::process::live::procfs;
-use crate::process::{NotStopped, Thread};
+use crate::process::{Fault, NotStopped, Thread};
 
 /// With more signals than this in a second, we let the program go: each stops it for some 20 µs.
 const MOST_SIGNALS: u32 = 500;
@@ -32,6 +32,11 @@ const MOST_SIGNALS: u32 = 500;
 const MOST_STARTS: u32 = 100;
 /// How many of them may come at once: a program may well start a thousand threads when it begins.
 const STARTS_AT_ONCE: u32 = 2000;
+/// How many faults that a program handles are reported in a second; each has it stand for a look. Programs that handle
+/// them by the thousand, as those with a garbage collector do, go on.
+const MOST_FAULTS: u32 = 2;
+/// How many of them may come at once.
+const FAULTS_AT_ONCE: u32 = 8;
 /// How many reports are taken before requests are looked at again.
 const REPORTS_AT_ONCE: usize = 64;
 /// How often a stop in progress is looked at if nothing happens.
@@ -55,6 +60,8 @@ pub(super) enum Request {
     WatchEntries,
     /// Have its threads stop at these places, and no others.
     Watch { pid: i32, watch: CodeWatch },
+    /// A process that stands at a signal that it handles may handle it.
+    LetHandle { pid: i32 },
     /// Let everything go.
     LetGo,
 }
@@ -89,11 +96,12 @@ struct Follower<'t> {
     tell: &'t dyn Fn(Happened),
     tracees: HashMap<i32, Tracee>,
     processes: HashMap<i32, Process>,
-    /// How many tracees stand at a signal that will end them, which is left in place.
-    fatal: usize,
+    /// How many tracees stand at a signal, which is left in place.
+    at_signal: usize,
     /// Where they stop.
     armed: Armed,
     signals: Rate,
+    faults: Rate,
     starts: Rate,
     let_go: bool,
 }
@@ -118,8 +126,8 @@ enum Motion {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
     Go,
-    /// With a signal that ends its process.
-    Die(i32),
+    /// With the signal that it stands at.
+    Take(i32),
     /// In its group's stop.
     Listen,
     /// To its end.
@@ -136,6 +144,8 @@ struct Process {
     at_end: bool,
     /// How many of its threads stand at places that were reported.
     reached: usize,
+    /// Whether it stands at a signal that it handles.
+    at_fault: bool,
     /// Whether its end was reported already.
     ending_told: bool,
 }
@@ -143,7 +153,7 @@ struct Process {
 impl Process {
     /// Whether its threads are kept stopped.
     fn stands(&self) -> bool {
-        self.looked_at || self.at_end || self.reached > 0
+        self.looked_at || self.at_end || self.at_fault || self.reached > 0
     }
 }
 
@@ -161,9 +171,10 @@ impl<'t> Follower<'t> {
             tell,
             tracees: HashMap::from([(pid, Tracee { pid, state: Motion::Running })]),
             processes: HashMap::from([(pid, Process::default())]),
-            fatal: 0,
+            at_signal: 0,
             armed: Armed::new(),
             signals: Rate::new(MOST_SIGNALS, MOST_SIGNALS),
+            faults: Rate::new(MOST_FAULTS, FAULTS_AT_ONCE),
             starts: Rate::new(MOST_STARTS, STARTS_AT_ONCE),
             let_go: false,
         }
@@ -212,10 +223,10 @@ impl<'t> Follower<'t> {
 
     /// The next change of a tracee that is not kept standing.
     fn next_change(&self) -> Option<(i32, Change)> {
-        if self.fatal == 0 {
+        if self.at_signal == 0 {
             return ptrace::any_change();
         }
-        // The report of the one that stands at its fatal signal is still in place and would hide the others'.
+        // The report of the one that stands at its signal is still in place and would hide the others'.
         let others = self.tracees.iter().filter(|(_, tracee)| !matches!(tracee.state, Motion::Stands(_)));
         others.into_iter().find_map(|(tid, _)| ptrace::change_of(*tid))
     }
@@ -269,7 +280,10 @@ impl<'t> Follower<'t> {
         {
             return self.hit(pid, tid, hit);
         }
-        let signalled = Signalled { pid, tid, signal, from: ptrace::sender(tid) };
+        let info = ptrace::signal_info(tid);
+        let info = info.as_ref().map_or(&[][..], |info| info);
+        let raised = Fault::read(info);
+        let signalled = Signalled { pid, tid, signal, from: Fault::sender(info), raised };
         if self.signals.is_too_high() {
             self.let_go = true;
             self.happened(Happening::LetGo(TooBusy::Signals(MOST_SIGNALS)));
@@ -279,9 +293,15 @@ impl<'t> Follower<'t> {
         if !process.ending_told && ends_process(pid, tid, signal) {
             process.at_end = true;
             process.ending_told = true;
-            self.fatal += 1;
-            self.set(tid, Motion::Stands(Next::Die(signal)));
+            self.stand_at_signal(tid, signal);
             self.happened(Happening::Fatal(signalled));
+            return;
+        }
+        let is_fault = raised.is_some_and(|raised| raised.is_own_doing());
+        if is_fault && !process.at_fault && !process.ending_told && !self.faults.is_too_high() {
+            process.at_fault = true;
+            self.stand_at_signal(tid, signal);
+            self.happened(Happening::Fault(signalled));
             return;
         }
         let stands = process.stands();
@@ -316,6 +336,11 @@ impl<'t> Follower<'t> {
         if count > 0 {
             self.happened(Happening::Unreported { pid, count });
         }
+    }
+
+    fn stand_at_signal(&mut self, tid: i32, signal: i32) {
+        self.at_signal += 1;
+        self.set(tid, Motion::Stands(Next::Take(signal)));
     }
 
     fn group_stop(&mut self, pid: i32, tid: i32, signal: i32) {
@@ -386,8 +411,8 @@ impl<'t> Follower<'t> {
         let unreported = self.armed.unreported_of_thread(tid);
         self.tell_unreported(pid, unreported);
         self.armed.ended(tid);
-        if let Some(Tracee { state: Motion::Stands(Next::Die(_)), .. }) = self.tracees.remove(&tid) {
-            self.fatal -= 1;
+        if let Some(Tracee { state: Motion::Stands(Next::Take(_)), .. }) = self.tracees.remove(&tid) {
+            self.at_signal -= 1;
         }
         if tid == pid {
             self.tracees.retain(|_, tracee| tracee.pid != pid);
@@ -425,8 +450,8 @@ impl<'t> Follower<'t> {
             Next::Go => (Motion::Running, ptrace::go_on(tid, 0)),
             Next::Leave => (Motion::Leaves, ptrace::go_on(tid, 0)),
             Next::Listen => (Motion::Listens, ptrace::listen(tid)),
-            Next::Die(signal) => {
-                self.fatal -= 1;
+            Next::Take(signal) => {
+                self.at_signal -= 1;
                 (Motion::Running, ptrace::go_on(tid, signal))
             }
         };
@@ -449,6 +474,7 @@ impl<'t> Follower<'t> {
                 let armed = self.armed.watch(pid, watch, &threads);
                 self.tell_if_unarmed(pid, armed);
             }
+            Request::LetHandle { pid } => self.release(pid, |process| process.at_fault = false),
             Request::Stop { pid, arch, limit, answer } => {
                 // Dropping `answer` says that there is no such process.
                 let Some(process) = self.processes.get_mut(&pid) else { return };

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::addr::Addr;
+use crate::process::Fault;
 use crate::registers::Registers;
 
 /// Something that happened to the program, and when.
@@ -45,6 +46,9 @@ pub enum Happening {
     },
     /// A signal was passed on.
     Signal(Signalled),
+    /// A signal that the kernel raised for what a thread did, and that the process handles, is about to be passed on. The
+    /// process stands until [`Tracees::let_handle`](super::Tracees::let_handle).
+    Fault(Signalled),
     /// A signal that will end the process is about to be passed on. The process stands until [`Tracees::release`](super::Tracees::release).
     Fatal(Signalled),
     /// All threads of a process are about to end. Its memory is still there, and it stands until [`Tracees::release`](super::Tracees::release).
@@ -111,6 +115,8 @@ pub struct Signalled {
     pub signal: i32,
     /// The process that sent it; `None` where the kernel did.
     pub from: Option<i32>,
+    /// What the kernel says of it; `None` if it can't be read.
+    pub raised: Option<Fault>,
 }
 
 /// How a process ended.

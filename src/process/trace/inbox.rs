@@ -89,7 +89,7 @@ fn wait() -> Option<Received> {
 }
 
 /// The process that sent a signal by `kill` or a similar call; these have a code of at most zero (sigaction(2)).
-pub(super) fn sender(info: &libc::siginfo_t) -> Option<i32> {
+fn sender(info: &libc::siginfo_t) -> Option<i32> {
     if info.si_code > 0 {
         return None;
     }

@@ -10,7 +10,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
-use super::inbox;
+use crate::process::fault::SIGINFO;
+
+const _: () = assert!(SIGINFO == size_of::<libc::siginfo_t>());
 
 /// What is new of a tracee.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,14 +144,12 @@ pub(super) fn event_number(tid: i32) -> Option<i32> {
     i32::try_from(number).ok()
 }
 
-/// The process that sent the signal that a tracee is about to get; `None` if the kernel did.
-pub(super) fn sender(tid: i32) -> Option<i32> {
-    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: the kernel writes one siginfo_t to `info`.
+/// The `siginfo_t` of the signal that a tracee is about to get.
+pub(super) fn signal_info(tid: i32) -> Option<[u8; SIGINFO]> {
+    let mut info = [0; SIGINFO];
+    // SAFETY: the kernel writes one siginfo_t, which is as long as `info`.
     checked(unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, tid, 0usize, info.as_mut_ptr()) }).ok()?;
-    // SAFETY: all bytes were set to zero above, which is a valid siginfo_t, before the kernel filled it.
-    let info = unsafe { info.assume_init() };
-    inbox::sender(&info)
+    Some(info)
 }
 
 /// The file descriptor, as its owner numbers it, that sent the signal that a tracee is about to get (`si_fd` of

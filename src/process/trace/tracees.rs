@@ -70,6 +70,11 @@ impl Tracees {
         self.line.ask(Request::LetPass { pid });
     }
 
+    /// Lets a process go on that stands after [`Happening::Fault`](super::Happening::Fault).
+    pub fn let_handle(&self, pid: i32) {
+        self.line.ask(Request::LetHandle { pid });
+    }
+
     /// Lets a process go on that stands after [`Happening::Fatal`](super::Happening::Fatal) or [`Happening::Ending`](super::Happening::Ending).
     pub fn release(&self, pid: i32) {
         self.line.ask(Request::LetEnd { pid });

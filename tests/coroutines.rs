@@ -112,6 +112,25 @@ fn a_switch_with_two_layouts() {
     check("co_moves_shadow_stacks", &["guard", "malloc"]);
 }
 
+/// Nothing points to what is kept as a distance. It is said not to be seen, rather than to have ended.
+#[test]
+fn stack_pointers_that_are_kept_as_distances_are_a_blind_spot() {
+    let truth = scratch("co_asm_distance").join("truth.json");
+    let fixture = Running::start("co_asm_distance", &[&COUNT.to_string(), "guard", truth.to_str().unwrap()]);
+    let dump: Value = live(&fixture);
+    let spots = dump["blind_spots"].as_array().unwrap();
+    assert_eq!(spots.len(), 1, "{spots:?}");
+    assert_eq!(
+        (spots[0]["kind"].as_str(), spots[0]["module"].as_str()),
+        (Some("switch_not_understood"), Some("co_asm_distance"))
+    );
+    assert!(spots[0]["count"].as_u64().unwrap() > COUNT as u64 * 8 / 10, "{spots:?}");
+    let stacks = dump["stacks"].as_array().unwrap();
+    assert!(stacks.iter().all(|stack| stack["state"] != "finished"), "nothing is said to have ended");
+    let sure = stacks.iter().filter(|stack| stack["state"] == "suspended" && stack["confidence"] != "guess");
+    assert_eq!(sure.count(), 0);
+}
+
 #[test]
 fn a_switch_that_saves_the_frame_pointer_alone() {
     check("co_bare", &["guard", "malloc"]);

@@ -43,6 +43,7 @@ fn check_fibers(fixture: &str, level: &str, fixed: usize) {
     let running = Running::start(fixture, &[&COUNT.to_string()]);
     let live = dump(&running.pid().to_string());
     assert_eq!(depths(&live, level, fixed), wanted(), "{fixture}");
+    assert!(live["blind_spots"].as_array().unwrap().is_empty(), "{fixture}: {:#?}", live["blind_spots"]);
     let folder = scratch(fixture);
     let core = dump(gcore(running.pid(), &folder).to_str().unwrap());
     assert_eq!(depths(&core, level, fixed), wanted(), "{fixture}, core file");
@@ -70,6 +71,7 @@ fn check_none(program: &str, arguments: &[&str]) {
     let others: Vec<&Value> =
         dump["stacks"].as_array().unwrap().iter().filter(|stack| stack["kind"] != "thread").collect();
     assert!(others.is_empty(), "{program} {arguments:?}: {others:#?}");
+    assert!(dump["blind_spots"].as_array().unwrap().is_empty(), "{program} {arguments:?}: {:#?}", dump["blind_spots"]);
     assert_eq!(dump["stacks"].as_array().unwrap().len(), dump["threads"].as_array().unwrap().len());
 }
 

@@ -33,7 +33,8 @@ use suspended::search::{self, Found, Known};
 ///
 /// With `keeps_registers` each suspended context has those with which it goes on.
 pub(crate) fn find(survey: &mut Survey, views: &Views<'_>, keeps_registers: bool) -> (Vec<ThreadEntry>, Vec<Stack>) {
-    let Survey { process, arch, mappings, stack_limit, pages, modules, sites, chains, warnings, .. } = survey;
+    let Survey { process, arch, mappings, stack_limit, pages, modules, sites, chains, warnings, blind_spots, .. } =
+        survey;
     let tables = Tables::new(arch, modules);
     let ground = Ground {
         pid: process.pid,
@@ -46,7 +47,8 @@ pub(crate) fn find(survey: &mut Survey, views: &Views<'_>, keeps_registers: bool
     end_at_jumps(chains, &ground);
     let known = Known { sites, modules, tables: &tables, ground: &ground, all: views.held, keeps_registers };
     let searched = views.searched.filter(|_| search::worth_a_look(sites));
-    let found = searched.map_or_else(Found::default, |memory| search::find(memory, &known, chains, warnings));
+    let mut found = searched.map_or_else(Found::default, |memory| search::find(memory, &known, chains, warnings));
+    blind_spots.append(&mut found.blind_spots);
 
     let (threads, mut stacks) = stacks(chains, &ground);
     let guarded_size = found.guarded_size;

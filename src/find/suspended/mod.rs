@@ -13,3 +13,4 @@ mod meeting;
 pub mod midway;
 mod rivals;
 pub(crate) mod search;
+mod unheld;

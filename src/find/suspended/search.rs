@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use foldhash::HashMap;
 use log::debug;
 
-use super::{approach, begun, chains, classify, contexts, lineage, midway};
+use super::{approach, begun, chains, classify, contexts, lineage, midway, unheld};
 use crate::addr::{Addr, AddrRange, EVERYTHING};
 use crate::arch::X86_64;
 use crate::find::extent::bounds::{self, Owner};
@@ -19,7 +19,7 @@ use crate::find::running::stacks;
 use crate::find::running::threads::ThreadChain;
 use crate::find::sites::{Origin, Sites};
 use crate::find::suspended::chains::Chains;
-use crate::find::suspended::choose::{Running, Threads, choose};
+use crate::find::suspended::choose::{Choice, Holder, Running, Threads, choose};
 use crate::find::suspended::classify::{Context, Segment, classify};
 use crate::find::suspended::contexts::{Hypothesis, Scene, hypotheses};
 use crate::find::suspended::ends::CodeView;
@@ -29,7 +29,7 @@ use crate::mapping::{Mapping, Origin as MappingOrigin, mapping_at};
 use crate::memory::{Memory, Slices};
 use crate::registers::Registers;
 use crate::share;
-use crate::snapshot::{Bounds, BoundsFrom, Guard, Kind, Stack, StackFrame, State, Warning};
+use crate::snapshot::{BlindSpot, Bounds, BoundsFrom, Guard, Kind, Stack, StackFrame, State, Warning};
 use crate::unwind::{Ended, FoundBy, Frame, FunctionStarts, Rules, Tables};
 
 /// Whether the target has code that makes a look through its memory worth while.
@@ -116,6 +116,8 @@ pub(crate) struct Found {
     blocks: Vec<(Addr, AddrRange)>,
     /// How long most guarded stacks are, in bytes.
     pub(crate) guarded_size: Option<u64>,
+    /// Switches by which others left that are not found.
+    pub(crate) blind_spots: Vec<BlindSpot>,
 }
 
 /// Finds the suspended contexts in `memory`; a thread that is in the midst of going on with one has its frames then.
@@ -152,7 +154,13 @@ pub(crate) fn find(
     let rooms = Rooms::new(mappings, memory, (ground.pages)(EVERYTHING));
     let mut choices = choose(&chains, sites, mappings, &at_work, code, &rooms);
     begun::drop_begun_unseen(&chains, sites, &mut choices, code, memory);
-    let contexts = classify(&chains, sites, &choices, code);
+    let (hidden, blind_spots) = unheld::not_understood(&chains, sites, &choices, modules);
+    let is_hidden = |choice: &Choice| hidden.contains(&chains.chains[choice.chain].hypothesis.layout);
+    choices.retain(|choice| choice.holder != Holder::None || !is_hidden(choice));
+    let mut contexts = classify(&chains, sites, &choices, code);
+    for (context, _) in contexts.iter_mut().zip(&choices).filter(|(_, choice)| is_hidden(choice)) {
+        context.confidence = classify::Confidence::Guess;
+    }
     debug!("{} contexts are suspended", contexts.len());
     let (mut suspended, guarded_size) = located(contexts, memory, threads, ground);
     debug!("their stacks are measured");
@@ -167,7 +175,7 @@ pub(crate) fn find(
     let resumers = resumers(memory, threads, ground, &starts, &suspended);
     let blocks = at_work.running.iter().filter_map(|run| Some((run.sp, block(run, memory, mappings)?))).collect();
     share::free((hypotheses, chains));
-    Found { suspended, resumers, blocks, guarded_size }
+    Found { suspended, resumers, blocks, guarded_size, blind_spots }
 }
 
 /// Gives a thread that is in the midst of a switch, where no rules lead on, the frames of the context that it goes on with,

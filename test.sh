@@ -8,7 +8,7 @@ exec </dev/null
 packages=(
   binutils elfutils gdb libc6-dbg strace valgrind            # tools to compare with
   gcc g++ libc6-dev golang-go musl-tools python3             # compilers and interpreters of the fixtures
-  libboost-context-dev                                       # a switching library that the fixtures use
+  libboost-context-dev libboost-coroutine-dev libboost-fiber-dev libpth-dev libst-dev libcoro-perl  # switching libraries of the fixtures
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU
   rustc-web cargo-web rust-web-src libstd-rust-web-dev:arm64 # Rust for other platforms
   gcc-mingw-w64-x86-64-win32 wine64 wine                     # Windows (the loader is in wine64, the command in wine)

@@ -350,7 +350,7 @@ mod tests {
         words(&mut memory, 0x1000, &[types, 0, 0, 0, 0, handlers, 0, 0, 0, 0, class, 0, 0, 0, 0x40_0000, TEXT]);
         words(&mut memory, types, &[0x40_0000, types + 64, types + 24, 0x40_0000, types + 128, types]);
         memory.insert(Addr(types + 64), format!("{name:\0<64}{base:\0<64}").into_bytes().into());
-        memory.insert(Addr(TEXT), b"short read\0 and twenty-one more".as_slice().into());
+        memory.insert(Addr(TEXT), b"short read\0 and what lies after it".as_slice().into());
         memory
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Common, exit, output};
 use crate::image::names::Lines;
 use crate::look::{Looker, Wish};
-use crate::process::{Facts, Live, PageScan};
+use crate::process::{self, Facts, Live, PageScan};
 use crate::report::style::{Style, Tone};
 
 /// Where distributions install separate debug files.
@@ -52,7 +52,7 @@ struct Report<'c> {
 /// Makes all checks and shows them; the exit code says whether `run` works here.
 pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     let facts = Facts::gather();
-    let checks = [launch(), attach(&facts), peaks(&facts), symbols(), cores(&facts)];
+    let checks = [launch(), attach(&facts), raises(), peaks(&facts), symbols(), cores(&facts)];
     let text = match args.json {
         true => json(&facts, &checks),
         false => checks.iter().map(|check| line(check, output::style(common, None))).collect(),
@@ -130,6 +130,23 @@ fn attach(facts: &Facts) -> Check {
         _ => (Status::Limited, "only programs of the same user".to_owned(), any),
     };
     Check { name: "attach", status, found, remedy }
+}
+
+/// Whether panics and exceptions can be seen.
+fn raises() -> Check {
+    let name = "raises";
+    let Err(error) = process::try_breakpoint() else {
+        let found = "panics and exceptions of programs we start are seen".to_owned();
+        return Check { name, status: Status::Ok, found, remedy: None };
+    };
+    let remedy = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => Some(
+            "sudo sysctl kernel.perf_event_paranoid=2; in a container, start it with --security-opt seccomp=unconfined",
+        ),
+        _ => None,
+    };
+    let found = format!("panics and exceptions are not seen: the kernel refuses breakpoints ({error})");
+    Check { name, status: Status::Limited, found, remedy: remedy.map(str::to_owned) }
 }
 
 fn peaks(facts: &Facts) -> Check {

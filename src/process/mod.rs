@@ -35,7 +35,7 @@ pub use own::{FreezeError, Frozen, Requests, This};
 pub use pages::{PageRun, PageState, Pages};
 pub use trace::{
     CodeWatch, Ends, Happened, Happening, Inbox, KnownMap, Outcome, Reached, Received, Released, Signalled, Stopped,
-    TooBusy, Tracees, await_vanishing, pass_on, stop_ourselves,
+    TooBusy, Tracees, await_vanishing, pass_on, stop_ourselves, try_breakpoint,
 };
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.

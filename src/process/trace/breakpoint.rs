@@ -109,6 +109,15 @@ impl Breakpoint {
     }
 }
 
+/// Whether this machine lets threads have breakpoints: tries it on our own thread, at a place that is never reached.
+///
+/// # Errors
+/// As perf_event_open(2) says.
+pub fn try_breakpoint() -> io::Result<()> {
+    const NEVER_REACHED: Addr = Addr(0x1000);
+    Breakpoint::set(nix::unistd::gettid().as_raw(), NEVER_REACHED).map(drop)
+}
+
 /// `struct f_owner_ex` of fcntl(2).
 #[repr(C)]
 struct Owner {

@@ -21,6 +21,7 @@ mod tracer;
 pub(in crate::process) mod vanish;
 
 pub use armed::CodeWatch;
+pub use breakpoint::try_breakpoint;
 pub use happening::{Happened, Happening, Outcome, Reached, Signalled, TooBusy};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use stopped::{KnownMap, Released, Stopped};

@@ -44,13 +44,15 @@ fn demo(lasts: Duration) -> Result<String, StackError> {
     let nested = Coroutine::new(|yielder: &Yielder<(), ()>, ()| resume_another(yielder))?;
     nested.set_name("resumes another");
     coroutines.push(nested);
+    // First of all, so that it is seen at once.
+    let message = catch_across()?;
     let end = Instant::now() + lasts;
     while Instant::now() < end {
         for coroutine in &mut coroutines {
             black_box(coroutine.resume(()));
         }
     }
-    catch_across()
+    Ok(message)
 }
 
 /// Goes deep, waits there, comes back and lets others have a turn, without end.

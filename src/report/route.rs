@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use super::style::{Style, Tone};
-use super::units;
 use super::words::{capital, quoted, singular};
+use super::{backtrace, units};
 use crate::events::{By, Did, Fate, Step};
 use crate::image::names::Name;
 use crate::image::printable;
@@ -61,14 +61,26 @@ fn stopped_in(event: &Event) -> Option<Arc<str>> {
 /// One line of a route.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Row {
-    /// The frames of another stack follow.
-    Stack(String),
-    /// The unwinding came from one stack to another.
-    Crossing(String),
+    /// The frames of another stack follow: what it is, and its index in the event's snapshot.
+    Stack(String, usize),
+    /// The unwinding came from one stack to another: how, and the index of that one.
+    Crossing(String, usize),
     /// A frame, and what was done with it; or several that follow each other and are equal.
-    Frame { did: Did, function: String, place: Option<String>, remark: Option<&'static str>, times: usize },
+    Frame(FrameRow),
     /// Frames that are not shown: what they are, and how many.
     Left(&'static str, usize),
+}
+
+/// A frame of a route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct FrameRow {
+    pub(crate) did: Did,
+    pub(crate) function: String,
+    pub(crate) place: Option<String>,
+    pub(crate) inlined: bool,
+    /// What all of them take; 0 if they are inlined.
+    pub(crate) bytes: Option<u64>,
+    pub(crate) times: usize,
 }
 
 /// The rows of an event's route. Of frames in code that is not the program's own, only those are shown in which something
@@ -104,13 +116,13 @@ impl Writer<'_> {
             By::Cfi => "the unwinder goes on there",
             By::Reraise => "it was caught, and is raised again there",
         };
-        self.rows.push(Row::Crossing(format!("crossing to {}: {how}", stack_words(self.look, to))));
+        self.rows.push(Row::Crossing(format!("crossing to {}: {how}", stack_words(self.look, to)), to));
     }
 
     fn frame(&mut self, stack: usize, frame: usize, did: Did) {
         if self.on != Some(stack) {
             self.close();
-            self.rows.push(Row::Stack(capital(&stack_words(self.look, stack))));
+            self.rows.push(Row::Stack(capital(&stack_words(self.look, stack)), stack));
             self.on = Some(stack);
         }
         let snapshot = &self.look.snapshot;
@@ -158,24 +170,26 @@ fn add_frame(rows: &mut Vec<Row>, look: &Sight, stack: usize, frame: usize, did:
     let Some(frame) = found else { return };
     let place = look.snapshot.place(frame.frame.pc);
     let module = || place.module.as_deref().map(|module| printable(module).into_owned());
-    let mut add = |function: String, place: Option<String>, remark: Option<&'static str>| {
-        if let Some(Row::Frame { did: former, function: name, times, .. }) = rows.last_mut()
-            && *former == did
-            && *name == function
+    let mut add = |function: String, place: Option<String>, inlined: bool| {
+        let bytes = if inlined { Some(0) } else { frame.bytes };
+        if let Some(Row::Frame(row)) = rows.last_mut()
+            && row.did == did
+            && row.function == function
         {
-            *times += 1;
+            row.bytes = row.bytes.zip(bytes).map(|(sum, bytes)| sum.saturating_add(bytes));
+            row.times += 1;
             return;
         }
-        rows.push(Row::Frame { did, function, place, remark, times: 1 });
+        rows.push(Row::Frame(FrameRow { did, function, place, inlined, bytes, times: 1 }));
     };
     if place.names.is_empty() {
-        add(format!("?? {}", frame.frame.pc.addr()), module(), None);
+        add(format!("?? {}", frame.frame.pc.addr()), module(), false);
     }
     // Of what was inlined, only the program's own is of interest.
     let shown = place.names.iter().filter(|name| !name.inlined || look.snapshot.is_own(frame.frame.pc));
     for name in shown {
         let function = name.function.as_deref().map_or("??".into(), printable).into_owned();
-        add(function, line(name).or_else(module), name.inlined.then_some("inlined"));
+        add(function, line(name).or_else(module), name.inlined);
     }
 }
 
@@ -198,6 +212,35 @@ fn stack_words(look: &Sight, stack: usize) -> String {
         }
         kind => format!("{} {}{}", singular(kind), snapshot.id(stack), quoted(&found.name)),
     }
+}
+
+/// The same as the rows of a backtrace, with its signs, for a screen.
+pub(crate) fn as_backtrace(event: &Event, ascii: bool) -> Vec<backtrace::Row> {
+    let mut all = Vec::new();
+    let mut is_named = true;
+    for row in rows(event) {
+        let names = matches!(row, Row::Crossing(..));
+        match row {
+            // A crossing has said it, and the title of the page says it of the first.
+            Row::Stack(..) if is_named => {}
+            Row::Stack(words, stack) | Row::Crossing(words, stack) => {
+                all.push(backtrace::Row::Crossing { words, stack });
+            }
+            Row::Left(what, count) => all.push(backtrace::Row::Ended(format!("{count} frames {what}"))),
+            Row::Frame(row) => {
+                let note = match row.did {
+                    Did::Stopped => Some("stopped here"),
+                    Did::CleanedUp => Some("cleaned up"),
+                    Did::Searched | Did::NotReached => None,
+                };
+                let function = format!("{} {}", sign(row.did, ascii), row.function);
+                let FrameRow { bytes, inlined, place, times, .. } = row;
+                all.push(backtrace::Row::Frame(backtrace::FrameRow { bytes, inlined, function, place, note, times }));
+            }
+        }
+        is_named = names;
+    }
+    all
 }
 
 /// The signs of a route: searched, cleaned up, stopped, not reached.
@@ -229,8 +272,8 @@ pub(super) fn write(out: &mut impl Write, event: &Event, style: Style) -> fmt::R
     writeln!(out, "  {}    {}", style.fit(&result), style.paint(Tone::Dim, &legend(style.ascii)))?;
     for row in rows(event) {
         match row {
-            Row::Stack(words) => writeln!(out, "  {}", style.paint(Tone::Strong, &style.fit(&words)))?,
-            Row::Crossing(words) => {
+            Row::Stack(words, _) => writeln!(out, "  {}", style.paint(Tone::Strong, &style.fit(&words)))?,
+            Row::Crossing(words, _) => {
                 let arrow = if style.ascii { "v" } else { "▼" };
                 writeln!(out, "    {}", style.paint(Tone::Strong, &style.fit(&format!("{arrow} {words}"))))?;
             }
@@ -238,12 +281,12 @@ pub(super) fn write(out: &mut impl Write, event: &Event, style: Style) -> fmt::R
                 let line = style.fit(&format!("… {count} frames {what}"));
                 writeln!(out, "       {}", style.paint(Tone::Dim, &line))?;
             }
-            Row::Frame { did, function, place, remark, times } => {
-                let place = place.map_or(String::new(), |place| format!(" ({place})"));
-                let remark = remark.map_or(String::new(), |remark| format!("  {remark}"));
-                let times = if times > 1 { format!("  {}{times}", style.times()) } else { String::new() };
-                let text = style.fit(&format!("{function}{place}{remark}"));
-                writeln!(out, "    {} {text}{times}", sign(did, style.ascii))?;
+            Row::Frame(row) => {
+                let place = row.place.map_or(String::new(), |place| format!(" ({place})"));
+                let remark = if row.inlined { "  inlined" } else { "" };
+                let times = if row.times > 1 { format!("  {}{}", style.times(), row.times) } else { String::new() };
+                let text = style.fit(&format!("{}{place}{remark}", row.function));
+                writeln!(out, "    {} {text}{times}", sign(row.did, style.ascii))?;
             }
         }
     }

@@ -10,6 +10,7 @@ use super::sort::{Order, Sort};
 use super::view::layout;
 use crate::filter::Filter;
 use crate::report::backtrace::{self, Row};
+use crate::report::route;
 use crate::report::text::Listing;
 use crate::report::verdict;
 use crate::watch::Event;
@@ -107,6 +108,8 @@ impl Model {
     pub(super) fn add_event(&mut self, event: Event) {
         if let Some(known) = self.events.iter_mut().rev().find(|known| known.id == event.id) {
             *known = event;
+            // Where it happened is to be shown again.
+            self.shown = None;
             return;
         }
         self.events.push_back(event);
@@ -216,8 +219,12 @@ impl Model {
             self.backtrace = match shown {
                 Some(Shown::Stack(id)) => backtrace::rows(&self.picture.snapshot, id),
                 Some(Shown::Event(number)) => {
-                    let look = self.event(number).and_then(|event| event.look.as_ref());
-                    look.map_or_else(Vec::new, |look| backtrace::rows(&look.snapshot, look.stack))
+                    let rows = |event: &Event| match &event.look {
+                        _ if route::has_route(event) => route::as_backtrace(event, self.look.ascii),
+                        Some(look) => backtrace::rows(&look.snapshot, look.stack),
+                        None => Vec::new(),
+                    };
+                    self.event(number).map_or_else(Vec::new, rows)
                 }
                 None => Vec::new(),
             };

@@ -543,3 +543,34 @@ fn events_are_listed_and_lead_to_where_they_happened() {
     update(&mut model, Message::Event(event(EventKind::Exit, 6000, "exit code 0")));
     assert_eq!(model.list().row(), Some(1));
 }
+
+#[test]
+fn an_event_shows_the_way_that_it_took() {
+    use crate::events::{By, Did, Fate, Route, Step};
+    let mut model = model(MIDDLE, COLORS);
+    let mut draft = Draft::new();
+    let inner = draft.stack(Kind::Coroutine, State::Running, 65536, 0, &[("decode", 91, 64), ("entry", 3, 64)]);
+    let outer = draft.stack(Kind::Thread, State::Resuming, 1 << 20, 0, &[("run_one", 210, 64), ("main", 4, 64)]);
+    draft.run(48216, "worker", inner, &[outer]);
+    let step = |stack, frame, did| Step::Frame { stack, frame, did };
+    let raised = event(EventKind::Panic, 5000, "index out of bounds");
+    let look = Some(Sight { snapshot: Arc::new(draft.finish()), stack: 0 });
+    update(&mut model, Message::Event(Event { look: look.clone(), ..raised.clone() }));
+    type_keys(&mut model, "e\n");
+    assert!(!screen(&model).contains("stopped here"), "{}", screen(&model));
+    // What became of it is known a little later.
+    let steps = vec![
+        step(0, 0, Did::CleanedUp),
+        step(0, 1, Did::Stopped),
+        Step::Crossing { from: 0, to: 1, by: By::Reraise },
+        step(1, 0, Did::Stopped),
+        step(1, 1, Did::NotReached),
+    ];
+    let route = Route { steps };
+    update(&mut model, Message::Event(Event { look, route, fate: Some(Fate::Caught), ..raised }));
+    let screen = screen(&model);
+    for part in ["caught in run_one", "▹▸ decode", "cleaned up", "▹■ entry", "crossing to thread 48216", "▹■ run_one"]
+    {
+        assert!(screen.contains(part), "no {part:?} in\n{screen}");
+    }
+}

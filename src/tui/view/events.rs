@@ -9,7 +9,7 @@ use super::layout::{Scale, frame_lines, scale};
 use super::pen::{Pen, wrap};
 use super::{detail, empty, list};
 use crate::image::printable;
-use crate::report::{units, verdict};
+use crate::report::{route, units, verdict};
 use crate::snapshot::Level;
 use crate::watch::{Event, EventKind};
 
@@ -28,7 +28,7 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer, area: Rect) {
     if wide {
         pen.right_cell("#", 5, look.dim()).skip(1);
     }
-    pen.right_cell("TIME", clock_width(wide), look.dim()).skip(1).left_cell("KIND", 8, look.dim()).skip(1);
+    pen.right_cell("TIME", clock_width(wide), look.dim()).skip(1).left_cell("KIND", KIND, look.dim()).skip(1);
     if wide {
         pen.right_cell("PROCESS", 8, look.dim()).skip(1).right_cell("THREAD", 8, look.dim()).skip(2);
     }
@@ -54,7 +54,7 @@ fn row(pen: &mut Pen<'_>, event: &Event, number: usize, wide: bool, model: &Mode
         pen.right_cell(&(number + 1).to_string(), 5, Style::new()).skip(1);
     }
     pen.right_cell(&clock(event, wide), clock_width(wide), Style::new()).skip(1);
-    pen.left_cell(event.kind.word(), 8, style).skip(1);
+    pen.left_cell(kind_word(event.kind), KIND, style).skip(1);
     if wide {
         pen.right_cell(&event.pid.to_string(), 8, Style::new()).skip(1);
         pen.right_cell(&event.thread.map_or("-".to_owned(), |tid| tid.to_string()), 8, Style::new()).skip(2);
@@ -65,7 +65,16 @@ fn row(pen: &mut Pen<'_>, event: &Event, number: usize, wide: bool, model: &Mode
         (false, _) => "",
     };
     let room = pen.text(end, style).left();
-    pen.left_cell(&printable(&verdict::message(event)), room, Style::new());
+    let outcome = route::outcome(event).map_or(String::new(), |outcome| format!("  · {outcome}"));
+    pen.left_cell(&look.fit(&format!("{}{outcome}", printable(&verdict::message(event)))), room, Style::new());
+}
+
+/// The cells of an event's kind.
+const KIND: usize = 9;
+
+/// The kind in so many cells.
+fn kind_word(kind: EventKind) -> &'static str {
+    if kind == EventKind::ForcedUnwind { "unwinding" } else { kind.word() }
 }
 
 /// The cells that [`clock`] takes.
@@ -103,11 +112,16 @@ fn what_happened(model: &Model, buffer: &mut Buffer, area: Rect) {
         return;
     };
     let thread = event.thread.map_or(String::new(), |tid| format!(" in thread {tid}"));
-    let title = format!("{} {}{thread}", event.kind.word(), number + 1);
+    let title = format!("{} {}{thread}", kind_word(event.kind), number + 1);
     Pen::new(buffer, model.look, area, 0).rule(&title, &clock(event, true));
     let lines = wrap(&printable(&verdict::message(event)), usize::from(area.width).saturating_sub(2));
     for (line, text) in (1..frame_lines(Page::Happened(0))).zip(lines) {
         Pen::new(buffer, model.look, area, line).skip(1).text(&text, model.look.strong());
+    }
+    if let Some(outcome) = route::outcome(event) {
+        let line = frame_lines(Page::Happened(0)) - 1;
+        let words = format!("{outcome}    {}", route::legend(model.look.ascii));
+        Pen::new(buffer, model.look, area, line).skip(1).text(&model.look.fit(&words), Style::new());
     }
     if event.look.is_none() {
         let mut pen = Pen::new(buffer, model.look, area, frame_lines(Page::Happened(0)));

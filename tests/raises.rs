@@ -4,10 +4,11 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use stackscope_harness::{built, scratch};
+use stackscope_harness::{built, scratch, wait_until};
 
 /// What a program did under `run`.
 struct Ran {
@@ -196,4 +197,49 @@ fn a_hundred_thousand_panics_are_counted() {
     assert!((1..=1000).contains(&told), "{told}");
     assert_eq!(told + ran.report["raises_counted"].as_u64().unwrap(), 100_000);
     assert!(ran.raised().iter().all(|event| event["result"] == "caught"));
+}
+
+/// Killed at 40 moments, in states from the program's entry to its hundredth panic, while it stands or runs. In some of
+/// them a breakpoint's signal is on its way, and nobody takes it away any more.
+#[test]
+fn a_program_panics_on_if_we_are_killed() {
+    let program = built("raises");
+    let mut standing = 0;
+    for moment in 0..40 {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_stackscope"));
+        tool.args(["run", "--", "sh", "-c", &format!("echo $$; exec {} many 300", program.display())]);
+        let mut tool = tool.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdout = BufReader::new(tool.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let pid: i32 = line.trim().parse().unwrap();
+        // Each stop that is seen brings it further.
+        for _ in 0..moment % 10 {
+            wait_until("it stops", || state(pid).is_none_or(|state| state == 't'));
+            wait_until("it goes on", || state(pid).is_none_or(|state| state != 't'));
+        }
+        if moment % 2 == 0 {
+            // Its next stop finds nobody who looks.
+            signal(libc::SIGSTOP, tool.id() as i32);
+            wait_until("it stops", || state(pid).is_none_or(|state| matches!(state, 't' | 'Z')));
+        }
+        standing += usize::from(state(pid) == Some('t'));
+        tool.kill().unwrap();
+        tool.wait().unwrap();
+        line.clear();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "caught 300\n", "moment {moment}");
+    }
+    assert!(standing >= 10, "it stood {standing} times only");
+}
+
+/// The state of a process; `None` if it has ended.
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn signal(signal: i32, pid: i32) {
+    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
+    assert!(sent.success());
 }

@@ -16,7 +16,7 @@ packages=(
   perl procps                                                # and without
   tmux less vim                                              # terminal tests, and programs in the terminal
   xz-utils zstd                                              # compressed core files
-  jq linux-perf                                              # what documents use
+  jq linux-perf openssh-client                               # what documents use
 )
 
 # Each part's name, when it began, and how much processor time all that had ended by then took (as `times` writes it).

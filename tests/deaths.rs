@@ -171,3 +171,15 @@ fn a_core_file_of_a_crash_opens_with_its_verdict() {
         assert!(line.starts_with("Ended in thread ") && line.contains(words), "{kind}: {line}");
     }
 }
+
+#[test]
+fn an_event_that_is_asked_for_fails_a_program_that_returns_0() {
+    let code = |kind: &str, fixture: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stackscope"));
+        command.stdin(Stdio::null()).args(["run", "--fail-on", kind, "--"]).arg(built(fixture));
+        command.args(arguments).output().unwrap().status.code()
+    };
+    assert_eq!(code("overflow", "faults", &["recovers"]), Some(120));
+    assert_eq!(code("panic", "faults", &["recovers"]), Some(0));
+    assert_eq!(code("overflow", "faults", &["recurse"]), Some(139), "its own end counts");
+}

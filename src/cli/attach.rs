@@ -37,6 +37,7 @@ SIGINT, SIGTERM, SIGHUP and SIGQUIT end the watch; the report then says what was
 
 EXIT CODE:
   0 complete, 3 something could not be read (the report says what), 125 failed, 2 wrong usage
+  120 an event was seen that --fail-on names
 
 EXAMPLES:
   stackscope attach 48213
@@ -63,6 +64,7 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     };
     match args.watching.write(common, &watched, destination) {
         Err(error) => output::fail(&error),
+        Ok(()) if args.watching.fails(&watched) => ExitCode::from(exit::SEEN),
         Ok(()) if watched.missed.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::from(exit::PARTIAL),
     }

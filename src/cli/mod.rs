@@ -27,6 +27,8 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 pub(crate) mod exit {
     /// Something could not be read; the output says what.
     pub(crate) const PARTIAL: u8 = 3;
+    /// `run`, `attach`: an event was seen that `--fail-on` names, and nothing else went wrong.
+    pub(crate) const SEEN: u8 = 120;
     /// We failed.
     pub(crate) const FAILED: u8 = 125;
     /// Wrong usage, of every verb but `run`.

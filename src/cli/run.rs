@@ -52,6 +52,7 @@ report says how far.
 
 EXIT CODE:
   that of the program, or 128+N if signal N ended it
+  120 the program returned 0, and an event was seen that --fail-on names
   125 stackscope failed, 126 the program can't be executed, 127 it was not found
 
 EXAMPLES:
@@ -86,7 +87,10 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
         // The program's own end matters more than the loss of the report.
         output::fail(&error);
     }
-    ExitCode::from(code(watched.end))
+    match code(watched.end) {
+        0 if args.watching.fails(&watched) => ExitCode::from(exit::SEEN),
+        code => ExitCode::from(code),
+    }
 }
 
 /// Watches with a screen if there is a terminal for it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Common, output};
 use crate::report::{usage, usage_json};
-use crate::watch::Watched;
+use crate::watch::{EventKind, Watched};
 
 /// Options of every verb that watches a program.
 #[derive(clap::Args, Debug)]
@@ -27,11 +27,39 @@ pub(super) struct Watching {
     /// The ratio of a suggested size to the most that a stack held
     #[arg(long, value_name = "FACTOR", default_value_t = 1.5, value_parser = margin)]
     margin: f64,
+
+    /// Exit with 120 if the program returns 0 and an event of this kind was seen
+    #[arg(long, value_name = "KIND")]
+    fail_on: Vec<Failing>,
 }
 
 fn margin(text: &str) -> Result<f64, String> {
     let factor: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if (1.0..=100.0).contains(&factor) { Ok(factor) } else { Err("not from 1 to 100".to_owned()) }
+}
+
+/// A kind of event that is to fail a program that does not fail by itself.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Failing {
+    /// A Rust program panicked, caught or not.
+    Panic,
+    /// Something else was raised, as C++'s throw does.
+    Exception,
+    /// A stack was run out of.
+    Overflow,
+    /// A stack has come close to its end.
+    High,
+}
+
+impl Failing {
+    fn kind(self) -> EventKind {
+        match self {
+            Failing::Panic => EventKind::Panic,
+            Failing::Exception => EventKind::Exception,
+            Failing::Overflow => EventKind::Overflow,
+            Failing::High => EventKind::High,
+        }
+    }
 }
 
 /// Where the report goes.
@@ -47,6 +75,11 @@ impl Watching {
     #[cfg(feature = "tui")]
     pub(super) fn margin(&self) -> f64 {
         self.margin
+    }
+
+    /// Whether something was seen on which we are to fail.
+    pub(super) fn fails(&self, watched: &Watched) -> bool {
+        self.fail_on.iter().any(|failing| watched.events.kinds.contains(&failing.kind()))
     }
 
     /// Opens the report's file, so that an error is reported before anything is watched.

@@ -1,5 +1,6 @@
 //! What happened to the program, for the report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Events {
     pub kept: Vec<Event>,
     /// How many there were in all.
     pub total: usize,
+    /// The kinds of which there was one, kept or not.
+    pub kinds: BTreeSet<EventKind>,
 }
 
 /// Something that happened.
@@ -158,8 +161,9 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Adds an event; returns its number. Once [`MOST`] are kept, only those that ended a process are.
     pub(super) fn add(&mut self, event: Event) -> usize {
-        let Events { kept, total } = &mut self.events;
+        let Events { kept, total, kinds } = &mut self.events;
         *total += 1;
+        kinds.insert(event.kind);
         let event = Event { id: *total, ..event };
         if kept.len() < MOST || (event.killed && kept.len() < 2 * MOST) {
             kept.push(event.clone());

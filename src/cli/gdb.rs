@@ -95,7 +95,8 @@ fn start(args: &Args, files_are_ours: bool) -> GdbError {
     serve.push(" serve ");
     serve.push(quoted(args.target.as_ref()));
     let mut gdb = Command::new("gdb");
-    gdb.arg("-q");
+    // gdb waits two seconds for an answer; the first one takes as long as the look.
+    gdb.args(["-q", "-iex", "set remotetimeout 3600"]);
     if files_are_ours {
         gdb.args(["-iex", "set sysroot /"]);
     }

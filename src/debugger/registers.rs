@@ -5,6 +5,9 @@
 //! What is not known of a context is served as unavailable, never as zero; so are all vector and float registers.
 
 use std::fmt::Write;
+use std::num::NonZeroUsize;
+
+use gdbstub::arch::RegId;
 
 use crate::arch::{Arch, X86_64};
 use crate::registers::{Register, Registers};
@@ -189,28 +192,58 @@ pub(super) fn description(arch: &Arch) -> String {
     xml
 }
 
-/// A context's registers as bytes, `None` for each that is unavailable.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Served(Vec<Option<u8>>);
+/// What is known of one context.
+pub(super) struct Known<'s> {
+    pub(super) registers: Option<&'s Registers>,
+    pub(super) thread_pointer: Option<u64>,
+}
 
-impl Served {
-    /// Those of a context; `None` for one of which nothing is known.
-    pub(super) fn of(arch: &Arch, registers: Option<&Registers>, thread_pointer: Option<u64>) -> Served {
+impl Known<'_> {
+    /// All registers.
+    pub(super) fn all(&self, arch: &Arch) -> Served {
         let mut bytes = Vec::new();
-        for Described { bits, value, .. } in features(arch).1.iter().flat_map(|feature| feature.registers) {
-            let value = match value {
-                Value::General(number) => registers.and_then(|registers| registers.get(Register(*number))),
-                Value::ThreadPointer => thread_pointer,
-                Value::Unknown => None,
-            };
-            match value {
+        for described in described(arch) {
+            match self.value(described) {
                 Some(value) => bytes.extend(value.to_le_bytes().map(Some)),
-                None => bytes.extend(std::iter::repeat_n(None, (bits / 8) as usize)),
+                None => bytes.extend(std::iter::repeat_n(None, (described.bits / 8) as usize)),
             }
         }
         Served(bytes)
     }
+
+    /// One register, by its place among all; `None` if it is unavailable.
+    pub(super) fn one(&self, arch: &Arch, number: Number) -> Option<u64> {
+        self.value(described(arch).nth(number.0)?)
+    }
+
+    fn value(&self, described: &Described) -> Option<u64> {
+        match described.value {
+            Value::General(number) => self.registers?.get(Register(number)),
+            Value::ThreadPointer => self.thread_pointer,
+            Value::Unknown => None,
+        }
+    }
 }
+
+/// All registers of a CPU, in the order of the protocol.
+fn described(arch: &Arch) -> impl Iterator<Item = &'static Described> {
+    features(arch).1.iter().flat_map(|feature| feature.registers)
+}
+
+/// A register's place among all of its CPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Number(usize);
+
+impl RegId for Number {
+    /// How long it is depends on the CPU, which is not known here.
+    fn from_raw_id(id: usize) -> Option<(Number, Option<NonZeroUsize>)> {
+        Some((Number(id), None))
+    }
+}
+
+/// A context's registers as bytes, `None` for each that is unavailable.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Served(Vec<Option<u8>>);
 
 impl gdbstub::arch::Registers for Served {
     type ProgramCounter = u64;
@@ -237,8 +270,7 @@ impl gdbstub::arch::Arch for Wide {
     type Usize = u64;
     type Registers = Served;
     type BreakpointKind = usize;
-    // A single register can't be asked for: the debugger asks for all of a context at once.
-    type RegId = ();
+    type RegId = Number;
 }
 
 #[cfg(test)]
@@ -252,12 +284,13 @@ mod tests {
             let mut registers = Registers::unknown();
             registers.set(arch.sp, 0x1122_3344_5566_7788);
             registers.set(arch.pc, 0);
-            let Served(bytes) = Served::of(arch, Some(&registers), None);
-            let size: u32 = features(arch).1.iter().flat_map(|feature| feature.registers).map(|one| one.bits / 8).sum();
+            let known = Known { registers: Some(&registers), thread_pointer: None };
+            let Served(bytes) = known.all(arch);
+            let size: u32 = described(arch).map(|one| one.bits / 8).sum();
             assert_eq!(bytes.len(), size as usize);
             assert_eq!(bytes.iter().filter(|byte| byte.is_some()).count(), 16, "{}", arch.name);
             let place = |dwarf: Register| {
-                let described = features(arch).1.iter().flat_map(|feature| feature.registers);
+                let described = described(arch);
                 let before =
                     described.take_while(|one| !matches!(one.value, Value::General(number) if number == dwarf.0));
                 before.map(|one| one.bits as usize / 8).sum::<usize>()
@@ -266,6 +299,8 @@ mod tests {
             assert_eq!(word(place(arch.sp)), Some(0x1122_3344_5566_7788_u64.to_le_bytes().to_vec()));
             assert_eq!(word(place(arch.pc)), Some(vec![0; 8]));
             assert_eq!(word(place(arch.fp)), None);
+            let singly: Vec<u64> = (0..1000).filter_map(|number| known.one(arch, Number(number))).collect();
+            assert_eq!(singly, [0x1122_3344_5566_7788, 0], "the stack pointer stands before the program counter");
         }
     }
 

@@ -10,6 +10,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSchedulerLocking,
     MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
+use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
 use gdbstub::target::ext::breakpoints::BreakpointsOps;
 use gdbstub::target::ext::exec_file::{ExecFile, ExecFileOps};
 use gdbstub::target::ext::extended_mode::ExtendedModeOps;
@@ -24,7 +25,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use super::notice::{Notice, Refusal};
 use super::open_files::{OpenFiles, part};
 use super::program::Program;
-use super::registers::{self, Wide};
+use super::registers::{self, Known, Wide};
 use super::threads::Threads;
 use crate::addr::Addr;
 use crate::report::thread_line;
@@ -84,6 +85,14 @@ impl<'s, 'p> Served<'s, 'p> {
         Err(TargetError::Errno(NOT_PERMITTED))
     }
 
+    /// What is known of a thread's registers; `None` if there is no such thread.
+    fn known(&self, tid: Tid) -> Option<Known<'_>> {
+        let stack = self.program.snapshot()?.stacks.get(self.threads.stack(number(tid))?)?;
+        let thread = stack.thread.and_then(|tid| self.program.thread(tid));
+        let thread_pointer = thread.and_then(|thread| thread.thread_pointer);
+        Some(Known { registers: stack.registers.as_deref(), thread_pointer })
+    }
+
     /// The thread that is reported as the one that stopped.
     pub(super) fn first(&self) -> Option<Tid> {
         self.threads.listed().iter().find_map(|number| id(*number))
@@ -138,17 +147,16 @@ impl Target for Served<'_, '_> {
 
 impl MultiThreadBase for Served<'_, '_> {
     fn read_registers(&mut self, into: &mut registers::Served, tid: Tid) -> TargetResult<(), Self> {
-        let snapshot = self.program.snapshot().ok_or(TargetError::NonFatal)?;
-        let stack = self.threads.stack(number(tid)).and_then(|id| snapshot.stacks.get(id));
-        let stack = stack.ok_or(TargetError::NonFatal)?;
-        let thread = stack.thread.and_then(|tid| self.program.thread(tid));
-        let pointer = thread.and_then(|thread| thread.thread_pointer);
-        *into = registers::Served::of(self.program.arch(), stack.registers.as_deref(), pointer);
+        *into = self.known(tid).ok_or(TargetError::NonFatal)?.all(self.program.arch());
         Ok(())
     }
 
     fn write_registers(&mut self, _: &registers::Served, _: Tid) -> TargetResult<(), Self> {
         self.refuse(Refusal::Registers)
+    }
+
+    fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
+        Some(self)
     }
 
     fn read_addrs(&mut self, at: u64, into: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
@@ -179,6 +187,19 @@ impl MultiThreadBase for Served<'_, '_> {
 
     fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
         Some(self)
+    }
+}
+
+/// For lldb, which takes all registers for unknown if the first one is.
+impl SingleRegisterAccess<Tid> for Served<'_, '_> {
+    fn read_register(&mut self, tid: Tid, number: registers::Number, into: &mut [u8]) -> TargetResult<usize, Self> {
+        let known = self.known(tid).ok_or(TargetError::NonFatal)?;
+        let value = known.one(self.program.arch(), number).ok_or(TargetError::NonFatal)?;
+        Ok(part(&value.to_le_bytes(), 0, PACKET, into))
+    }
+
+    fn write_register(&mut self, _: Tid, _: registers::Number, _: &[u8]) -> TargetResult<(), Self> {
+        self.refuse(Refusal::Registers)
     }
 }
 

@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 exec </dev/null
 
 packages=(
-  binutils elfutils gdb libc6-dbg strace valgrind            # tools to compare with
+  binutils elfutils gdb libc6-dbg lldb strace valgrind       # tools to compare with
   gcc g++ libc6-dev golang-go musl-tools python3             # compilers and interpreters of the fixtures
   libboost-context-dev libboost-coroutine-dev libboost-fiber-dev libpth-dev libst-dev libcoro-perl  # switching libraries of the fixtures
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static  # the other CPU

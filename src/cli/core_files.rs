@@ -1,5 +1,6 @@
 //! Where the files of a core file are: the options of every verb that reads one.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::process::{Core, CoreFiles, OpenError};
@@ -29,8 +30,20 @@ impl CoreOptions {
         Core::open_with(path, files)
     }
 
+    /// The options again, for a command line of our own.
+    pub(super) fn words(&self) -> impl Iterator<Item = &OsStr> {
+        let sysroot = self.sysroot.iter().flat_map(|path| [OsStr::new("--sysroot"), path.as_os_str()]);
+        sysroot.chain(self.executable.iter().flat_map(|path| [OsStr::new("--executable"), path.as_os_str()]))
+    }
+
+    /// That they were given for a running program; `None` if they were not.
+    pub(super) fn misplaced(&self, target: &str) -> Option<&'static str> {
+        (!self.are_default() && target.parse::<i32>().is_ok())
+            .then_some("--sysroot and --executable are for core files; a running program shows its files itself")
+    }
+
     /// Whether none of them was given.
-    pub(super) fn are_default(&self) -> bool {
+    fn are_default(&self) -> bool {
         self.sysroot.is_none() && self.executable.is_none()
     }
 }

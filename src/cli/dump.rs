@@ -139,10 +139,8 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
     if args.twice.is_some() && args.target.parse::<i32>().is_err() {
         return output::wrong_usage("--twice needs a running program: a core file does not change between two looks");
     }
-    if !args.core_files.are_default() && args.target.parse::<i32>().is_ok() {
-        return output::wrong_usage(
-            "--sysroot and --executable are for core files; a running program shows its files itself",
-        );
+    if let Some(wrong) = args.core_files.misplaced(&args.target) {
+        return output::wrong_usage(wrong);
     }
     match &args.save_core {
         None => match take(args) {

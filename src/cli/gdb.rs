@@ -6,13 +6,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use super::core_files::CoreOptions;
 use super::output;
-use crate::process::{Core, Live, LookError};
+use crate::process::{Live, LookError};
 
 /// Arguments of `gdb`.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = HELP)]
 pub(super) struct Args {
+    #[command(flatten)]
+    core_files: CoreOptions,
+
     /// A process's number, or the path of a core file (./1234 for a file whose name is a number)
     #[arg(value_name = "PID|CORE")]
     target: String,
@@ -65,7 +69,10 @@ impl GdbError {
 
 /// Becomes gdb; returns only if that is not possible.
 pub(super) fn run(args: &Args) -> ExitCode {
-    let files_are_ours = match check(&args.target) {
+    if let Some(wrong) = args.core_files.misplaced(&args.target) {
+        return output::wrong_usage(wrong);
+    }
+    let files_are_ours = match check(args) {
         Ok(ours) => ours,
         Err(error) => return output::fail_with_remedy(&error, error.remedy()),
     };
@@ -75,11 +82,11 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 /// Whether the files that the program has mapped are those that gdb would find at their paths. If not, it gets them
 /// from us.
-fn check(target: &str) -> Result<bool, LookError> {
-    match target.parse().ok() {
-        Some(pid) => Ok(Live::open(pid)?.files_are_ours()),
-        None => {
-            Core::open(target.as_ref())?;
+fn check(args: &Args) -> Result<bool, LookError> {
+    match args.target.parse() {
+        Ok(pid) => Ok(Live::open(pid)?.files_are_ours()),
+        Err(_) => {
+            args.core_files.open(args.target.as_ref())?;
             Ok(false)
         }
     }
@@ -92,8 +99,11 @@ fn start(args: &Args, files_are_ours: bool) -> GdbError {
     };
     let mut serve = OsString::from("target remote | ");
     serve.push(quoted(ourselves.as_os_str()));
-    serve.push(" serve ");
-    serve.push(quoted(args.target.as_ref()));
+    serve.push(" serve");
+    for word in args.core_files.words().chain([args.target.as_ref()]) {
+        serve.push(" ");
+        serve.push(quoted(word));
+    }
     let mut gdb = Command::new("gdb");
     // gdb waits two seconds for an answer; the first one takes as long as the look.
     gdb.args(["-q", "-iex", "set remotetimeout 3600"]);

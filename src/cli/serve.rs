@@ -11,11 +11,12 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::core_files::CoreOptions;
 use super::output;
-use crate::debugger::{Client, Notice, Program, serve};
+use crate::debugger::{Client, Notice, Program, ServeError, serve};
 use crate::image::names::Lines;
 use crate::look::{Looker, Wish};
-use crate::process::{CacheFolder, Core, Live, LookError};
+use crate::process::{CacheFolder, Live, LookError};
 
 /// Arguments of `serve`.
 #[derive(clap::Args, Debug)]
@@ -35,6 +36,9 @@ pub(super) struct Args {
                      file is only for you."
     )]
     listen: Option<Listen>,
+
+    #[command(flatten)]
+    core_files: CoreOptions,
 }
 
 const HELP: &str = "\
@@ -92,13 +96,16 @@ pub(super) fn run(args: &Args) -> ExitCode {
             args.target
         ));
     }
+    if let Some(wrong) = args.core_files.misplaced(&args.target) {
+        return output::wrong_usage(wrong);
+    }
     match take(args) {
         Ok(code) => code,
         Err(error) => output::fail_with_remedy(&error, error.remedy()),
     }
 }
 
-/// Opens the program before a debugger is waited for, and stops it only after that.
+/// Opens the program before a debugger is waited for.
 fn take(args: &Args) -> Result<ExitCode, LookError> {
     let mut looker = Looker::in_folder(CacheFolder::of_user());
     if let Ok(pid) = args.target.parse() {
@@ -108,7 +115,7 @@ fn take(args: &Args) -> Result<ExitCode, LookError> {
             |client| Ok(serve_to(&mut Program::live(&live, looker)?, client)),
         );
     }
-    let mut core = Core::open(args.target.as_ref())?;
+    let mut core = args.core_files.open(args.target.as_ref())?;
     let snapshot = Arc::clone(&looker.core_whole(&mut core, Wish::all(Lines::Cheap)).snapshot);
     Ok(match client(args.listen.as_ref()) {
         Ok(client) => serve_to(&mut Program::core(&core, snapshot), client),
@@ -119,6 +126,10 @@ fn take(args: &Args) -> Result<ExitCode, LookError> {
 fn serve_to(program: &mut Program<'_>, client: Client) -> ExitCode {
     match serve(program, client, &mut tell) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::Stop(error)) => {
+            let error = LookError::from(error);
+            output::fail_with_remedy(&error, error.remedy())
+        }
         Err(error) => output::fail(&error),
     }
 }

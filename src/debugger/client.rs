@@ -93,6 +93,34 @@ impl Input {
     }
 }
 
+/// Where in a packet the client is: `$`, the packet, `#`, two digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    Between,
+    Inside,
+    /// That many digits are still to come.
+    Checksum(u8),
+}
+
+impl Place {
+    /// The place after one more byte.
+    pub(super) fn after(self, byte: u8) -> Place {
+        match (self, byte) {
+            (Place::Between, b'$') => Place::Inside,
+            (Place::Inside, b'#') => Place::Checksum(2),
+            (Place::Checksum(2), _) => Place::Checksum(1),
+            (Place::Checksum(_), _) => Place::Between,
+            (place, _) => place,
+        }
+    }
+
+    /// Whether the byte asks for the last answer once more. On a connection that loses nothing, that only means that the
+    /// client has waited for long, and the answer comes.
+    pub(super) fn is_impatience(self, byte: u8) -> bool {
+        self == Place::Between && byte == b'-'
+    }
+}
+
 /// What is sent to the client.
 pub(super) struct Output {
     file: File,
@@ -111,8 +139,10 @@ impl Connection for Output {
     type Error = io::Error;
 
     fn write(&mut self, byte: u8) -> io::Result<()> {
+        let is_acknowledgement = byte == b'+' && self.unsent.is_empty();
         self.unsent.push(byte);
-        if self.unsent.len() < SEND_AT_ONCE { Ok(()) } else { self.send() }
+        // What an answer takes may be longer than the client waits before it sends its packet again.
+        if is_acknowledgement || self.unsent.len() >= SEND_AT_ONCE { self.send() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,6 +1,5 @@
 //! Files of the program for a debugger that has none of its own: those that the program has mapped, and no others.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,9 +12,10 @@ use gdbstub::target::ext::host_io::{
 
 use super::open_files::part;
 use super::target::Served;
+use crate::process::StopError;
 
 /// The answer for a number that no open file has.
-const NOT_OPEN: HostIoError<Infallible> = HostIoError::Errno(HostIoErrno::EBADF);
+const NOT_OPEN: HostIoError<StopError> = HostIoError::Errno(HostIoErrno::EBADF);
 
 impl HostIo for Served<'_, '_> {
     fn support_open(&mut self) -> Option<HostIoOpenOps<'_, Self>> {

@@ -1,13 +1,11 @@
 //! What `monitor` in a debugger can ask for: the text of a dump, whole or in part.
 
-use std::convert::Infallible;
-
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 
 use super::target::Served;
 use super::threads::Threads;
 use crate::filter::Filter;
-use crate::process::FIRST_MADE_UP_TID;
+use crate::process::{FIRST_MADE_UP_TID, StopError};
 use crate::report::GroupBy;
 use crate::report::style::Style;
 use crate::report::text::{self, Listing};
@@ -23,7 +21,7 @@ monitor stack N        one stack, by its number or that of its thread
 ";
 
 impl MonitorCmd for Served<'_, '_> {
-    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Infallible> {
+    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), StopError> {
         let command = String::from_utf8_lossy(command);
         let answer = match self.program.snapshot() {
             Some(snapshot) => answer(command.trim(), snapshot, &self.threads),

@@ -37,15 +37,14 @@ struct Process<'p> {
 }
 
 impl<'p> Program<'p> {
-    /// A process, which stands from now on until the debugger lets it go on or this is dropped.
+    /// A process, which stands while a debugger looks at it.
     ///
     /// # Errors
-    /// It can't be stopped, or its end can't be waited for.
-    pub fn live(live: &'p Live, mut looker: Looker) -> Result<Program<'p>, StopError> {
+    /// It has ended.
+    pub fn live(live: &'p Live, looker: Looker) -> Result<Program<'p>, StopError> {
         let pid = live.process().pid;
         let ends = Ends::of(pid).map_err(|_| StopError::Ended { pid })?;
-        let held = Some(looker.hold(live, Wish::all(Lines::Cheap))?);
-        Ok(Program(Kind::Live(Box::new(Process { live, looker, held, memory: live.memory(), ends }))))
+        Ok(Program(Kind::Live(Box::new(Process { live, looker, held: None, memory: live.memory(), ends }))))
     }
 
     /// A core file, with what a look at it that kept everything showed.

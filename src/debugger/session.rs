@@ -1,13 +1,12 @@
 //! One client from its first byte to its last.
 
-use std::convert::Infallible;
 use std::io;
 
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::state_machine::GdbStubStateMachine as Machine;
 use gdbstub::stub::{GdbStub, GdbStubError, MultiThreadStopReason};
 
-use super::client::{Client, Event};
+use super::client::{Client, Event, Place};
 use super::notice::Notice;
 use super::program::Program;
 use super::target::{PACKET, Served};
@@ -18,13 +17,16 @@ use crate::process::StopError;
 pub enum ServeError {
     /// What the client sent is not the protocol.
     #[error("the debugger does not speak gdb's remote protocol")]
-    Protocol(#[source] GdbStubError<Infallible, io::Error>),
+    Protocol(#[source] GdbStubError<StopError, io::Error>),
+    /// The program can't be stopped.
+    #[error(transparent)]
+    Stop(StopError),
     /// The connection can't be used.
     #[error("cannot read from the debugger")]
     Client(#[source] io::Error),
 }
 
-/// Serves `program` to a client until that leaves, or the program ends while it runs. Then the program goes on as soon
+/// Serves `program` to a client, for which it stands as soon as that asks for its threads, until that leaves, or the program ends while it runs. Then the program goes on as soon
 /// as it is dropped, if it stands.
 ///
 /// `tell` gets what the user of the debugger should read.
@@ -38,10 +40,14 @@ pub fn serve(program: &mut Program<'_>, client: Client, tell: &mut dyn FnMut(&No
     let stub = GdbStub::builder(output).with_packet_buffer(&mut buffer).build();
     // The builder refuses only what has no buffer.
     let Ok(stub) = stub else { return Ok(()) };
+    let mut place = Place::Between;
     let mut machine = stub.run_state_machine(&mut served);
     loop {
         let next = match machine {
             Err(error) if error.is_connection_error() => return Ok(()),
+            Err(error) if error.is_target_error() => {
+                return error.into_target_error().map_or(Ok(()), |error| Err(ServeError::Stop(error)));
+            }
             Err(error) => return Err(ServeError::Protocol(error)),
             Ok(Machine::Disconnected(_)) => return Ok(()),
             Ok(Machine::CtrlCInterrupt(stub)) => {
@@ -53,7 +59,11 @@ pub fn serve(program: &mut Program<'_>, client: Client, tell: &mut dyn FnMut(&No
                 stub.report_stop(&mut served, stopped)
             }
             Ok(Machine::Running(stub)) => match input.next(served.program.running()).map_err(ServeError::Client)? {
-                Event::Byte(byte) => stub.incoming_data(&mut served, byte),
+                Event::Byte(byte) if place.is_impatience(byte) => Ok(stub.into()),
+                Event::Byte(byte) => {
+                    place = place.after(byte);
+                    stub.incoming_data(&mut served, byte)
+                }
                 Event::Closed => return Ok(()),
                 Event::Ended => {
                     let pid = served.program.pid();
@@ -62,7 +72,11 @@ pub fn serve(program: &mut Program<'_>, client: Client, tell: &mut dyn FnMut(&No
                 }
             },
             Ok(Machine::Idle(stub)) => match input.next(None).map_err(ServeError::Client)? {
-                Event::Byte(byte) => stub.incoming_data(&mut served, byte),
+                Event::Byte(byte) if place.is_impatience(byte) => Ok(stub.into()),
+                Event::Byte(byte) => {
+                    place = place.after(byte);
+                    stub.incoming_data(&mut served, byte)
+                }
                 Event::Closed | Event::Ended => return Ok(()),
             },
         };

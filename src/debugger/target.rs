@@ -1,6 +1,5 @@
 //! What gdbstub asks about the program: threads, registers, memory, and how it was started.
 
-use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt;
 
 use gdbstub::common::{Pid, Signal, Tid};
@@ -28,6 +27,7 @@ use super::program::Program;
 use super::registers::{self, Known, Wide};
 use super::threads::Threads;
 use crate::addr::Addr;
+use crate::process::StopError;
 use crate::report::thread_line;
 
 /// The most bytes of a packet from the client. It asks for no more of memory than fits in an answer of this size.
@@ -47,14 +47,24 @@ pub(super) struct Served<'s, 'p> {
     tell: &'s mut dyn FnMut(&Notice),
     /// What was refused since the program last stood: a debugger asks for some things more than once.
     refused: Vec<Refusal>,
+    /// Whether there was a look.
+    begun: bool,
 }
 
 impl<'s, 'p> Served<'s, 'p> {
     pub(super) fn new(program: &'s mut Program<'p>, tell: &'s mut dyn FnMut(&Notice)) -> Served<'s, 'p> {
         let (threads, files) = (Threads::default(), OpenFiles::default());
-        let mut served = Served { program, threads, files, steps: false, tell, refused: Vec::new() };
-        served.look_again();
-        served
+        Served { program, threads, files, steps: false, tell, refused: Vec::new(), begun: false }
+    }
+
+    /// The first look, when the client asks for the threads: it waits longer for an answer once it has one.
+    fn begin(&mut self) -> Result<(), StopError> {
+        if !self.begun {
+            self.program.hold()?;
+            self.begun = true;
+            self.look_again();
+        }
+        Ok(())
     }
 
     /// Takes over what the last look at the program showed.
@@ -110,9 +120,9 @@ fn number(tid: Tid) -> i32 {
 
 impl Target for Served<'_, '_> {
     type Arch = Wide;
-    type Error = Infallible;
+    type Error = StopError;
 
-    fn base_ops(&mut self) -> BaseOps<'_, Wide, Infallible> {
+    fn base_ops(&mut self) -> BaseOps<'_, Wide, StopError> {
         BaseOps::MultiThread(self)
     }
 
@@ -172,12 +182,13 @@ impl MultiThreadBase for Served<'_, '_> {
         if bytes.is_empty() { Ok(()) } else { self.refuse(Refusal::Memory) }
     }
 
-    fn list_active_threads(&mut self, list: &mut dyn FnMut(Tid)) -> Result<(), Infallible> {
+    fn list_active_threads(&mut self, list: &mut dyn FnMut(Tid)) -> Result<(), StopError> {
+        self.begin()?;
         self.threads.listed().iter().filter_map(|number| id(*number)).for_each(list);
         Ok(())
     }
 
-    fn is_thread_alive(&mut self, tid: Tid) -> Result<bool, Infallible> {
+    fn is_thread_alive(&mut self, tid: Tid) -> Result<bool, StopError> {
         Ok(self.threads.stack(number(tid)).is_some())
     }
 
@@ -204,7 +215,7 @@ impl SingleRegisterAccess<Tid> for Served<'_, '_> {
 }
 
 impl ThreadExtraInfo for Served<'_, '_> {
-    fn thread_extra_info(&self, tid: Tid, into: &mut [u8]) -> Result<usize, Infallible> {
+    fn thread_extra_info(&self, tid: Tid, into: &mut [u8]) -> Result<usize, StopError> {
         let stack = self.threads.stack(number(tid));
         let line = self.program.snapshot().zip(stack).map(|(snapshot, id)| thread_line(snapshot, id));
         Ok(part(line.unwrap_or_default().as_bytes(), 0, PACKET / 2, into))
@@ -213,7 +224,7 @@ impl ThreadExtraInfo for Served<'_, '_> {
 
 /// Whatever is asked for, all threads go on or none.
 impl MultiThreadResume for Served<'_, '_> {
-    fn resume(&mut self) -> Result<(), Infallible> {
+    fn resume(&mut self) -> Result<(), StopError> {
         if self.steps {
             self.tell(Refusal::Step);
         } else if !self.program.go_on() {
@@ -222,12 +233,12 @@ impl MultiThreadResume for Served<'_, '_> {
         Ok(())
     }
 
-    fn clear_resume_actions(&mut self) -> Result<(), Infallible> {
+    fn clear_resume_actions(&mut self) -> Result<(), StopError> {
         self.steps = false;
         Ok(())
     }
 
-    fn set_resume_action_continue(&mut self, _: Tid, signal: Option<Signal>) -> Result<(), Infallible> {
+    fn set_resume_action_continue(&mut self, _: Tid, signal: Option<Signal>) -> Result<(), StopError> {
         if signal.is_some() {
             self.tell(Refusal::Signal);
         }
@@ -245,14 +256,14 @@ impl MultiThreadResume for Served<'_, '_> {
 
 /// It is not done; but without an offer of it, some debuggers ask all the same, and the session would end.
 impl MultiThreadSingleStep for Served<'_, '_> {
-    fn set_resume_action_step(&mut self, _: Tid, _: Option<Signal>) -> Result<(), Infallible> {
+    fn set_resume_action_step(&mut self, _: Tid, _: Option<Signal>) -> Result<(), StopError> {
         self.steps = true;
         Ok(())
     }
 }
 
 impl MultiThreadSchedulerLocking for Served<'_, '_> {
-    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Infallible> {
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), StopError> {
         if !self.steps {
             self.tell(Refusal::SomeThreads);
         }

@@ -80,6 +80,8 @@ mod memory;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod own;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
+mod probe;
+#[cfg(all(feature = "inspect", target_os = "linux"))]
 mod process;
 #[cfg(all(feature = "inspect", target_os = "linux"))]
 mod registers;
@@ -157,6 +159,9 @@ pub mod workshop {
     }
     pub mod memory {
         pub use crate::memory::*;
+    }
+    pub mod probe {
+        pub use crate::probe::*;
     }
     pub mod process {
         pub use crate::process::*;

@@ -84,6 +84,17 @@ impl Mapping {
     }
 }
 
+/// The name of the memory file in which the switches of a program that is probed are noted (memfd_create(2)).
+pub const SWITCH_TABLE: &str = "stackscope-switches";
+
+impl Mapping {
+    /// Whether it is ours, put into the program to note its switches, and holds nothing of the program's.
+    pub fn is_switch_table(&self) -> bool {
+        let name = |file: &MappedFile| Some(file.path.to_str()?.strip_prefix("/memfd:")? == SWITCH_TABLE);
+        self.shared && self.file().and_then(name) == Some(true)
+    }
+}
+
 impl MappedFile {
     fn is_memory(&self) -> bool {
         let path = self.path.as_os_str().as_encoded_bytes();

@@ -198,7 +198,8 @@ fn a_program_runs_on_and_writes_if_its_screen_is_killed() {
 fn show_until_a_panic(script: &str, word: std::path::PathBuf) {
     let inbox = Inbox::open().unwrap();
     let interval = Duration::from_millis(10);
-    let options = Options { program: "sh".into(), arguments: vec!["-c".into(), script.into()], interval };
+    let options =
+        Options { program: "sh".into(), arguments: vec!["-c".into(), script.into()], interval, probes: false };
     let (mut launched, pty) = Launched::prepare_on_terminal(&options, &inbox, tui::program_size().unwrap()).unwrap();
     launched.go().unwrap();
     std::thread::spawn(move || {

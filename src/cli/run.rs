@@ -30,6 +30,14 @@ pub(super) struct Args {
     #[arg(long)]
     stay: bool,
 
+    /// Count every stack switch: a few instructions of the program are replaced by jumps to code that counts (docs/PROBES.md)
+    #[arg(long, overrides_with = "no_probes")]
+    probes: bool,
+
+    /// Leave the program's code alone, as is the default
+    #[arg(long, overrides_with = "probes")]
+    no_probes: bool,
+
     /// The program and its arguments; without one, a demo with coroutines is run
     #[arg(trailing_var_arg = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
@@ -78,7 +86,8 @@ pub(super) fn run(args: &Args, common: &Common) -> ExitCode {
             Err(error) => return output::fail(&error),
         },
     };
-    let options = Options { program, arguments, interval: args.watching.interval() };
+    let probes = args.probes && !args.no_probes;
+    let options = Options { program, arguments, interval: args.watching.interval(), probes };
     let watched = match watch(args, common, &options) {
         Ok(watched) => watched,
         Err(failed) => return failed,

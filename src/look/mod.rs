@@ -6,6 +6,7 @@
 
 mod abort;
 mod core;
+mod departures;
 mod held;
 mod last;
 mod live;
@@ -17,12 +18,15 @@ mod stop;
 mod survey;
 mod whole;
 
-use crate::addr::AddrRange;
+use std::sync::Arc;
+
+use crate::addr::{Addr, AddrRange, Pc};
 use crate::find::find;
-use crate::find::sites::Derived;
+use crate::find::sites::{Departures, Derived};
 use crate::find::survey::{Survey, Views};
-use crate::image::names::Lines;
-use crate::image::{Files, Modules, Progress};
+use crate::image::names::{self, Lines};
+use crate::image::{Files, Module, Modules, Progress};
+use crate::mapping::Mapping;
 use crate::process::{CacheFolder, Core, Fault, Frozen, Live, StopError};
 use crate::snapshot::{self, Method, Peak, Snapshot};
 use crate::unwind::Tables;
@@ -194,6 +198,24 @@ impl Looker {
     /// What the last look found the code to be.
     pub(crate) fn modules(&self) -> &Modules {
         &self.modules
+    }
+
+    /// Hands `work` the modules of a process with these mappings, and the departures in those that are `wanted`.
+    pub(crate) fn departures<T>(
+        &mut self,
+        live: &Live,
+        mappings: &[Mapping],
+        wanted: impl Fn(&Module) -> bool,
+        work: impl FnOnce(&Modules, &[Departures<'_>]) -> T,
+    ) -> T {
+        departures::with(self, live, mappings, wanted, work)
+    }
+
+    /// The names of the functions at these places of a process, whose modules were read before.
+    pub(crate) fn functions(&self, live: &Live, places: &[Addr]) -> Vec<Option<Arc<str>>> {
+        let pcs: Vec<Pc> = places.iter().copied().map(Pc::At).collect();
+        let names = names::resolve(&self.modules, &pcs, live, Lines::Cheap);
+        pcs.iter().map(|pc| names.get(*pc).last()?.function.clone()).collect()
     }
 
     /// One look at our own process as it was at the moment of `frozen`.

@@ -7,6 +7,7 @@ use log::debug;
 use super::Wish;
 use super::prepare::{Prepared, prepare};
 use crate::addr::AddrRange;
+use crate::find::running::detours::Detours;
 use crate::find::running::threads::{ThreadChain, survey};
 use crate::find::sites::{Derived, Sites, sites as sites_of};
 use crate::image::Modules;
@@ -59,7 +60,7 @@ pub(super) fn stop<'l>(
     }
     let tables = Tables::new(live.arch(), &modules);
     let Prepared { mut copy, map, .. } = prepare(live, &map, &modules, &tables, derived, wish);
-    let stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
+    let stopped = stopped(live, map)?;
     let pages = copied(&stopped, &mut copy);
     let modules = modules.reload(stopped.mappings(), &stopped, live);
     let tables = Tables::new(stopped.arch(), &modules);
@@ -91,13 +92,24 @@ fn try_stop<'l>(
     let mut rules = Rules::new(&tables);
     let Prepared { sites, mut copy, map } = prepare(live, known, &modules, &tables, derived, wish);
     debug!("unwind tables and {} resume words are ready", sites.sites.len());
-    let stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
+    let stopped = stopped(live, map)?;
     if !code(known.mappings()).eq(code(stopped.mappings())) {
         return Ok(Tried::Changed(modules));
     }
     let pages = copied(&stopped, &mut copy);
     let chains = survey_stopped(&stopped, &mut rules);
     Ok(Tried::Seen(Box::new(Taken { stopped, chains, modules, pages, sites, copy })))
+}
+
+/// Stops the process, and sees its threads where they would be if the program were not probed.
+fn stopped(live: &Live, map: KnownMap) -> Result<Stopped<'_>, StopError> {
+    let mut stopped = live.stop_as_mapped(map, STOP_LIMIT)?;
+    let detours = Detours::read(stopped.mappings(), &stopped);
+    if !detours.is_empty() {
+        let memory = live.memory();
+        stopped.change_registers(|registers| detours.see_through(registers, &memory));
+    }
+    Ok(stopped)
 }
 
 /// Copies the memory that was ever touched, if room was made for that; returns the pages.

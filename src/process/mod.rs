@@ -29,13 +29,15 @@ pub use fault::Fault;
 pub use launch::{
     Inherited, LaunchError, Launched, Pty, TerminalSize, await_end, gains_rights, launch, launch_on_terminal,
 };
+pub use live::memory::set_length;
 pub use live::{Facts, Kept, Live, Overlay, PageScan, Refusal, RemoteMemory, TouchedCopy, program, signal_frame};
 pub use mapped::{MappedBytes, shrunken_files};
 pub use own::{FreezeError, Frozen, Requests, This};
 pub use pages::{PageRun, PageState, Pages};
+pub use trace::errand::open_of;
 pub use trace::{
-    CodeWatch, Ends, Happened, Happening, Inbox, KnownMap, Outcome, Reached, Received, Released, Signalled, Stopped,
-    TooBusy, Tracees, await_vanishing, pass_on, stop_ourselves, try_breakpoint,
+    Argument, Call, CodeWatch, Ends, Errand, ErrandError, Happened, Happening, Inbox, KnownMap, Outcome, Reached,
+    Received, Released, Signalled, Stopped, TooBusy, Tracees, await_vanishing, pass_on, stop_ourselves, try_breakpoint,
 };
 
 /// A target that stands still: a process whose threads are stopped, a core file, or ourselves.

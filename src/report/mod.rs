@@ -13,6 +13,7 @@ pub mod sizes;
 pub mod sizes_json;
 pub mod style;
 pub(crate) mod suggest;
+mod switches;
 pub mod text;
 pub mod units;
 pub mod usage;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::style::{Style, Tone};
 use super::suggest::{Suggested, Why, saved_bytes, suggested, suggested_size};
 use super::warnings::MissedSentence;
-use super::{route, text, units, verdict, words};
+use super::{route, switches, text, units, verdict, words};
 use crate::image::printable;
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Method};
@@ -49,6 +49,9 @@ pub fn write_within(
     }
     happenings(out, watched, style)?;
     fleeting(out, watched, style)?;
+    if let Some(switches) = &watched.switches {
+        switches::write(out, switches, style)?;
+    }
     for missed in &watched.missed {
         let warning = MissedSentence(missed).to_string();
         writeln!(out, "{} {}", style.paint(Tone::Warning, "warning:"), style.fit(&printable(&warning)))?;

@@ -12,9 +12,11 @@ use serde::Serialize;
 use super::json::{self, Fault, Frame, Hex, frames};
 use super::route;
 use super::suggest::{Suggested, saved_bytes, suggested, suggested_size};
+use super::switches;
 use super::verdict;
 use super::warnings::MissedSentence;
 use crate::events::{By, Did, Fate, Step};
+use crate::probe::{BySite, Switches, Unprobed};
 use crate::process::Outcome;
 use crate::snapshot::{Kind, Level, Snapshot};
 use crate::watch::{Coroutine, Deep, End, Event, Fleeting, Group as StackGroup, Watched, signal_name};
@@ -42,8 +44,8 @@ struct Report<'w> {
     complete: bool,
     warnings: Vec<String>,
     program: Program<'w>,
-    coverage: Coverage,
-    switches: Unmeasured,
+    coverage: Coverage<'w>,
+    switches: Option<Switched<'w>>,
     stacks: Stacks,
     coroutines: Vec<CoroutineRow<'w>>,
     coroutines_total: usize,
@@ -65,9 +67,9 @@ struct Program<'w> {
 }
 
 #[derive(Serialize)]
-struct Coverage {
+struct Coverage<'w> {
     sites_probed: usize,
-    sites_unprobed: [Unmeasured; 0],
+    sites_unprobed: Vec<NotProbed<'w>>,
     snapshots: usize,
     snapshots_agreeing: Unmeasured,
     period_ns: Option<u64>,
@@ -78,6 +80,49 @@ struct Coverage {
 /// What needs probes to be known: `null`.
 #[derive(Serialize)]
 struct Unmeasured;
+
+/// A switch site that is not probed.
+#[derive(Serialize)]
+struct NotProbed<'w> {
+    function: Option<&'w str>,
+    module: &'w str,
+    reason: &'static str,
+}
+
+impl<'w> NotProbed<'w> {
+    fn of(site: &'w Unprobed) -> NotProbed<'w> {
+        let reason = switches::obstacle(site.obstacle);
+        NotProbed { function: site.function.as_deref(), module: &site.module, reason }
+    }
+}
+
+#[derive(Serialize)]
+struct Switched<'w> {
+    total: u64,
+    by_site: Vec<SwitchedAt<'w>>,
+}
+
+#[derive(Serialize)]
+struct SwitchedAt<'w> {
+    function: Option<&'w str>,
+    /// `null` for all functions beyond the first few together.
+    module: Option<&'w str>,
+    count: u64,
+    /// Whether these count in the total: they are no jumps within a stack.
+    between_stacks: bool,
+}
+
+impl<'w> Switched<'w> {
+    fn of(noted: &'w Switches) -> Option<Switched<'w>> {
+        let at = |site: &'w BySite| SwitchedAt {
+            function: site.function.as_deref(),
+            module: site.module.as_deref(),
+            count: site.count,
+            between_stacks: site.switches,
+        };
+        Some(Switched { total: noted.total?, by_site: noted.by_site.iter().map(at).collect() })
+    }
+}
 
 #[derive(Serialize)]
 struct Stacks {
@@ -225,22 +270,25 @@ impl<'w> Report<'w> {
         let groups = watched.usage.groups();
         let coroutines_total =
             groups.iter().filter(|group| group.kind == Kind::Coroutine).map(|group| group.count).sum();
+        let noted = watched.switches.as_ref();
+        let missed = watched.missed.iter().map(|missed| MissedSentence(missed).to_string());
+        let refused = noted.map_or(&[][..], |noted| &noted.refused).iter().map(|why| switches::refused_sentence(*why));
         Report {
             schema: "stackscope-report",
             schema_version: SCHEMA_VERSION,
-            complete: watched.missed.is_empty(),
-            warnings: watched.missed.iter().map(|missed| MissedSentence(missed).to_string()).collect(),
+            complete: watched.missed.is_empty() && noted.is_none_or(|noted| noted.refused.is_empty() && !noted.is_cut),
+            warnings: missed.chain(refused).collect(),
             program: Program::of(watched),
             coverage: Coverage {
-                sites_probed: 0,
-                sites_unprobed: [],
+                sites_probed: noted.map_or(0, |noted| noted.probed.len()),
+                sites_unprobed: noted.map_or_else(Vec::new, |noted| noted.unprobed.iter().map(NotProbed::of).collect()),
                 snapshots: watched.looks,
                 snapshots_agreeing: Unmeasured,
                 period_ns: watched.period.map(nanoseconds),
                 stopped_ns: nanoseconds(watched.stopped),
                 exact_until_ns: watched.exact_until.map(nanoseconds),
             },
-            switches: Unmeasured,
+            switches: noted.and_then(Switched::of),
             stacks: Stacks {
                 total: watched.usage.total,
                 most_at_once: watched.usage.most_at_once,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::control::Control;
 use super::missed::NotFollowed;
 use super::run::{Input, Looked, News, Watch};
+use super::switches::Noting;
 use super::{RunError, Watched};
 use crate::image::Progress;
 use crate::process::{self, Facts, Inbox, Pty, TerminalSize, Tracees};
@@ -22,6 +23,8 @@ pub struct Options {
     pub arguments: Vec<OsString>,
     /// The time from one look to the next, if the looks are short enough for it.
     pub interval: Duration,
+    /// Whether its switch sites are to be probed, so that every switch is counted.
+    pub probes: bool,
 }
 
 /// Launches a program and watches it to its end.
@@ -84,11 +87,16 @@ impl Launched {
         if process::gains_rights(&options.program) && !Facts::gather().ptrace_capability {
             watch.go_unfollowed(NotFollowed::WouldLoseRights, Duration::ZERO);
         } else {
-            let tracees = Tracees::seize(launched.pid(), move |happened| {
+            let tell = move |happened| {
                 let _ = happenings.send(Input::Program(happened));
-            });
+            };
+            let tracees = match options.probes {
+                true => Tracees::seize_with_starts(launched.pid(), tell),
+                false => Tracees::seize(launched.pid(), tell),
+            };
             let tracees = tracees.map_err(RunError::Follow)?;
             tracees.watch_entries();
+            watch.noting = options.probes.then(Noting::new);
             watch.tracees = Some(tracees);
         }
         Ok(Launched { watch, inputs, control, waiting: Some(launched) })

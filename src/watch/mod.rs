@@ -18,10 +18,12 @@ mod pause;
 mod raises;
 mod relay;
 mod run;
+mod switches;
 mod usage;
 
 use std::time::Duration;
 
+use crate::probe::Switches;
 use crate::process::{LaunchError, Outcome, StopError};
 
 pub use attach::{AttachError, Attached};
@@ -60,6 +62,8 @@ pub struct Watched {
     pub raises_counted: u64,
     /// What could not be seen.
     pub missed: Vec<Missed>,
+    /// The switches that were noted; `None` if the program was not to be probed.
+    pub switches: Option<Switches>,
 }
 
 impl Watched {

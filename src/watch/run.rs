@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::pause::Pause;
 use super::raises::{Raises, Scene};
 use super::relay::Relay;
+use super::switches::Noting;
 use super::usage::Usage;
 use super::{End, Watched};
 use crate::image::Progress;
@@ -100,6 +101,8 @@ pub(super) struct Watch {
     pub(super) progress: Progress,
     pub(super) pace: Pace,
     pub(super) relay: Relay,
+    /// Has the probes, if the program is to have any.
+    pub(super) noting: Option<Noting>,
     /// Holds the program while it is to stand still.
     pause: Option<Pause>,
     usage: Usage,
@@ -129,6 +132,7 @@ impl Watch {
             progress: Progress::default(),
             pace: Pace::new(interval),
             relay: Relay::default(),
+            noting: None,
             pause: None,
             usage: Usage::default(),
             ledger: Ledger::default(),
@@ -143,7 +147,8 @@ impl Watch {
     /// Watches until the program has ended, or until we are to leave it. What there is to see is reported to `tell`.
     pub(super) fn watch_to_end(&mut self, inputs: &Receiver<Input>, tell: &mut dyn FnMut(News)) -> End {
         loop {
-            let due = self.relay.due().map_or(self.pace.due(), |relay| relay.min(self.pace.due()));
+            let others = [self.relay.due(), self.noting.as_ref().map(Noting::due)];
+            let due = others.into_iter().flatten().fold(self.pace.due(), Instant::min);
             let end = match inputs.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(input) => self.take_in(input, tell),
                 Err(RecvTimeoutError::Timeout) => {
@@ -203,6 +208,9 @@ impl Watch {
         for signal in self.relay.take_due(now) {
             process::pass_on(self.pid, signal);
         }
+        if self.noting.as_ref().is_some_and(|noting| noting.due() <= now) {
+            self.count();
+        }
         if self.pace.due() <= now {
             self.round(tell);
         }
@@ -225,7 +233,11 @@ impl Watch {
                     self.usage.process_ended(pid);
                 }
                 self.usage.thread_started(pid, pid);
+                if let Some(noting) = &mut self.noting {
+                    noting.probes.forget(pid);
+                }
             }
+            Happening::Mapped { pid } => self.probe(pid, true),
             Happening::ThreadStarted { pid, tid } => self.usage.thread_started(pid, tid),
             Happening::ThreadEnded { pid, tid } => {
                 self.raises.end(tid, &mut self.ledger);
@@ -250,6 +262,38 @@ impl Watch {
             Happening::LetGo(why) => self.let_go(why, time),
         }
         None
+    }
+
+    /// Probes what is not probed yet of a process. One that stands for it is let go, whatever came of it.
+    fn probe(&mut self, pid: i32, stands: bool) {
+        let live = self.open(pid);
+        if let (Some(noting), Ok(live)) = (&mut self.noting, &live) {
+            let looker = self.lookers.entry(pid).or_insert_with(|| Looker::telling(self.progress.clone()));
+            noting.probes.add(live, looker);
+            if let Some(tracees) = &self.tracees {
+                tracees.hand_on(pid, noting.probes.original(pid));
+            }
+        }
+        if let Some(tracees) = self.tracees.as_ref().filter(|_| stands) {
+            tracees.begin(pid);
+        }
+        if let (Some(noting), Ok(live), Some(looker)) = (&mut self.noting, &live, self.lookers.get(&pid)) {
+            noting.probes.name(live, looker);
+        }
+    }
+
+    /// Reads what the probes have noted.
+    fn count(&mut self) {
+        let pids = self.noting.as_ref().map_or_else(Vec::new, |noting| noting.probes.pids());
+        for pid in pids {
+            let mappings = self.open(pid).ok().and_then(|live| live.mappings().ok()).unwrap_or_default();
+            if let Some(noting) = &mut self.noting {
+                noting.probes.count(pid, &mappings);
+            }
+        }
+        if let Some(noting) = &mut self.noting {
+            noting.counted();
+        }
     }
 
     fn note(&mut self, kind: EventKind, time: Duration, pid: i32, message: String) {
@@ -312,6 +356,7 @@ impl Watch {
             return None;
         }
         let began = Instant::now();
+        self.count();
         let snapshot = self.look(pid, named, signalled);
         if let Some(snapshot) = &snapshot {
             self.see_ends(pid);
@@ -344,6 +389,9 @@ impl Watch {
         self.lookers.remove(&pid);
         self.raises.end(pid, &mut self.ledger);
         self.judged.remove(&pid);
+        if let Some(noting) = &mut self.noting {
+            noting.probes.forget(pid);
+        }
         self.usage.process_ended(pid);
         let killed = matches!(outcome, Outcome::Killed { .. });
         self.add(Event { killed, ..Event::new(EventKind::Exit, time, pid, events::outcome_message(outcome)) });
@@ -394,6 +442,10 @@ impl Watch {
         }
         let mut seen = Vec::new();
         for pid in turn.into_iter().take(count) {
+            if self.noting.as_ref().is_some_and(|noting| noting.probes.has(pid)) {
+                // What was loaded meanwhile.
+                self.probe(pid, false);
+            }
             if let Some(snapshot) = self.look(pid, true, None) {
                 stopped += snapshot.stopped;
                 seen.push(snapshot);
@@ -493,11 +545,27 @@ impl Watch {
             events: self.ledger.events.clone(),
             raises_counted: self.raises.counted,
             missed: self.missed.clone(),
+            switches: self.noting.as_ref().map(|noting| noting.probes.switches()),
         }
+    }
+
+    /// Takes the probes out of a program that runs on.
+    fn leave_unprobed(&mut self) {
+        let Some(mut noting) = self.noting.take() else { return };
+        for pid in noting.probes.pids() {
+            if let Ok(live) = self.open(pid) {
+                noting.probes.remove(&live);
+            }
+        }
+        self.noting = Some(noting);
     }
 
     pub(super) fn finish(mut self, end: End) -> Watched {
         self.pause = None;
+        self.count();
+        if end == End::Left {
+            self.leave_unprobed();
+        }
         let (usage, events) = (std::mem::take(&mut self.usage), std::mem::take(&mut self.ledger.events));
         let mut watched = Watched { end, events, ..self.so_far() };
         watched.usage = usage;

@@ -90,6 +90,14 @@ impl<'a> Reader<'a> {
         called.chain(self.behind_covered(site)).chain(aligned).collect()
     }
 
+    /// Where the routine around `site` may begin, nearest first, as tables, calls or symbols say: none is a guess.
+    pub(super) fn known_entries(&self, site: u64) -> impl Iterator<Item = u64> {
+        let start = self.function_start(site);
+        let low = site.saturating_sub(LONGEST_ROUTINE);
+        let called = self.called.iter().rev().copied().filter(move |target| (low..=site).contains(target));
+        start.into_iter().chain(called.filter(move |_| start.is_none()))
+    }
+
     /// The first instruction before `site` that no table covers, but what comes before it: assemblers need not align.
     fn behind_covered(&self, site: u64) -> Option<u64> {
         let is_covered = |svma: u64| self.function_start(svma).is_some();

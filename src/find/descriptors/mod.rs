@@ -13,6 +13,7 @@
 
 mod buffer;
 mod caller;
+mod departures;
 mod flow;
 mod handed;
 mod inlined;
@@ -24,6 +25,7 @@ mod start;
 mod tests;
 
 pub(in crate::find) use caller::{Kept, kept_at};
+pub use departures::{Departure, departures};
 
 use crate::image::{CodeBytes, stack_pointer_writes};
 use crate::registers::Register;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::addr::{Addr, Pc};
 use crate::arch::X86_64;
-use crate::find::descriptors::{ImageCode, Layout, Resume, Switches, derive};
+use crate::find::descriptors::{Departure, ImageCode, Layout, Resume, Switches, departures, derive};
 use crate::image::{Image, Module, Modules, indirect_calls};
 use crate::memory::Memory;
 use crate::process::CacheFolder;
@@ -117,6 +117,17 @@ impl Derived {
         (known.unwrap_or_else(derive), is_new)
     }
 
+    /// Keeps what a module said beside what is kept already; if it is new, on disk too.
+    fn remember(&mut self, module: &Module, said: Said, is_new: bool) {
+        let Some(image) = module.image.as_ref().filter(|_| is_new) else { return };
+        if let Some(folder) = &self.folder {
+            stored::save(folder, image, &said);
+        }
+        if self.images.iter().all(|(known, _)| !Arc::ptr_eq(known, image)) {
+            self.images.push((image.clone(), said));
+        }
+    }
+
     /// Keeps what modules said for the next time; what is new, on disk too.
     fn keep<'m>(&mut self, learned: impl Iterator<Item = (&'m Module, (Said, bool))>) {
         self.images.clear();
@@ -174,6 +185,41 @@ pub fn sites(modules: &Modules, tables: &Tables<'_>, memory: &(dyn Memory + Sync
     }
     kept.keep(modules.into_iter().zip(learned));
     collected.finish()
+}
+
+/// The code of one module in which stacks are left.
+pub struct Departures<'m> {
+    /// The module.
+    pub module: &'m Module,
+    /// Its departures, in order; addresses are as its file names them.
+    pub found: Vec<Departure>,
+    /// How many more there seem to be, in code of which nothing says where its routines begin.
+    pub unplaced: usize,
+}
+
+/// The departures in those of a target's modules that `wanted` names; modules without any are left out.
+pub fn departures_of<'m>(
+    modules: &'m Modules,
+    tables: &Tables<'_>,
+    kept: &mut Derived,
+    wanted: impl Fn(&Module) -> bool,
+) -> Vec<Departures<'m>> {
+    let is_readable = |module: &&Module| {
+        wanted(module) && module.image.as_ref().is_some_and(|image| image.arch().elf_machine == X86_64.elf_machine)
+    };
+    let wanted: Vec<&Module> = modules.iter().filter(is_readable).collect();
+    let learned = of_each(&wanted, |_, module| {
+        let (said, is_new) = kept.learn(module, tables);
+        let (found, unplaced) = with_code(module, tables, |code| departures(code, &said.switches)).unwrap_or_default();
+        (said, is_new, Departures { module, found, unplaced })
+    });
+    let mut departures = Vec::new();
+    for (module, (said, is_new, found)) in wanted.into_iter().zip(learned) {
+        kept.remember(module, said, is_new);
+        departures.push(found);
+    }
+    departures.retain(|module| !module.found.is_empty() || module.unplaced > 0);
+    departures
 }
 
 /// The functions that `views` found to end in a jump to one of `routines`, and that are none of these.

@@ -5,6 +5,7 @@
 pub(in crate::process) mod facts;
 mod limit;
 pub(in crate::process) mod maps;
+pub(in crate::process) mod memory;
 pub(in crate::process) mod overlay;
 pub(in crate::process) mod pagemap;
 pub(in crate::process) mod permission;
@@ -118,6 +119,12 @@ impl Live {
     /// Its memory, read while it runs: what is read may change in the next moment.
     pub fn memory(&self) -> RemoteMemory {
         RemoteMemory::of_thread(self.living_thread())
+    }
+
+    /// Whether a filter of system calls watches it that does not watch us as well.
+    pub fn is_filtered(&self) -> bool {
+        let filters = |directory: &Path| Some(Status::read(directory).ok()?.number("Seccomp_filters").unwrap_or(0));
+        filters(&self.directory()) != filters(Path::new("/proc/self"))
     }
 
     /// Which pages of `range` in these mappings hold something now: in the next moment there may be more.

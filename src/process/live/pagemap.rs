@@ -244,7 +244,7 @@ fn is_zero(page: AddrRange, memory: &impl Memory) -> bool {
 
 /// Whether stacks may lie in a mapping whose pages look like a file's.
 fn is_shared_memory(mapping: &Mapping) -> bool {
-    mapping.shared && mapping.access.write && mapping.is_memory()
+    mapping.shared && mapping.access.write && mapping.is_memory() && !mapping.is_switch_table()
 }
 
 /// Where shared memory lies that can be written to, neighbours as one.

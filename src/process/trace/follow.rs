@@ -16,14 +16,19 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::armed::{self, Armed, CodeWatch, Hit};
+use super::errand::{self, Errand, ErrandError};
+use super::fatal::{ends_process, is_told_to_end, not_stopped};
+use super::followed::{Asked, Motion, Next, Place, Process, Tracee};
 use super::happening::{Happened, Happening, Outcome, Signalled, TooBusy};
 use super::hold::Held;
 use super::ptrace::{self, Change};
 use super::rate::Rate;
 use super::regset;
+use super::start::Start;
+use crate::addr::Addr;
 use crate::arch::Arch;
 use crate::process::error::StopError;
-use crate::process::live::procfs;
+use crate::process::live::{memory, procfs};
 use crate::process::{Fault, NotStopped, Thread};
 
 /// With more signals than this in a second, we let the program go: each stops it for some 20 µs.
@@ -62,6 +67,12 @@ pub(super) enum Request {
     Watch { pid: i32, watch: CodeWatch },
     /// A process that stands at a signal that it handles may handle it.
     LetHandle { pid: i32 },
+    /// One that stands before code that it has mapped runs may go on.
+    Begin { pid: i32 },
+    /// Have a thread of a process that stands make system calls.
+    Run { pid: i32, errand: Errand, answer: Sender<Result<(), ErrandError>> },
+    /// From now on, children with a copy of the process's memory get these bytes at these places before they run.
+    Hand { pid: i32, bytes: Vec<(Addr, Vec<u8>)> },
     /// Let everything go.
     LetGo,
 }
@@ -72,6 +83,7 @@ pub(super) fn follow(
     asked: &Receiver<Request>,
     bell: &EventFd,
     report: &Sender<Result<(), StopError>>,
+    follows_starts: bool,
     tell: &dyn Fn(Happened),
 ) {
     let seized = ptrace::seize_following(pid)
@@ -83,7 +95,7 @@ pub(super) fn follow(
     let _ = match outcome {
         Err(error) => report.send(Err(error)),
         Ok(changes) => {
-            let mut follower = Follower::new(pid, tell);
+            let mut follower = Follower::new(pid, follows_starts, tell);
             let sent = report.send(Ok(()));
             follower.run(asked, bell, &changes);
             sent
@@ -94,6 +106,8 @@ pub(super) fn follow(
 /// What is known of the tracees.
 struct Follower<'t> {
     tell: &'t dyn Fn(Happened),
+    /// Whether code is told of that a program maps while it starts.
+    follows_starts: bool,
     tracees: HashMap<i32, Tracee>,
     processes: HashMap<i32, Process>,
     /// How many tracees stand at a signal, which is left in place.
@@ -106,70 +120,12 @@ struct Follower<'t> {
     let_go: bool,
 }
 
-struct Tracee {
-    pid: i32,
-    state: Motion,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Motion {
-    Running,
-    /// It stands, and goes on in this way.
-    Stands(Next),
-    /// In its group's stop; the kernel reports when that ends.
-    Listens,
-    /// It was let go on to its end.
-    Leaves,
-}
-
-/// How a tracee that stands goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Go,
-    /// With the signal that it stands at.
-    Take(i32),
-    /// In its group's stop.
-    Listen,
-    /// To its end.
-    Leave,
-}
-
-#[derive(Default)]
-struct Process {
-    /// Whether it stands because somebody asked for it.
-    looked_at: bool,
-    /// Who waits for that.
-    asked: Option<Asked>,
-    /// Whether it stands because it is about to end.
-    at_end: bool,
-    /// How many of its threads stand at places that were reported.
-    reached: usize,
-    /// Whether it stands at a signal that it handles.
-    at_fault: bool,
-    /// Whether its end was reported already.
-    ending_told: bool,
-}
-
-impl Process {
-    /// Whether its threads are kept stopped.
-    fn stands(&self) -> bool {
-        self.looked_at || self.at_end || self.at_fault || self.reached > 0
-    }
-}
-
-/// Somebody waits for a process to stand.
-struct Asked {
-    arch: &'static Arch,
-    since: Instant,
-    deadline: Instant,
-    answer: Sender<Held>,
-}
-
 impl<'t> Follower<'t> {
-    fn new(pid: i32, tell: &'t dyn Fn(Happened)) -> Follower<'t> {
+    fn new(pid: i32, follows_starts: bool, tell: &'t dyn Fn(Happened)) -> Follower<'t> {
         Follower {
             tell,
-            tracees: HashMap::from([(pid, Tracee { pid, state: Motion::Running })]),
+            follows_starts,
+            tracees: HashMap::from([(pid, Tracee::new(pid))]),
             processes: HashMap::from([(pid, Process::default())]),
             at_signal: 0,
             armed: Armed::new(),
@@ -245,7 +201,11 @@ impl<'t> Follower<'t> {
         match change {
             Change::Signal(signal) => self.signal(pid, tid, signal),
             Change::Group(signal) => self.group_stop(pid, tid, signal),
-            Change::Trap => self.stand_or(tid, Next::Go),
+            Change::Trap => {
+                self.set_place(tid, Place::Free);
+                self.stand_or(tid, Next::Go);
+            }
+            Change::Call => self.call(pid, tid),
             Change::Event(event) => self.event(pid, tid, event),
             Change::Exited(code) => self.ended(pid, tid, Outcome::Exited(code)),
             Change::Killed { signal, core } => self.ended(pid, tid, Outcome::Killed { signal, core }),
@@ -259,11 +219,12 @@ impl<'t> Follower<'t> {
         let number = |field| status.number(field).and_then(|number| i32::try_from(number).ok());
         // The end of one that is no longer traced was handled before.
         let pid = number("Tgid").filter(|_| number("TracerPid") != Some(0))?;
-        self.tracees.insert(tid, Tracee { pid, state: Motion::Running });
+        self.tracees.insert(tid, Tracee::new(pid));
         self.processes.entry(pid).or_default();
         let parent = number("PPid").unwrap_or(0);
         if tid == pid {
             self.armed.forked(parent, pid);
+            self.hand_on(parent, pid);
         }
         let armed = self.armed.arm(pid, tid);
         self.tell_if_unarmed(pid, armed);
@@ -306,7 +267,7 @@ impl<'t> Follower<'t> {
         }
         let stands = process.stands();
         self.happened(Happening::Signal(signalled));
-        let _ = ptrace::go_on(tid, signal);
+        self.resume(tid, signal);
         self.set(tid, Motion::Running);
         if stands {
             // It stands again as soon as the signal is its own.
@@ -362,6 +323,9 @@ impl<'t> Follower<'t> {
                 self.happened(Happening::Executed { pid });
                 let armed = self.armed.executed(pid);
                 self.tell_if_unarmed(pid, armed);
+                let process = self.processes.entry(pid).or_default();
+                process.start = self.follows_starts.then(|| Start::of(pid));
+                process.handed.clear();
                 self.stand_or(tid, Next::Go);
             }
             libc::PTRACE_EVENT_EXIT => {
@@ -430,6 +394,67 @@ impl<'t> Follower<'t> {
         }
     }
 
+    fn set_place(&mut self, tid: i32, place: Place) {
+        if let Some(tracee) = self.tracees.get_mut(&tid) {
+            tracee.place = place;
+        }
+    }
+
+    /// A program that is starting is about to make a system call, or has made one.
+    fn call(&mut self, pid: i32, tid: i32) {
+        if let Some(entry) = ptrace::call_entry(tid)
+            && let Some(process) = self.processes.get_mut(&pid)
+            && let Some(start) = &mut process.start
+        {
+            let shown = start.call(entry);
+            process.at_start = shown.is_new;
+            if shown.is_over {
+                process.start = None;
+            }
+            if shown.is_new {
+                self.happened(Happening::Mapped { pid });
+            }
+            self.set_place(tid, Place::Entry);
+        }
+        self.stand_or(tid, Next::Go);
+    }
+
+    /// A new process that has a copy of its parent's memory gets what is to be handed on; it has not run yet.
+    fn hand_on(&self, parent: i32, child: i32) {
+        let handed = self.processes.get(&parent).map_or(&[][..], |parent| &parent.handed);
+        if !handed.is_empty() && memory::is_copy(parent, child) {
+            memory::write(child, handed);
+        }
+    }
+
+    /// Lets a thread of a process that stands make the calls.
+    fn run_errand(&mut self, pid: i32, errand: Errand) -> Result<(), ErrandError> {
+        let stands = self.processes.get(&pid).is_some_and(Process::stands);
+        let is_free = |tracee: &Tracee| {
+            stands && tracee.pid == pid && tracee.place != Place::Between && tracee.state == Motion::Stands(Next::Go)
+        };
+        let mut free: Vec<i32> = self.tracees.iter().filter(|(_, it)| is_free(it)).map(|(tid, _)| *tid).collect();
+        free.sort_unstable();
+        let tid = free.first().copied().ok_or(ErrandError::NoThread)?;
+        let enters = self.tracees.get(&tid).is_some_and(|tracee| tracee.place == Place::Entry);
+        let ran = errand::run(tid, enters, errand);
+        // From now on it goes on anywhere: no system call has begun.
+        self.set_place(tid, Place::Free);
+        if matches!(ran, Err(ErrandError::Signal | ErrandError::Ended)) {
+            // What has come for it was left in place.
+            self.set(tid, Motion::Running);
+        }
+        ran
+    }
+
+    /// Lets a tracee go on with a signal, as far as its process is to be followed.
+    fn resume(&mut self, tid: i32, signal: i32) {
+        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
+        tracee.place = Place::Between;
+        let starts = self.processes.get(&tracee.pid).is_some_and(|process| process.start.is_some());
+        let _ = if starts { ptrace::go_on_to_call(tid, signal) } else { ptrace::go_on(tid, signal) };
+    }
+
     /// Keeps a tracee standing if its process stands; else it goes on at once.
     fn stand_or(&mut self, tid: i32, next: Next) {
         let Some(tracee) = self.tracees.get_mut(&tid) else { return };
@@ -444,18 +469,19 @@ impl<'t> Follower<'t> {
 
     /// Lets a tracee that stands go on. One that was killed while it stood can't go on; its end is reported.
     fn go_on(&mut self, tid: i32) {
-        let Some(tracee) = self.tracees.get_mut(&tid) else { return };
-        let Motion::Stands(next) = tracee.state else { return };
-        let (state, _) = match next {
-            Next::Go => (Motion::Running, ptrace::go_on(tid, 0)),
-            Next::Leave => (Motion::Leaves, ptrace::go_on(tid, 0)),
-            Next::Listen => (Motion::Listens, ptrace::listen(tid)),
-            Next::Take(signal) => {
-                self.at_signal -= 1;
-                (Motion::Running, ptrace::go_on(tid, signal))
+        let Some(Motion::Stands(next)) = self.tracees.get(&tid).map(|tracee| tracee.state) else { return };
+        let state = match next {
+            Next::Listen => {
+                let _ = ptrace::listen(tid);
+                Motion::Listens
+            }
+            Next::Go | Next::Leave | Next::Take(_) => {
+                self.resume(tid, if let Next::Take(signal) = next { signal } else { 0 });
+                if next == Next::Leave { Motion::Leaves } else { Motion::Running }
             }
         };
-        tracee.state = state;
+        self.at_signal -= usize::from(matches!(next, Next::Take(_)));
+        self.set(tid, state);
     }
 
     fn answer(&mut self, request: Request) {
@@ -475,6 +501,15 @@ impl<'t> Follower<'t> {
                 self.tell_if_unarmed(pid, armed);
             }
             Request::LetHandle { pid } => self.release(pid, |process| process.at_fault = false),
+            Request::Begin { pid } => self.release(pid, |process| process.at_start = false),
+            Request::Run { pid, errand, answer } => {
+                let _ = answer.send(self.run_errand(pid, errand));
+            }
+            Request::Hand { pid, bytes } => {
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.handed = bytes;
+                }
+            }
             Request::Stop { pid, arch, limit, answer } => {
                 // Dropping `answer` says that there is no such process.
                 let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -554,44 +589,4 @@ impl<'t> Follower<'t> {
             Err(reason) => Thread { tid, name, registers: Err(reason), thread_pointer: None, signal: None },
         }
     }
-}
-
-/// Why a thread does not stand.
-fn not_stopped(pid: i32, tid: i32) -> NotStopped {
-    match procfs::stat(&procfs::thread_directory(pid, tid)) {
-        Some(stat) if stat.state == b'D' => NotStopped::Uninterruptible,
-        Some(stat) if !stat.has_ended() => NotStopped::TimedOut,
-        _ => NotStopped::Ended,
-    }
-}
-
-fn is_told_to_end(pid: i32, tid: i32) -> bool {
-    let Ok(status) = procfs::Status::read(&procfs::thread_directory(pid, tid)) else { return true };
-    status.bits("SigPnd").is_some_and(|pending| pending & bit(libc::SIGKILL) != 0)
-}
-
-/// Whether a signal about to be given to a thread ends its process: nobody handles or ignores it, and the kernel's own
-/// action is to end (signal(7)).
-fn ends_process(pid: i32, tid: i32, signal: i32) -> bool {
-    const HARMLESS: [i32; 8] = [
-        libc::SIGCHLD,
-        libc::SIGCONT,
-        libc::SIGURG,
-        libc::SIGWINCH,
-        libc::SIGSTOP,
-        libc::SIGTSTP,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-    ];
-    if HARMLESS.contains(&signal) {
-        return false;
-    }
-    let Ok(status) = procfs::Status::read(&procfs::thread_directory(pid, tid)) else { return false };
-    let taken = status.bits("SigCgt").zip(status.bits("SigIgn")).map(|(caught, ignored)| caught | ignored);
-    taken.is_some_and(|taken| taken & bit(signal) == 0)
-}
-
-/// A signal's bit in the sets that `/proc` shows.
-fn bit(signal: i32) -> u64 {
-    u32::try_from(signal - 1).ok().and_then(|shift| 1u64.checked_shl(shift)).unwrap_or(0)
 }

@@ -30,6 +30,12 @@ pub enum Happening {
         /// The process.
         pid: i32,
     },
+    /// A program that is starting has mapped code that has not run yet. The process stands until
+    /// [`Tracees::begin`](super::Tracees::begin).
+    Mapped {
+        /// The process.
+        pid: i32,
+    },
     /// A process has a new thread.
     ThreadStarted {
         /// The process.

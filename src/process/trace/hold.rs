@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use super::errand::{Errand, ErrandError};
 use crate::process::Thread;
 
 /// What keeps a process's threads where they are. Dropping it lets them go on.
 pub(super) trait Hold {
     /// Lets them go on; returns the time that the first one stood.
     fn let_go(&mut self) -> Duration;
+
+    /// Has one of the threads make system calls.
+    fn run(&self, _errand: Errand) -> Result<(), ErrandError> {
+        Err(ErrandError::NoThread)
+    }
 }
 
 /// What was stopped.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
+use super::errand::{Errand, ErrandError};
 use super::follow::Request;
 use super::hold::{Held, Hold};
 use crate::arch::Arch;
@@ -62,6 +63,12 @@ impl Hold for Standing {
             self.line.ask(Request::Release { pid: self.pid });
         }
         self.began.elapsed()
+    }
+
+    fn run(&self, errand: Errand) -> Result<(), ErrandError> {
+        let (answer, answered) = mpsc::channel();
+        self.line.ask(Request::Run { pid: self.pid, errand, answer });
+        answered.recv().unwrap_or(Err(ErrandError::Ended))
     }
 }
 

@@ -5,7 +5,10 @@
 
 mod armed;
 mod breakpoint;
+pub(in crate::process) mod errand;
+mod fatal;
 mod follow;
+mod followed;
 pub(in crate::process) mod happening;
 mod hold;
 mod inbox;
@@ -13,6 +16,7 @@ pub(in crate::process) mod line;
 mod ptrace;
 mod rate;
 mod regset;
+mod start;
 mod stopped;
 mod tracees;
 #[cfg(test)]
@@ -22,6 +26,7 @@ pub(in crate::process) mod vanish;
 
 pub use armed::CodeWatch;
 pub use breakpoint::try_breakpoint;
+pub use errand::{Argument, Call, Errand, ErrandError};
 pub use happening::{Happened, Happening, Outcome, Reached, Signalled, TooBusy};
 pub use inbox::{Inbox, Received, pass_on, stop_ourselves};
 pub use stopped::{KnownMap, Released, Stopped};

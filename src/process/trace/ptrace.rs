@@ -39,6 +39,8 @@ pub(super) enum Change {
     Trap,
     /// It stands at one of the `PTRACE_EVENT_` places.
     Event(i32),
+    /// It stands at the entry of a system call, or at its end.
+    Call,
     /// It has ended with this exit code.
     Exited(i32),
     /// A signal has ended it.
@@ -50,6 +52,28 @@ pub(super) enum Change {
     },
 }
 
+/// A system call that a tracee is about to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CallEntry {
+    /// Its number.
+    pub(super) number: u64,
+    /// The address after the instruction.
+    pub(super) pc: u64,
+    /// Its third argument.
+    pub(super) third: u64,
+}
+
+/// A thread's general registers, in the kernel's order (`user_regs_struct` of x86-64).
+pub(super) type Words = [u64; 27];
+
+/// `NT_PRSTATUS` in `elf.h`.
+const NT_PRSTATUS: usize = 1;
+
+/// `PTRACE_GET_SYSCALL_INFO` (Linux 5.3), and the length of its `ptrace_syscall_info`, which some C libraries' headers
+/// lack.
+const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
+const CALL_INFO: usize = 88;
+
 /// `PTRACE_EVENT_STOP`, which the headers of some C libraries lack.
 const EVENT_STOP: i32 = 128;
 
@@ -59,7 +83,11 @@ const OPTIONS: i32 = libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
     | libc::PTRACE_O_TRACECLONE
     | libc::PTRACE_O_TRACEEXEC
-    | libc::PTRACE_O_TRACEEXIT;
+    | libc::PTRACE_O_TRACEEXIT
+    | libc::PTRACE_O_TRACESYSGOOD;
+
+/// What `PTRACE_O_TRACESYSGOOD` has a system call's stop say.
+const CALL: i32 = libc::SIGTRAP | 0x80;
 
 /// Becomes the tracer of `tid` without stopping it.
 pub(super) fn seize(tid: i32) -> io::Result<()> {
@@ -130,6 +158,70 @@ pub(super) fn go_on(tid: i32, signal: i32) -> io::Result<()> {
     checked(unsafe { libc::ptrace(libc::PTRACE_CONT, tid, 0usize, signal) })
 }
 
+/// The same, up to the entry or the end of the next system call.
+pub(super) fn go_on_to_call(tid: i32, signal: i32) -> io::Result<()> {
+    let signal = usize::try_from(signal).unwrap_or(0);
+    // SAFETY: PTRACE_SYSCALL takes plain numbers and reads no memory of ours.
+    checked(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, tid, 0usize, signal) })
+}
+
+/// The system call at whose entry a tracee stands; `None` if it is the end of one, or the kernel does not say.
+pub(super) fn call_entry(tid: i32) -> Option<CallEntry> {
+    let mut info = [0; CALL_INFO];
+    // SAFETY: the kernel writes at most `CALL_INFO` bytes to `info`.
+    checked(unsafe { libc::ptrace(GET_SYSCALL_INFO as _, tid, CALL_INFO, info.as_mut_ptr()) }).ok()?;
+    let word = |at: usize| Some(u64::from_le_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    /// `PTRACE_SYSCALL_INFO_ENTRY`.
+    const ENTRY: u8 = 1;
+    (info[0] == ENTRY).then_some(CallEntry { pc: word(8)?, number: word(24)?, third: word(48)? })
+}
+
+/// The general registers of a tracee that stands, on x86-64.
+pub(super) fn words(tid: i32) -> io::Result<Words> {
+    let mut words: Words = [0; 27];
+    let mut vector = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of::<Words>() };
+    // SAFETY: `vector` points to `words`, which lives through the call, and the kernel writes at most `iov_len` bytes.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS, &raw mut vector) })?;
+    match vector.iov_len == size_of::<Words>() {
+        true => Ok(words),
+        false => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Gives a tracee that stands these general registers.
+pub(super) fn set_words(tid: i32, words: &Words) -> io::Result<()> {
+    let mut words = *words;
+    let mut vector = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of::<Words>() };
+    // SAFETY: `vector` points to `words`, which lives through the call, and the kernel reads at most `iov_len` bytes.
+    checked(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS, &raw mut vector) })
+}
+
+/// The signals that a tracee blocks.
+pub(super) fn signal_mask(tid: i32) -> io::Result<u64> {
+    let mut mask = 0u64;
+    // SAFETY: the kernel writes eight bytes to `mask`.
+    checked(unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, tid, size_of::<u64>(), &raw mut mask) })?;
+    Ok(mask)
+}
+
+/// Waits for the next change of tracee `tid`, and leaves it in place.
+pub(super) fn await_change(tid: i32) -> Option<Change> {
+    let id = libc::id_t::try_from(tid).ok()?;
+    let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
+    loop {
+        match wait(libc::P_PID, id, flags) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            waited => return waited.ok().flatten().map(|report| report.change()),
+        }
+    }
+}
+
+/// Sends a signal to one thread.
+pub(super) fn send(tid: i32, signal: i32) {
+    // SAFETY: the call takes plain numbers and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_tkill, tid, signal) };
+}
+
 /// Leaves a tracee in its group's stop, and has the kernel report when the group goes on.
 pub(super) fn listen(tid: i32) -> io::Result<()> {
     // SAFETY: PTRACE_LISTEN takes plain numbers and reads no memory of ours.
@@ -196,20 +288,8 @@ pub(super) fn collect(tid: i32) {
 }
 
 fn change(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Option<(i32, Change)> {
-    let Report { pid, code, status } =
-        wait(kind, id, flags | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD).ok()??;
-    let change = match code {
-        libc::CLD_EXITED => Change::Exited(status),
-        libc::CLD_KILLED => Change::Killed { signal: status, core: false },
-        libc::CLD_DUMPED => Change::Killed { signal: status, core: true },
-        _ => match (status >> 8, status & 0xff) {
-            (0, signal) => Change::Signal(signal),
-            (EVENT_STOP, libc::SIGTRAP) => Change::Trap,
-            (EVENT_STOP, signal) => Change::Group(signal),
-            (event, _) => Change::Event(event),
-        },
-    };
-    Some((pid, change))
+    let report = wait(kind, id, flags | libc::WNOHANG | libc::__WALL | libc::__WNOTHREAD).ok()??;
+    Some((report.pid, report.change()))
 }
 
 /// What `waitid` says of a child (waitid(2)).
@@ -219,6 +299,24 @@ struct Report {
     code: i32,
     /// `si_status`.
     status: i32,
+}
+
+impl Report {
+    fn change(&self) -> Change {
+        let status = self.status;
+        match self.code {
+            libc::CLD_EXITED => Change::Exited(status),
+            libc::CLD_KILLED => Change::Killed { signal: status, core: false },
+            libc::CLD_DUMPED => Change::Killed { signal: status, core: true },
+            _ => match (status >> 8, status & 0xff) {
+                (0, CALL) => Change::Call,
+                (0, signal) => Change::Signal(signal),
+                (EVENT_STOP, libc::SIGTRAP) => Change::Trap,
+                (EVENT_STOP, signal) => Change::Group(signal),
+                (event, _) => Change::Event(event),
+            },
+        }
+    }
 }
 
 fn wait(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<Report>> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::errand::{Errand, ErrandError};
 use super::hold::{Held, Hold};
 use super::tracer;
 use crate::addr::{Addr, AddrRange};
@@ -18,8 +19,9 @@ use crate::process::live::overlay::{Kept, Overlay};
 use crate::process::live::pagemap::Pagemap;
 use crate::process::live::remote::RemoteMemory;
 use crate::process::live::touched::TouchedCopy;
-use crate::process::live::{Live, procfs};
+use crate::process::live::{Live, memory, procfs};
 use crate::process::{Pages, PagesUnknown, Process, Target, Thread};
+use crate::registers::Registers;
 
 /// Up to how many mappings a changed map is read again while the program stands: about 2 ms' worth.
 /// A larger one is read again as soon as it runs on.
@@ -212,6 +214,26 @@ impl<'live> Stopped<'live> {
         let pagemap = pagemap.as_ref().ok_or(PagesUnknown)?;
         let (mappings, source) = (&*self.mappings, self.memory.source());
         copy.fill(source, mappings, &|range| pagemap.pages(range, mappings, source).map_err(|_| PagesUnknown))
+    }
+
+    /// Has one of its threads make system calls, which change nothing of where it is.
+    ///
+    /// # Errors
+    /// Nothing was done, unless the thread ended meanwhile.
+    pub fn run(&self, errand: Errand) -> Result<(), ErrandError> {
+        self.hold.run(errand)
+    }
+
+    /// Writes to its memory, also where the program itself may only read; returns whether all was written.
+    ///
+    /// Only what no thread is in the middle of may be changed.
+    pub fn write(&self, parts: &[(Addr, Vec<u8>)]) -> bool {
+        memory::write(living_thread(&self.threads, &self.live), parts)
+    }
+
+    /// Lets `change` change what is known of the threads' registers; their own stay as they are.
+    pub fn change_registers(&mut self, change: impl Fn(&mut Registers)) {
+        self.threads.iter_mut().filter_map(|thread| thread.registers.as_mut().ok()).for_each(change);
     }
 
     /// Lets the process go on, and keeps what was read of it.

@@ -14,6 +14,7 @@ use super::armed::CodeWatch;
 use super::follow::{self, Request};
 use super::happening::Happened;
 use super::line::Line;
+use crate::addr::Addr;
 use crate::process::error::{OpenError, StopError};
 use crate::process::live::Live;
 
@@ -31,12 +32,25 @@ impl Tracees {
     /// # Errors
     /// The kernel does not let us trace it, or there is no thread for it.
     pub fn seize(pid: i32, tell: impl Fn(Happened) + Send + 'static) -> Result<Tracees, StopError> {
+        Tracees::seized(pid, false, tell)
+    }
+
+    /// The same; and a program's code is told of before it runs ([`Happening::Mapped`](super::Happening::Mapped)), for
+    /// the code that its loader maps when it starts.
+    ///
+    /// # Errors
+    /// As [`Tracees::seize`].
+    pub fn seize_with_starts(pid: i32, tell: impl Fn(Happened) + Send + 'static) -> Result<Tracees, StopError> {
+        Tracees::seized(pid, true, tell)
+    }
+
+    fn seized(pid: i32, follows_starts: bool, tell: impl Fn(Happened) + Send + 'static) -> Result<Tracees, StopError> {
         let (requests, asked) = mpsc::channel();
         let (report, reported) = mpsc::channel();
         let no_thread = |error: nix::Error| StopError::NoTracerThread(io::Error::from(error));
         let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(no_thread)?);
         let rung = Arc::clone(&bell);
-        let body = move || follow::follow(pid, &asked, &rung, &report, &tell);
+        let body = move || follow::follow(pid, &asked, &rung, &report, follows_starts, &tell);
         let thread = thread::Builder::new()
             .name("stackscope-follow".into())
             .stack_size(256 << 10)
@@ -78,6 +92,18 @@ impl Tracees {
     /// Lets a process go on that stands after [`Happening::Fatal`](super::Happening::Fatal) or [`Happening::Ending`](super::Happening::Ending).
     pub fn release(&self, pid: i32) {
         self.line.ask(Request::LetEnd { pid });
+    }
+}
+
+impl Tracees {
+    /// Lets a process go on that stands after [`Happening::Mapped`](super::Happening::Mapped).
+    pub fn begin(&self, pid: i32) {
+        self.line.ask(Request::Begin { pid });
+    }
+
+    /// From now on, children that begin with a copy of the process's memory get these bytes at these places.
+    pub fn hand_on(&self, pid: i32, bytes: Vec<(Addr, Vec<u8>)>) {
+        self.line.ask(Request::Hand { pid, bytes });
     }
 }
 

@@ -311,7 +311,7 @@ fn a_program_outlives_the_stackscope_that_holds_it() {
 
 fn read_packet(from: &mut impl Read) -> String {
     let mut packet = Vec::new();
-    while !packet.iter().rev().nth(2).is_some_and(|byte| *byte == b'#') {
+    while packet.iter().rev().nth(2).is_none_or(|byte| *byte != b'#') {
         let mut byte = [0];
         from.read_exact(&mut byte).unwrap();
         packet.extend(byte);

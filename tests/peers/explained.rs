@@ -51,7 +51,7 @@ pub(crate) fn explanation(program: &str, peer: Peer, ours: &[Row], theirs: &[Row
         // gdb has no rules for code made at run time and guesses otherwise than by the frame pointer, which is right here.
         (Peer::Gdb, "jit", Some("jitted_call" | "main"), Some("")) => Some(Difference::Elsewhere),
         // gdb guesses by the code of musl's routines, and loses its way one frame on.
-        (Peer::Gdb, "threads_musl", Some(_), Some("read" | "pause")) => Some(Difference::Elsewhere),
+        (Peer::Gdb, "threads_musl", Some(_), Some("" | "read" | "pause")) => Some(Difference::Elsewhere),
         // musl has no rules for the routine that makes system calls; we go on by a scan and mark that frame.
         (_, "threads_musl", Some(_), None) => Some(Difference::TheyEnd),
         _ => None,

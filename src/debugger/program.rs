@@ -10,13 +10,9 @@ use crate::arch::Arch;
 use crate::image::Bytes;
 use crate::image::names::Lines;
 use crate::look::{Held, Looker, Wish};
-use crate::mapping::mapping_at;
 use crate::memory::Memory;
 use crate::process::{self, Core, Ends, Live, RemoteMemory, StopError, Target, Thread};
 use crate::snapshot::Snapshot;
-
-/// The entry of the auxiliary vector that holds the address of the program's first instruction (`elf.h`).
-const AT_ENTRY: u64 = 9;
 
 /// A process or a core file for a debugger.
 pub struct Program<'p>(Kind<'p>);
@@ -147,10 +143,7 @@ impl<'p> Program<'p> {
     pub fn executable(&self) -> Option<PathBuf> {
         match &self.0 {
             Kind::Live(process) => process::program(process.live.process().pid),
-            Kind::Core { core, .. } => {
-                let entry = auxiliary(core.auxv(), AT_ENTRY)?;
-                Some(mapping_at(core.mappings(), Addr(entry))?.file()?.path.clone())
-            }
+            Kind::Core { core, .. } => core.program().map(Path::to_owned),
         }
     }
 
@@ -171,11 +164,4 @@ impl<'p> Program<'p> {
             Kind::Core { core, .. } => core.supplied_file(path).cloned().ok_or_else(not_found),
         }
     }
-}
-
-/// The value of an entry of an auxiliary vector of 64-bit words.
-fn auxiliary(auxv: &[u8], wanted: u64) -> Option<u64> {
-    let word = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
-    let mut entries = auxv.chunks_exact(16).filter_map(|entry| Some((word(&entry[..8])?, word(&entry[8..])?)));
-    entries.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }

@@ -12,9 +12,6 @@
 use crate::addr::Addr;
 use crate::snapshot::{Guard, Kind, Snapshot, Stack};
 
-/// How far below the stack pointer code may use its stack: the red zone of the x86-64 ABI, and a pushed word.
-const REACH: i64 = 128 + 8;
-
 /// A stack of a look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct On {
@@ -76,7 +73,9 @@ impl Way {
 pub(super) fn overflow(snapshot: &Snapshot, stack: usize, fault: Option<Addr>) -> Option<Overflow> {
     let on = snapshot.stacks.get(stack)?;
     let (low, high, sp) = (on.bounds.low?, on.bounds.high?, on.sp?);
-    let is_own = |address: &Addr| (sp.offset(-REACH)..high).contains(address) && *address < low;
+    // What code may use below the stack pointer, and a pushed word.
+    let reach = snapshot.arch.red_zone as i64 + 8;
+    let is_own = |address: &Addr| (sp.offset(-reach)..high).contains(address) && *address < low;
     let touched = fault.filter(is_own);
     if sp >= low && touched.is_none() {
         return None;

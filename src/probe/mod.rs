@@ -1,4 +1,4 @@
-//! Notes every stack switch of an unmodified x86-64 program, at some two nanoseconds each.
+//! Notes every stack switch of an unmodified x86-64 program, at some three nanoseconds each.
 //!
 //! [`plan`] says which bytes at a switch site can be displaced, [`stub`] what the program does instead, [`table`] how it
 //! counts, and `inject` how all of that gets into a program. [`Probes`] has the processes that are probed.

@@ -3,6 +3,7 @@
 //! This is the only layer that talks to the operating system about a target. Above it nothing knows which kind it has.
 
 mod at_rest;
+mod auxv;
 mod cache;
 mod core;
 mod error;

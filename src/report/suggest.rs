@@ -3,12 +3,10 @@
 //! More is suggested whatever is known. Less is suggested only if nothing contradicts it: a program that follows the
 //! suggestion must not crash because of it.
 
+use crate::addr::PAGE;
 use crate::process;
 use crate::snapshot::{Kind, Method};
 use crate::watch::Group;
-
-/// Sizes are suggested in whole pages.
-const PAGE: u64 = 4096;
 
 /// What a panic of a Rust program with a backtrace takes of a stack, in bytes: 23,536 in a debug build and 22,304 in a
 /// release build with Rust 1.95 on x86-64, including all that is in use below the panic. Measured on a painted stack of

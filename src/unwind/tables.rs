@@ -6,13 +6,10 @@ use std::cell::RefCell;
 
 use super::cfi::Entries;
 use super::entry::{Cies, Entry};
-use crate::addr::{Addr, AddrRange, Pc};
+use crate::addr::{Addr, AddrRange, PAGE, Pc};
 use crate::arch::{AARCH64, Arch};
 use crate::image::{Module, Modules, UnwindSections};
 use crate::memory::Memory;
-
-/// The smallest unit of memory that can be mapped, on all CPUs known here.
-const PAGE: u64 = 4096;
 
 /// What unwinding needs to see of a program's code.
 pub trait Code: Sync {

@@ -6,16 +6,14 @@
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::notes::{FileRange, u64_at};
+use super::notes::FileRange;
 use super::{Core, CoreFiles};
 use crate::addr::{Addr, AddrRange, PAGE};
 use crate::image::{Headers, Image, headers_at};
 use crate::mapping::mapping_at;
 use crate::memory::Memory;
+use crate::process::auxv;
 
-const AT_PHDR: u64 = 3;
-const AT_ENTRY: u64 = 9;
-const AT_EXECFN: u64 = 31;
 const DT_NULL: u64 = 0;
 const DT_DEBUG: u64 = 21;
 
@@ -34,21 +32,14 @@ struct Placed {
     headers: Headers,
 }
 
-/// The value of `key` in an auxiliary vector.
-pub(super) fn auxiliary(auxv: &[u8], key: u64) -> Option<Addr> {
-    let pairs = auxv.as_chunks::<16>().0.iter();
-    let value = |pair: &[u8; 16]| (u64_at(pair, 0) == Some(key)).then(|| u64_at(pair, 8)).flatten();
-    pairs.into_iter().find_map(value).filter(|value| *value != 0).map(Addr)
-}
-
 /// Where execution of the program began.
 pub(super) fn entry(auxv: &[u8]) -> Option<Addr> {
-    auxiliary(auxv, AT_ENTRY)
+    auxv::value(auxv, auxv::AT_ENTRY).map(Addr)
 }
 
 /// The files of `core`, sorted by address, none overlapping another; and whether the loader's list could be looked for.
 pub(super) fn files(core: &Core, elsewhere: &CoreFiles) -> (Vec<FileRange>, bool) {
-    let named = auxiliary(core.auxv(), AT_EXECFN).and_then(|at| path_at(core, at));
+    let named = auxv::value(core.auxv(), auxv::AT_EXECFN).map(Addr).and_then(|at| path_at(core, at));
     let Some(path) = named.or_else(|| elsewhere.executable.clone()) else { return (Vec::new(), false) };
     let Some(program) = program(core, elsewhere, &path) else {
         return (entry(core.auxv()).and_then(|entry| unread(core, entry, path)).into_iter().collect(), false);
@@ -63,7 +54,7 @@ pub(super) fn files(core: &Core, elsewhere: &CoreFiles) -> (Vec<FileRange>, bool
 /// The program, by its headers in memory, or else in its file.
 fn program(core: &Core, elsewhere: &CoreFiles, path: &Path) -> Option<Placed> {
     let path = path.to_owned();
-    let base = auxiliary(core.auxv(), AT_PHDR)?.align_down(PAGE);
+    let base = Addr(auxv::value(core.auxv(), auxv::AT_PHDR)?).align_down(PAGE);
     if let Some((bias, headers)) = headers_at(core, base) {
         return Some(Placed { path, bias, headers });
     }

@@ -224,6 +224,11 @@ impl Core {
         self.siginfo.as_deref()
     }
 
+    /// The path of the program that ran, as it was mapped; `None` if that is not known.
+    pub fn program(&self) -> Option<&Path> {
+        self.program.as_deref()
+    }
+
     /// The auxiliary vector (getauxval(3)); empty if the file has none.
     pub fn auxv(&self) -> &[u8] {
         &self.auxv

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use crate::addr::{Addr, AddrRange};
 use crate::arch::Arch;
-use crate::process::Thread;
 use crate::process::fault::Fault;
+use crate::process::{Thread, auxv};
 
 pub(super) const NT_PRSTATUS: u32 = 1;
 pub(super) const NT_PRPSINFO: u32 = 3;
@@ -19,10 +19,6 @@ pub(super) const NT_AUXV: u32 = 6;
 pub(super) const NT_SIGINFO: u32 = 0x5349_4749;
 pub(super) const NT_FILE: u32 = 0x4649_4c45;
 const NT_ARM_TLS: u32 = 0x401;
-
-/// Keys of the auxiliary vector (getauxval(3)).
-const AT_EXECFN: u64 = 31;
-const AT_SYSINFO_EHDR: u64 = 33;
 
 /// Where `pr_cursig`, `pr_pid` and `pr_reg` stand in `struct elf_prstatus`.
 pub(super) const PRSTATUS_SIGNAL: usize = 12;
@@ -157,14 +153,8 @@ impl Notes {
 
     fn add_auxiliary_vector(&mut self, content: &[u8]) {
         self.auxv = content.to_vec();
-        for pair in content.as_chunks::<16>().0 {
-            let value = u64_at(pair, 8).filter(|value| *value != 0).map(Addr);
-            match u64_at(pair, 0) {
-                Some(AT_SYSINFO_EHDR) => self.vdso = value,
-                Some(AT_EXECFN) => self.main_stack = value,
-                _ => {}
-            }
-        }
+        self.vdso = auxv::value(content, auxv::AT_SYSINFO_EHDR).map(Addr);
+        self.main_stack = auxv::value(content, auxv::AT_EXECFN).map(Addr);
     }
 }
 

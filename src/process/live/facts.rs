@@ -7,13 +7,11 @@ use std::io;
 use std::path::Path;
 
 use super::pagemap::{self, PageScan};
+use crate::process::auxv;
 use crate::process::live::procfs::Status;
 
 /// `CAP_SYS_PTRACE` in the kernel's `include/uapi/linux/capability.h`.
 const CAP_SYS_PTRACE: u32 = 19;
-
-/// A key of the auxiliary vector: `include/uapi/linux/auxvec.h`.
-const AT_MINSIGSTKSZ: u64 = 51;
 
 /// What can be looked at on this machine, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,10 +39,7 @@ pub struct Facts {
 /// What the kernel puts on a stack for a signal, at most, on this machine: `AT_MINSIGSTKSZ` of the auxiliary vector
 /// (sigaltstack(2)), in bytes; `None` where it does not say so.
 pub fn signal_frame() -> Option<u64> {
-    let auxv = fs::read("/proc/self/auxv").ok()?;
-    let (words, _) = auxv.as_chunks::<8>();
-    let pairs = words.chunks_exact(2).map(|pair| (u64::from_le_bytes(pair[0]), u64::from_le_bytes(pair[1])));
-    pairs.into_iter().find(|(key, _)| *key == AT_MINSIGSTKSZ).map(|(_, value)| value)
+    auxv::value(&auxv::read(Path::new("/proc/self")), auxv::AT_MINSIGSTKSZ)
 }
 
 impl Facts {

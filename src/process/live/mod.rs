@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::{Pages, PagesUnknown, Process, Source, error, files};
+use super::{Pages, PagesUnknown, Process, Source, auxv, error, files};
 use crate::addr::AddrRange;
 use crate::arch::Arch;
 use crate::image::{Bytes, Files, Opened};
@@ -138,7 +138,7 @@ impl Live {
 
     /// The auxiliary vector that the kernel passed to the program (getauxval(3)); empty if it can't be read.
     pub fn auxv(&self) -> Vec<u8> {
-        std::fs::read(self.directory().join("auxv")).unwrap_or_default()
+        auxv::read(&self.directory())
     }
 
     /// The content of the file at `path`, as the process sees it, if that is one of those that `mappings` show.

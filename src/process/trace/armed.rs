@@ -14,6 +14,8 @@ use super::rate::Rate;
 use super::{ptrace, regset};
 use crate::addr::Addr;
 use crate::arch::X86_64;
+use crate::process::auxv;
+use crate::process::live::procfs;
 
 /// How many hits of starts are reported at once, and in each second if they go on.
 const MOST_AT_ONCE: u32 = 100;
@@ -208,13 +210,9 @@ impl Counted {
     }
 }
 
-/// Where the kernel starts a program: in its loader, this is what that goes on to (`AT_ENTRY` of getauxval(3)).
+/// Where a program begins, after its loader.
 fn entry(pid: i32) -> Option<Addr> {
-    const AT_ENTRY: u64 = 9;
-    let auxv = std::fs::read(format!("/proc/{pid}/auxv")).ok()?;
-    let (words, _) = auxv.as_chunks::<8>();
-    let mut pairs = words.chunks_exact(2).map(|pair| (u64::from_ne_bytes(pair[0]), u64::from_ne_bytes(pair[1])));
-    pairs.find(|(key, _)| *key == AT_ENTRY).map(|(_, value)| Addr(value))
+    auxv::value(&auxv::read(&procfs::directory(pid)), auxv::AT_ENTRY).map(Addr)
 }
 
 /// The number of the signal by which threads stop.

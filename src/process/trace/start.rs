@@ -6,13 +6,11 @@
 use super::ptrace::CallEntry;
 use crate::addr::{Addr, AddrRange};
 use crate::mapping::{Mapping, mapping_at};
+use crate::process::auxv;
 use crate::process::live::{maps, procfs};
 
 /// So many calls are followed at most: a loader makes some six for each library.
 const MOST_CALLS: u32 = 8192;
-
-/// `AT_BASE` in the auxiliary vector (getauxval(3)).
-const AT_BASE: u64 = 7;
 
 /// The calls that a loader makes while it maps files.
 const MAPPING: [libc::c_long; 15] = [
@@ -63,11 +61,9 @@ impl Start {
     /// Of a process that has just become another program.
     pub(super) fn of(pid: i32) -> Start {
         let directory = procfs::directory(pid);
-        let vector = std::fs::read(directory.join("auxv")).unwrap_or_default();
-        let entries = vector.as_chunks::<8>().0.as_chunks::<2>().0.iter();
-        let base = entries.map(|pair| pair.map(u64::from_le_bytes)).find(|[kind, _]| *kind == AT_BASE);
+        let base = auxv::value(&auxv::read(&directory), auxv::AT_BASE).map(Addr);
         let mappings = maps::read(&directory).unwrap_or_default();
-        Start { loader: base.map_or_else(Vec::new, |[_, base]| file_at(&mappings, Addr(base))), is_new: true, calls: 0 }
+        Start { loader: base.map_or_else(Vec::new, |base| file_at(&mappings, base)), is_new: true, calls: 0 }
     }
 
     /// Takes in a call that is about to be made.

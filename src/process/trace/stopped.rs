@@ -20,7 +20,7 @@ use crate::process::live::pagemap::Pagemap;
 use crate::process::live::remote::RemoteMemory;
 use crate::process::live::touched::TouchedCopy;
 use crate::process::live::{Live, memory, procfs};
-use crate::process::{Pages, PagesUnknown, Process, Target, Thread};
+use crate::process::{Pages, PagesUnknown, Process, Target, Thread, auxv};
 use crate::registers::Registers;
 
 /// Up to how many mappings a changed map is read again while the program stands: about 2 ms' worth.
@@ -333,7 +333,7 @@ impl Fingerprint {
             .enumerate()
             .filter(|(index, _)| matches!(index, 0 | 3 | 5))
             .flat_map(|(_, word)| [word, b" "].concat());
-        Fingerprint { sizes: sizes.collect(), program: fs::read(directory.join("auxv")).unwrap_or_default() }
+        Fingerprint { sizes: sizes.collect(), program: auxv::read(directory) }
     }
 }
 
